@@ -1,0 +1,37 @@
+"""Certify a trained classifier on the test split.
+
+    python certify.py --workdir=runs/digits [--data_dir=DIR --num_examples=N --radii=36/255,0.5]
+
+Kept short: the logic is in `lipjax.certification`.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from lipjax import compilation
+from lipjax.certification import certify_run
+from lipjax.checkpoint import CheckpointError
+from lipjax.data import DataError
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of train.py.", required=True)
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data is, if not where training read it.")
+NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "Certify only the first so many images.")
+RADII = flags.DEFINE_string("radii", None, "Such as 36/255,0.5 (l2, pixels in [0, 1]); default: as in the config.")
+
+
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f"certify.py: unexpected arguments {argv[1:]}; see --help")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    compilation.use_cache()
+    try:
+        certify_run(Path(WORKDIR.value), DATA_DIR.value, NUM_EXAMPLES.value, RADII.value)
+    except (ValueError, OSError, DataError, CheckpointError) as error:
+        sys.exit(f"certify.py: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,186 @@
+"""From images to certified radii, and the table and files of a whole test split."""
+
+import csv
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lipjax import report
+from lipjax.certificates import Certificate, certify_lln
+from lipjax.checkpoint import Checkpoints, sha256
+from lipjax.config import build_model, parse_radii, read_config
+from lipjax.data import load
+from lipjax.models import LipConvnet
+from lipjax.recipe import TrainState, initial_state, make_optimizer
+
+BATCH_SIZE = 500
+
+
+def certify(model: LipConvnet, variables: Mapping[str, Any], images, labels) -> Certificate:
+    """Certified radii of images: no l2 change of the pixels smaller than `radius` changes the prediction.
+
+    radius = (head's certificate at the features g(x)) / Lip(g) with `model.lipschitz_bound(variables)`, the paper's
+    Proposition 1.  Features are computed at full float32 precision (float64 if the images are float64 under
+    `jax.enable_x64`), the head and the radii in float64.
+
+    Args:
+      model, variables: a `LipConvnet` and its {'params': …, 'spectral': …}.
+      images: (N, H, W, C) float32 or float64 in [0, 1].
+      labels: (N,) integers.
+
+    Returns:
+      A `Certificate` in input space.  `exact` and `upper` are those of the head: upper is the largest radius that any
+      certificate through this Lipschitz bound could give.
+
+    Raises:
+      ValueError: images outside [0, 1], not finite, of another shape or in half precision; labels out of range.
+    """
+    return certify_with_bound(model, variables, images, labels, model.lipschitz_bound(variables))
+
+
+def certify_with_bound(model, variables, images, labels, lipschitz_bound: float) -> Certificate:
+    """`certify` with a bound of Lip(g) that is already known."""
+    images = np.asarray(images)
+    if images.dtype.name not in ("float32", "float64"):
+        raise ValueError(f"images: dtype must be float32 or float64 in [0, 1], got {images.dtype}")
+    if not (np.isfinite(images).all() and images.min(initial=0.0) >= 0 and images.max(initial=1.0) <= 1):
+        raise ValueError(f"images: pixels must lie in [0, 1], got {images.min()} to {images.max()}")
+    return certify_features(model, variables, penultimate_features(model, variables, images), labels, lipschitz_bound)
+
+
+def penultimate_features(model: LipConvnet, variables: Mapping[str, Any], images: np.ndarray) -> np.ndarray:
+    """g(x) for images (N, H, W, C), batch by batch, every product at full precision (no TF32, no bf16)."""
+    size = min(BATCH_SIZE, max(len(images), 1))
+    batches = [images[start : start + size] for start in range(0, max(len(images), 1), size)]
+    padded = [np.concatenate([b, np.zeros((size - len(b), *b.shape[1:]), b.dtype)]) for b in batches]
+    with jax.default_matmul_precision("highest"):
+        features = [np.asarray(_features(model, variables, jnp.asarray(b))) for b in padded]
+    return np.concatenate(features)[: len(images)]
+
+
+@jax.jit(static_argnums=0)
+def _features(model, variables, images):
+    return model.apply(variables, images, method="features")
+
+
+def certify_features(model, variables, features, labels, lipschitz_bound: float) -> Certificate:
+    """The head's certificates at the features, divided by the bound of Lip(g)."""
+    head = variables["params"]["head"]
+    feature_space = certify_lln(features, head["weight"], head["bias"], labels)
+    # One rounding of the division, downwards, keeps the quotient a lower bound.
+    radius = np.where(feature_space.radius > 0, np.nextafter(feature_space.radius / lipschitz_bound, 0), 0.0)
+    return Certificate(
+        radius, feature_space.rival, feature_space.exact, feature_space.upper / lipschitz_bound, feature_space.prediction
+    )
+
+
+def certified_accuracy(certificate: Certificate, radius: float) -> float:
+    """Fraction of inputs that are predicted right with a certified radius strictly above `radius`."""
+    return float(np.mean(certificate.radius > radius))
+
+
+def load_trained(workdir: Path, data_dir: str | None = None, checkpoint: str = "auto"):
+    """(config, dataset, model, variables) of a workdir; 'auto' takes the best checkpoint if there is one, else the last.
+
+    Reads config.json and the checkpoint only: no Python config is executed and nothing is unpickled.
+    """
+    config = read_config(workdir)
+    if data_dir is not None:
+        config.data_dir = data_dir
+    checkpoints = Checkpoints(workdir)
+    kind = checkpoint if checkpoint != "auto" else ("best" if checkpoints.has("best") else "last")
+    checkpoints.metadata(kind)  # fails first where there is none, before any data is read
+    dataset = load(config.dataset, config.data_dir)
+    model = build_model(config, dataset.image_shape, dataset.num_classes)
+    template = jax.eval_shape(lambda: initial_state(model, make_optimizer(config, 1), config.seed))
+    state: TrainState = checkpoints.restore(kind, template)[0]
+    return config, dataset, model, {"params": state.params, "spectral": state.spectral}
+
+
+def certify_run(
+    workdir: Path,
+    data_dir: str | None = None,
+    num_examples: int | None = None,
+    radii: str | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Certify the test split of a trained workdir; writes certificates/{summary.json, per_image.csv, curve.png}.
+
+    Returns:
+      The summary: standard_accuracy, certified_accuracy by radius as typed, lipschitz_bound, …
+
+    Raises:
+      ValueError, FileNotFoundError, CheckpointError: bad arguments, no training there, a damaged checkpoint.
+    """
+    if num_examples is not None and num_examples < 1:
+        raise ValueError(f"num_examples={num_examples}: must be at least 1")
+    named_radii = parse_radii(radii) if radii is not None else None
+    config, dataset, model, variables = load_trained(workdir, data_dir)
+    named_radii = named_radii or parse_radii(config.radii)
+    started = time.perf_counter()
+    say("proving a bound of the Lipschitz constant …")
+    lipschitz_bound = model.lipschitz_bound(variables)
+
+    images, labels = (part[:num_examples] for part in dataset.test)
+    certificates = []
+    for start in range(0, len(labels), BATCH_SIZE):
+        batch = images[start : start + BATCH_SIZE].astype(np.float32) / np.float32(dataset.pixel_max)
+        certificates.append(
+            certify_with_bound(model, variables, batch, labels[start : start + BATCH_SIZE], lipschitz_bound)
+        )
+    certificate = jax.tree.map(lambda *parts: np.concatenate(parts), *map(vars, certificates))
+    certificate = Certificate(**certificate)
+    seconds = time.perf_counter() - started
+
+    summary = {
+        "dataset": config.dataset,
+        "split": "test",
+        "num_examples": len(labels),
+        "standard_accuracy": float(np.mean(certificate.prediction == labels)),
+        "certified_accuracy": {text: certified_accuracy(certificate, r) for text, r in named_radii.items()},
+        "average_certified_radius": float(certificate.radius.mean()),
+        "lipschitz_bound": lipschitz_bound,
+        "exact_fraction": float(certificate.exact.mean()),
+        "seconds": seconds,
+        "params_sha256": sha256(variables["params"]),
+    }
+    folder = workdir / "certificates"
+    folder.mkdir(exist_ok=True)
+    write_per_image(folder / "per_image.csv", certificate, labels)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    report.plot_certified_accuracy(folder / "curve.png", certificate, labels, title=f"{config.dataset}, test split")
+    say(table(summary))
+    say(f"wrote {folder}/summary.json, per_image.csv and curve.png")
+    return summary
+
+
+def write_per_image(path: Path, certificate: Certificate, labels: np.ndarray) -> None:
+    """One row an image: index,label,prediction,rival,radius,exact; the radius with all its digits."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["index", "label", "prediction", "rival", "radius", "exact"])
+        for i, label in enumerate(labels):
+            prediction, rival, exact = certificate.prediction[i], certificate.rival[i], int(certificate.exact[i])
+            writer.writerow([i, label, prediction, rival, repr(float(certificate.radius[i])), exact])
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The summary as printed by certify.py."""
+    certified = summary["certified_accuracy"].items()
+    rows = [("standard accuracy", f"{summary['standard_accuracy']:.2%}")]
+    rows += [(f"certified accuracy at {radius}", f"{accuracy:.2%}") for radius, accuracy in certified]
+    rows += [
+        ("average certified radius", f"{summary['average_certified_radius']:.4f}"),
+        ("proven bound of Lip(features)", f"{summary['lipschitz_bound']:.5f}"),
+        ("head certificates that are exact", f"{summary['exact_fraction']:.2%}"),
+    ]
+    head = f"{summary['dataset']}, {summary['split']} split, {summary['num_examples']} images"
+    head += f" ({summary['seconds']:.1f} s); radii: l2, pixels in [0, 1]"
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([head, *(f"  {name:<{width}}  {value:>9}" for name, value in rows)])

@@ -1,0 +1,124 @@
+"""Checkpoints of the training state by orbax, with hashes that catch every changed byte."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+
+KEPT = 2  # the newest checkpoints that stay on disk beside the best
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing, unreadable or not what was saved."""
+
+
+def flat_leaves(tree: Any) -> dict[str, Any]:
+    """{'/'-joined path: leaf} of any tree of arrays or of their shapes."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def sha256(tree: Any) -> str:
+    """SHA-256 over the leaves of a tree, sorted by '/'-joined path: path, dtype, shape, little-endian bytes.
+
+    Path, dtype name and shape are hashed as UTF-8 text (shape as in str(tuple)), then the C-order bytes.
+    """
+    digest = hashlib.sha256()
+    leaves = flat_leaves(tree)
+    for path in sorted(leaves):
+        array = np.asarray(leaves[path])
+        digest.update(f"{path}{array.dtype.name}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+class Checkpoints:
+    """The checkpoints of a workdir: the newest epochs, and the best by a score on held-out images if there are any.
+
+    A state is a tree of arrays with an attribute `params`, written as nested dicts under the paths of its leaves.  It
+    is saved with the SHA-256 of its whole content and of its parameters, checked whenever it is read.
+    """
+
+    def __init__(self, workdir: Path):
+        self.directory = Path(workdir).absolute() / "checkpoints"
+
+    def save(self, state: Any, epoch: int, score: float | None) -> None:
+        """Save the state after `epoch` epochs, in 'last' and, if it has the highest score so far, in 'best'."""
+        metadata = {
+            "epoch": epoch,
+            "score": score,
+            "state_sha256": sha256(state),
+            "params_sha256": sha256(state.params),
+        }
+        self._save("last", KEPT, state, metadata)
+        if score is not None and score > self.best_score():
+            self._save("best", 1, state, metadata)
+
+    def _save(self, kind, kept, state, metadata):
+        nested = traverse_util.unflatten_dict(flat_leaves(jax.tree.map(np.asarray, state)), sep="/")
+        items = ocp.args.Composite(state=ocp.args.StandardSave(nested), metadata=ocp.args.JsonSave(metadata))
+        with self._manager(kind, kept) as manager:
+            manager.save(metadata["epoch"], args=items)
+
+    def best_score(self) -> float:
+        """The score of the best checkpoint, −inf if there is none."""
+        return self.metadata("best")["score"] if self.has("best") else -np.inf
+
+    def has(self, kind: str) -> bool:
+        """Whether there is a 'last' or a 'best' checkpoint."""
+        return self._newest(kind) is not None
+
+    def _newest(self, kind: str) -> int | None:
+        if not (self.directory / kind).is_dir():
+            return None
+        with self._manager(kind, KEPT) as manager:
+            return manager.latest_step()
+
+    def _manager(self, kind: str, kept: int) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(max_to_keep=kept, enable_async_checkpointing=False)
+        return ocp.CheckpointManager(self.directory / kind, options=options)
+
+    def metadata(self, kind: str) -> dict[str, Any]:
+        """epoch, score, state_sha256 and params_sha256 of the 'last' or 'best' checkpoint."""
+        return self._read(kind, "metadata", ocp.args.JsonRestore())
+
+    def restore(self, kind: str, template: Any) -> tuple[Any, dict[str, Any]]:
+        """(state, metadata) of the 'last' or 'best' checkpoint, the state with the structure of the template.
+
+        Raises:
+          CheckpointError: no such checkpoint, one that cannot be read, one whose content is not what was saved, or one
+            of another architecture (the first leaf that differs is named).
+        """
+        metadata = self.metadata(kind)
+        found = flat_leaves(self._read(kind, "state", ocp.args.StandardRestore()))
+        where = self.directory / kind / str(metadata.get("epoch"))
+        if sha256(found) != metadata.get("state_sha256"):
+            raise CheckpointError(f"checkpoint {where} was altered: its SHA-256 is not the recorded one")
+        wanted = flat_leaves(template)
+        for path in sorted({*found, *wanted}):
+            there, here = _describe(found.get(path)), _describe(wanted.get(path))
+            if there != here:
+                raise CheckpointError(f"checkpoint {where} is of another network: {path} is {there} there, {here} here")
+        return jax.tree.unflatten(jax.tree.structure(template), [found[path] for path in wanted]), metadata
+
+    def _read(self, kind: str, item: str, arguments) -> Any:
+        epoch = self._newest(kind)
+        if epoch is None:
+            raise CheckpointError(f"no {kind!r} checkpoint in {self.directory}: train first, or choose another workdir")
+        where = self.directory / kind / str(epoch)
+        try:
+            with self._manager(kind, KEPT) as manager:
+                value = manager.restore(epoch, args=ocp.args.Composite(**{item: arguments}))[item]
+        except Exception as error:  # orbax, tensorstore and json raise many types here, all of which mean the same
+            raise CheckpointError(f"checkpoint {where} cannot be read ({item}): {error}") from error
+        if value is None:
+            raise CheckpointError(f"checkpoint {where} is incomplete: it has no {item}")
+        return value
+
+
+def _describe(leaf: Any) -> str:
+    return "absent" if leaf is None else f"{leaf.dtype} {leaf.shape}"

@@ -1,0 +1,5 @@
+"""Image-classification data as uint8 arrays in memory."""
+
+from lipjax.data.dataset import DataError, Dataset, Split, load
+
+__all__ = ["DataError", "Dataset", "Split", "load"]

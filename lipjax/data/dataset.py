@@ -1,0 +1,76 @@
+"""One interface to the shipped digits and to every tensorflow-datasets set of fixed-size images."""
+
+import dataclasses
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from lipjax.data import digits
+
+
+class DataError(RuntimeError):
+    """A dataset is neither where it was looked for nor can it be prepared there, or it cannot be read."""
+
+
+class Split(NamedTuple):
+    """images (N, H, W, C) uint8, labels (N,) int32."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A train and a test split; pixels in [0, 1] are images / pixel_max.
+
+    Images are square with a power of two pixels a side: others (28×28, say) have been surrounded by zeros, which is an
+    isometry, so that a radius proven for the surrounded image holds for the original.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    num_classes: int
+    pixel_max: int
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return self.train.images.shape[1:]
+
+    def hold_out(self, fraction: float, seed: int) -> tuple[Split, Split]:
+        """(training, validation): a random `fraction` of the training images, fixed by the seed, is held out."""
+        count = round(fraction * len(self.train.labels))
+        if fraction > 0 and not 0 < count < len(self.train.labels):
+            raise ValueError(
+                f"config.validation_fraction={fraction}: holds out {count} of {len(self.train.labels)} training images "
+                f"of {self.name!r}; both parts need at least one"
+            )
+        order = np.random.default_rng(seed).permutation(len(self.train.labels))
+        held, kept = np.sort(order[:count]), np.sort(order[count:])
+        return Split(*(a[kept] for a in self.train)), Split(*(a[held] for a in self.train))
+
+
+def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
+    """The dataset `name`: 'digits', or a tensorflow-datasets name, prepared under `data_dir` on first use.
+
+    Raises:
+      ValueError: unknown name, or a dataset that is not one of fixed-size square images with one label.
+      DataError: the data is neither under data_dir nor can it be downloaded.
+    """
+    if name == "digits":
+        splits, num_classes, pixel_max = digits.load_digits(), 10, digits.PIXEL_MAX
+    else:
+        from lipjax.data.named import load_named  # importing tensorflow-datasets takes most of a second
+
+        (splits, num_classes), pixel_max = load_named(name, data_dir), 255
+    train, test = (Split(_surround(images), labels) for images, labels in (splits["train"], splits["test"]))
+    return Dataset(name, train, test, num_classes, pixel_max)
+
+
+def _surround(images: np.ndarray) -> np.ndarray:
+    size = images.shape[1]
+    missing = max(4, 1 << (size - 1).bit_length()) - size
+    around = (missing // 2, missing - missing // 2)
+    return np.pad(images, ((0, 0), around, around, (0, 0))) if missing else images

@@ -1,0 +1,191 @@
+"""LipConvnet-n (paper, Table 2): a 1-Lipschitz backbone of skew orthogonal convolutions and a small head."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lipjax import ops
+from lipjax.heads import LastLayerNormalization
+from lipjax.layers import SkewOrthogonalConv
+from lipjax.ops.polynomials import Polynomial
+
+# Input normalisation of the authors' CIFAR networks; one std for all channels keeps its Lipschitz constant 1/std.
+CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR_STD = 0.2507
+
+HEADS = ("lln",)
+POOLINGS = {"max": ops.max_pool}
+ACTIVATIONS = {"max_min": ops.max_min}
+
+
+class ConvStep(NamedTuple):
+    """One convolution of LipConvnet with what precedes and follows it."""
+
+    name: str
+    rearrange: bool  # space_to_depth before the convolution
+    size: int  # height and width at the convolution
+    in_channels: int  # after rearrangement
+    features: int
+    kernel_size: int
+    pool: bool  # pooling of channel halves after it, else the activation
+
+
+def architecture(depth: int, init_channels: int, input_size: int, in_channels: int, pool_last: bool) -> list[ConvStep]:
+    """The convolutions of LipConvnet-`depth` in order: 1 + (depth/5)·log2(input_size) of them.
+
+    A convolution from in_channels to init_channels, then log2(input_size) blocks of depth/5 convolutions, each block
+    halving the resolution and doubling the channels.  Rearrangement stands before a block's last convolution, in the
+    last block before its first, so that all convolutions there are 1×1; each block's last convolution is followed by
+    pooling, the network's last one only if `pool_last`.
+    """
+    per_block, blocks = depth // 5, int(math.log2(input_size))
+    steps = [ConvStep("stem", False, input_size, in_channels, init_channels, 3, False)]
+    size, channels = input_size, init_channels
+    for block in range(1, blocks + 1):
+        last_block = block == blocks
+        for conv in range(per_block):
+            ends = conv == per_block - 1
+            rearrange = conv == 0 if last_block else ends
+            if rearrange:
+                size, channels = size // 2, channels * 4
+            pool = ends and (pool_last or not last_block)
+            kernel_size = 1 if last_block else 3
+            steps.append(ConvStep(f"block{block}_conv{conv}", rearrange, size, channels, channels, kernel_size, pool))
+        channels //= 2
+    return steps
+
+
+class LipConvnet(nn.Module):
+    """LipConvnet-n for images in [0, 1]: logits = h(g(x)), g the backbone with a proven Lipschitz bound, h the head.
+
+    `apply(variables, x, train=False)` maps x (N, input_size, input_size, in_channels), NHWC, to logits (N, num_classes);
+    `method='features'` gives g(x), (N, D) with D = init_channels · input_size.  In training pass
+    mutable=['spectral'], so that the tracked kernel norms follow the kernels.
+
+    Attributes:
+      depth: n, a multiple of 5 from 5 to 40; there are 1 + (n/5)·log2(input_size) convolutions.
+      init_channels: channels after the first convolution, even.
+      input_size: height and width, a power of two >= 4.
+      in_channels: channels of the images.
+      num_classes: at least 2.
+      head: 'lln' (last layer normalization).
+      pooling: 'max', on channel halves.
+      activation: 'max_min', on channel halves.
+      polynomial: p of every layer in training, a `Polynomial`.
+      eval_polynomial: p in evaluation; None: the same.
+      gradient: 'fast' or 'exact' kernel gradients, see `ops.orthogonal_conv`.
+      mean: subtracted from the pixels, a number or one per channel; None: the authors' CIFAR means for 3 channels,
+        otherwise 0.5.
+      std: the pixels are divided by it, a number or one per channel; None: the authors' 0.2507.
+
+    Raises:
+      ValueError: an attribute outside what is allowed (named with its value), images of another shape.
+    """
+
+    depth: int = 5
+    init_channels: int = 32
+    input_size: int = 32
+    in_channels: int = 3
+    num_classes: int = 10
+    head: str = "lln"
+    pooling: str = "max"
+    activation: str = "max_min"
+    polynomial: Polynomial = ops.taylor(6)
+    eval_polynomial: Polynomial | None = None
+    gradient: str = "fast"
+    mean: float | tuple[float, ...] | None = None
+    std: float | tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check(self)
+
+    def setup(self):
+        self.convolutions = [
+            SkewOrthogonalConv(
+                step.features, step.kernel_size, self.polynomial, self.eval_polynomial, self.gradient, name=step.name
+            )
+            for step in self.steps()
+        ]
+        self.classifier = LastLayerNormalization(self.num_classes, name="head")
+
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Logits (N, num_classes)."""
+        return self.classifier(self.features(x, train))
+
+    def features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Penultimate features g(x), (N, D)."""
+        expected = (self.input_size, self.input_size, self.in_channels)
+        if x.ndim != 4 or x.shape[1:] != expected:
+            raise ValueError(f"LipConvnet: images must have shape (N, {', '.join(map(str, expected))}), got {x.shape}")
+        mean, std = self.input_scale()
+        x = (x - mean.astype(x.dtype)) / std.astype(x.dtype)
+        for step, convolution in zip(self.steps(), self.convolutions, strict=True):
+            if step.rearrange:
+                x = ops.space_to_depth(x)
+            x = convolution(x, train)
+            x = POOLINGS[self.pooling](x) if step.pool else ACTIVATIONS[self.activation](x)
+        return x.reshape(x.shape[0], -1)
+
+    def steps(self) -> list[ConvStep]:
+        """The convolutions with their resolutions and channels, see `architecture`."""
+        return architecture(self.depth, self.init_channels, self.input_size, self.in_channels, pool_last=True)
+
+    def input_scale(self) -> tuple[np.ndarray, np.ndarray]:
+        """(mean, std), each (in_channels,) float64."""
+        mean = (CIFAR_MEAN if self.in_channels == 3 else 0.5) if self.mean is None else self.mean
+        std = CIFAR_STD if self.std is None else self.std
+        return tuple(np.broadcast_to(np.asarray(value, np.float64), (self.in_channels,)) for value in (mean, std))
+
+    def layer_bounds(self, variables: Mapping[str, Any]) -> dict[str, float]:
+        """Proven Lipschitz bounds by layer, input to features; layers not listed are 1-Lipschitz.
+
+        'input' is 1 / min(std); each convolution has max |p(it)| over its proven norm interval
+        (`SkewOrthogonalConv.lipschitz_bound`).
+        """
+        bounds = {"input": math.nextafter(1.0 / float(self.input_scale()[1].min()), math.inf)}
+        for step in self.steps():
+            layer = SkewOrthogonalConv(
+                step.features, step.kernel_size, self.polynomial, self.eval_polynomial, parent=None
+            )
+            own = {collection: variables[collection][step.name] for collection in ("params", "spectral")}
+            bounds[step.name] = layer.lipschitz_bound(own, step.size)
+        return bounds
+
+    def lipschitz_bound(self, variables: Mapping[str, Any]) -> float:
+        """A proven bound of Lip(g), pixels to features, 1/std included: the product of `layer_bounds`, rounded up."""
+        product = 1.0
+        for bound in self.layer_bounds(variables).values():
+            product = math.nextafter(product * bound, math.inf)
+        return product
+
+
+def _check(model: LipConvnet) -> None:
+    def require(name, allowed, holds):
+        if not holds:
+            raise ValueError(f"LipConvnet: {name} must be {allowed}, got {getattr(model, name)!r}")
+
+    size, channels = model.input_size, model.in_channels
+    require("depth", "a multiple of 5 from 5 to 40", model.depth in range(5, 41, 5))
+    require("init_channels", "an even number >= 2", model.init_channels >= 2 and model.init_channels % 2 == 0)
+    require("input_size", "a power of two >= 4", size >= 4 and size & (size - 1) == 0)
+    require("in_channels", ">= 1", channels >= 1)
+    require("num_classes", ">= 2", model.num_classes >= 2)
+    require("head", f"one of {HEADS}", model.head in HEADS)
+    require("pooling", f"one of {tuple(POOLINGS)}", model.pooling in POOLINGS)
+    require("activation", f"one of {tuple(ACTIVATIONS)}", model.activation in ACTIVATIONS)
+    require("gradient", f"one of {ops.GRADIENTS}", model.gradient in ops.GRADIENTS)
+    for name in ("polynomial", "eval_polynomial"):
+        value = getattr(model, name)
+        require(name, "a Polynomial", isinstance(value, Polynomial) or (name == "eval_polynomial" and value is None))
+    for name in ("mean", "std"):
+        value = getattr(model, name)
+        shape_fits = value is None or np.shape(value) in ((), (channels,))
+        require(name, f"a number or {channels} numbers, one per input channel", shape_fits)
+        require(name, "finite", value is None or np.isfinite(value).all())
+    require("std", "positive", model.std is None or np.min(model.std) > 0)

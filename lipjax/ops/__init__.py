@@ -1,0 +1,20 @@
+"""Pure functions on arrays: no Flax, no files, no global state."""
+
+from lipjax.ops.activations import max_min
+from lipjax.ops.bounds import conv_norm_bound
+from lipjax.ops.orthogonal import GRADIENTS, orthogonal_conv
+from lipjax.ops.polynomials import Polynomial, taylor
+from lipjax.ops.pooling import max_pool, space_to_depth
+from lipjax.ops.skew import skew_kernel
+
+__all__ = [
+    "GRADIENTS",
+    "Polynomial",
+    "conv_norm_bound",
+    "max_min",
+    "max_pool",
+    "orthogonal_conv",
+    "skew_kernel",
+    "space_to_depth",
+    "taylor",
+]

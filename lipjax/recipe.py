@@ -1,0 +1,121 @@
+"""The training recipe as pure functions: optimiser, state, one step (paper, section 7)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from lipjax.data import augmentation
+from lipjax.models import LipConvnet
+
+LEARNING_RATE_DROP = 0.1
+
+
+class TrainState(NamedTuple):
+    """All that a step changes; the next state depends on nothing else but data, config and seed."""
+
+    step: jax.Array
+    params: Any
+    spectral: Any
+    opt_state: Any
+
+
+class Metrics(NamedTuple):
+    """Sums over the steps since they were last reset, kept on the device."""
+
+    loss: jax.Array
+    correct: jax.Array
+    examples: jax.Array
+    first_bad_step: jax.Array  # the first step whose loss was not finite, −1 if none
+
+    @classmethod
+    def zero(cls) -> "Metrics":
+        return cls(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32))
+
+
+def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+    """SGD with momentum; weight decay on convolution kernels and the LLN weight; ×0.1 at each milestone."""
+    boundaries = {
+        round(fraction * config.epochs) * steps_per_epoch: LEARNING_RATE_DROP for fraction in config.milestones
+    }
+    schedule = optax.piecewise_constant_schedule(config.learning_rate, boundaries)
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, mask=_is_decayed),
+        optax.sgd(schedule, config.momentum),
+    )
+
+
+def _is_decayed(params: Mapping[str, Any]) -> dict[str, Any]:
+    flat = traverse_util.flatten_dict(params)
+    return traverse_util.unflatten_dict({path: path[-1] in ("kernel", "weight") for path in flat})
+
+
+def initial_state(model: LipConvnet, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """Step 0, from the seed alone."""
+
+    @jax.jit
+    def init(key):
+        image = jnp.zeros((1, model.input_size, model.input_size, model.in_channels))
+        variables = model.init(key, image)
+        opt_state = optimizer.init(variables["params"])
+        return TrainState(jnp.zeros((), jnp.int32), variables["params"], variables["spectral"], opt_state)
+
+    return init(jax.random.key(seed))
+
+
+def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> jax.Array:
+    """(steps, batch_size) indices: a random order of the epoch, its incomplete last batch left out."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
+    steps = examples // batch_size
+    return jax.random.permutation(key, examples)[: steps * batch_size].reshape(steps, batch_size)
+
+
+def make_train_step(
+    model: LipConvnet, optimizer: optax.GradientTransformation, config: ConfigDict, pixel_max: int
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """One jitted step (state, metrics, images, labels, order, position) → (state, metrics); the first two are donated.
+
+    images (N, H, W, C) uint8 and labels (N,) are the whole training set on the device, order[position] the batch.
+    All randomness is fold_in(seed, step), so that a resumed run repeats an unbroken one.
+    """
+
+    def train_step(state, metrics, images, labels, order, position):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2), state.step)
+        batch = order[position]
+        x, y = augment(key, images[batch], config), labels[batch]
+        x = x.astype(jnp.float32) / pixel_max
+
+        def loss_function(params):
+            variables = {"params": params, "spectral": state.spectral}
+            logits, updated = model.apply(variables, x, train=True, mutable=["spectral"])
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+            return loss, (logits, updated["spectral"])
+
+        (loss, (logits, spectral)), gradient = jax.value_and_grad(loss_function, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        is_first_bad = ~jnp.isfinite(loss) & (metrics.first_bad_step < 0)
+        metrics = Metrics(
+            metrics.loss + loss * len(y),
+            metrics.correct + jnp.sum(jnp.argmax(logits, axis=-1) == y),
+            metrics.examples + len(y),
+            jnp.where(is_first_bad, state.step, metrics.first_bad_step),
+        )
+        return TrainState(state.step + 1, params, spectral, opt_state), metrics
+
+    return jax.jit(train_step, donate_argnums=(0, 1))
+
+
+def augment(key: jax.Array, images: jax.Array, config: ConfigDict) -> jax.Array:
+    """Random crop and flip of a batch as the config says; dtype and shape stay."""
+    crop_key, flip_key = jax.random.split(key)
+    if config.crop_padding:
+        images = augmentation.random_crop(crop_key, images, config.crop_padding)
+    if config.flip:
+        images = augmentation.random_flip(flip_key, images)
+    return images

@@ -1,0 +1,180 @@
+"""The training loop: data in, checkpoints and metrics.jsonl out; a rerun of the same command resumes."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from lipjax.certification import certified_accuracy, certify_features, penultimate_features
+from lipjax.checkpoint import Checkpoints
+from lipjax.config import build_model, check_config, parse_radii, write_config
+from lipjax.data import Dataset, Split, load
+from lipjax.layers import settle
+from lipjax.models import LipConvnet
+from lipjax.recipe import Metrics, TrainState, epoch_order, initial_state, make_optimizer, make_train_step
+
+METRICS_FILE = "metrics.jsonl"
+PROGRESS_SECONDS = 10.0
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is not finite.  The last checkpoint is from before and stays as it was."""
+
+
+def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] = print) -> TrainState:
+    """Train as the config says, from the last checkpoint in the workdir if there is one; returns the final state.
+
+    Writes config.json once, one line an epoch to metrics.jsonl, and checkpoints.  On the CPU a run that was stopped
+    and resumed ends bit-equal to an unbroken one.
+
+    Raises:
+      ValueError: a bad config key, or a workdir that holds a run of another config.
+      CheckpointError: a damaged checkpoint.
+      TrainingDiverged: the loss is not finite; names the step.
+      DataError: the data is not there and cannot be downloaded.
+    """
+    check_config(config)
+    dataset = load(config.dataset, config.data_dir)
+    training, validation = dataset.hold_out(config.validation_fraction, config.seed)
+    steps_per_epoch = len(training.labels) // config.batch_size
+    if steps_per_epoch == 0:
+        raise ValueError(
+            f"config.batch_size={config.batch_size}: must be at most {len(training.labels)}, the training images"
+        )
+    model = build_model(config, dataset.image_shape, dataset.num_classes)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_config(config, workdir)
+
+    checkpoints = Checkpoints(workdir)
+    optimizer = make_optimizer(config, steps_per_epoch)
+    if checkpoints.has("last"):
+        template = jax.eval_shape(lambda: initial_state(model, optimizer, config.seed))
+        state, metadata = checkpoints.restore("last", template)
+        state, first_epoch = jax.tree.map(jnp.asarray, state), metadata["epoch"]
+        say(f"resuming {workdir} after epoch {first_epoch}")
+    else:
+        state, first_epoch = initial_state(model, optimizer, config.seed), 0
+    _keep_metrics(workdir / METRICS_FILE, first_epoch)
+
+    step = make_train_step(model, optimizer, config, dataset.pixel_max)
+    images, labels = jnp.asarray(training.images), jnp.asarray(training.labels)
+    progress = Progress(say, config, steps_per_epoch, first_epoch)
+    for epoch in range(first_epoch + 1, config.epochs + 1):
+        started = time.perf_counter()
+        metrics = Metrics.zero()
+        order = epoch_order(config.seed, epoch, len(training.labels), config.batch_size)
+        for position in range(steps_per_epoch):
+            if position == steps_per_epoch // 2:
+                state = state._replace(spectral=_settled(state.params, state.spectral))
+            state, metrics = step(state, metrics, images, labels, order, position)
+            progress.step(epoch, position, metrics)
+        record = _epoch_record(epoch, metrics)
+        record["seconds"] = time.perf_counter() - started
+
+        last = epoch == config.epochs
+        score = None
+        if len(validation.labels) and (last or epoch % config.eval_every == 0):
+            record |= evaluate(model, state, validation, dataset, config)
+            score = next(value for key, value in record.items() if key.startswith("validation_certified"))
+        if last or score is not None or epoch % config.checkpoint_every == 0:
+            checkpoints.save(state, epoch, score)
+        with (workdir / METRICS_FILE).open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        progress.epoch(record)
+    return state
+
+
+def evaluate(
+    model: LipConvnet, state: TrainState, split: Split, dataset: Dataset, config: ConfigDict
+) -> dict[str, Any]:
+    """Accuracy and certified accuracy on held-out images.
+
+    An estimate, used to choose a checkpoint and for nothing else: the convolutions are taken as 1-Lipschitz, which
+    their proven bounds, computed by certify.py, may miss by a little.
+    """
+    variables = {"params": state.params, "spectral": state.spectral}
+    images = split.images.astype(np.float32) / np.float32(dataset.pixel_max)
+    features = penultimate_features(model, variables, images)
+    certificate = certify_features(model, variables, features, split.labels, 1 / float(model.input_scale()[1].min()))
+    record = {"validation_accuracy": float(np.mean(certificate.prediction == split.labels))}
+    for text, radius in parse_radii(config.radii).items():
+        record[f"validation_certified_estimate_{text}"] = certified_accuracy(certificate, radius)
+    return record
+
+
+@jax.jit
+def _settled(params, spectral):
+    return settle({"params": params, "spectral": spectral})["spectral"]
+
+
+def _epoch_record(epoch: int, metrics: Metrics) -> dict[str, Any]:
+    bad_step = int(metrics.first_bad_step)
+    if bad_step >= 0:
+        raise TrainingDiverged(
+            f"the loss at step {bad_step} (epoch {epoch}) is not finite; the last checkpoint is kept. "
+            "A smaller config.learning_rate may help"
+        )
+    examples = int(metrics.examples)
+    return {
+        "epoch": epoch,
+        "loss": float(metrics.loss) / examples,
+        "accuracy": int(metrics.correct) / examples,
+    }
+
+
+def _keep_metrics(path: Path, epochs: int) -> None:
+    """Drop lines of epochs after the checkpoint, which will be trained again, and a last line cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["epoch"] <= epochs:
+                kept.append(line + "\n")
+        except ValueError:
+            continue
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)
+
+
+class Progress:
+    """A line every ten seconds with loss, accuracy, images/s and time left; checks the loss each time it looks."""
+
+    def __init__(self, say: Callable[[str], None], config: ConfigDict, steps_per_epoch: int, first_epoch: int):
+        self._say, self._config, self._steps_per_epoch = say, config, steps_per_epoch
+        self._first_step = first_epoch * steps_per_epoch + 1  # the first step compiles: it is not timed
+        self._started = self._last = time.perf_counter()
+
+    def step(self, epoch: int, position: int, metrics: Metrics) -> None:
+        done = (epoch - 1) * self._steps_per_epoch + position + 1
+        if done == self._first_step:
+            self._started = self._last = time.perf_counter()
+        if time.perf_counter() - self._last < PROGRESS_SECONDS:
+            return
+        record = _epoch_record(epoch, metrics)  # waits for the device, once in ten seconds
+        self._last = time.perf_counter()
+        rate = (done - self._first_step) / (self._last - self._started)
+        left = (self._config.epochs * self._steps_per_epoch - done) / rate
+        self._say(
+            f"epoch {epoch}/{self._config.epochs} step {position + 1}/{self._steps_per_epoch}  "
+            f"loss {record['loss']:.4f}  accuracy {record['accuracy']:.2%}  "
+            f"{rate * self._config.batch_size:.0f} images/s  {_clock(left)} left"
+        )
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        shown = "  ".join(f"{k} {v:.4f}" for k, v in record.items() if k not in ("epoch", "seconds"))
+        self._say(f"epoch {record['epoch']}/{self._config.epochs}  {shown}  ({record['seconds']:.1f} s)")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

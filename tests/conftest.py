@@ -1,0 +1,57 @@
+"""Shared fixtures: golden vectors, float64, a persistent compilation cache, and one tiny trained run."""
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from lipjax import compilation
+
+GOLDEN = Path(__file__).parent / "golden"
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+compilation.use_cache()
+
+
+@pytest.fixture
+def golden():
+    """Loads golden/NAME.npz as a dict of arrays."""
+
+    def load(name):
+        with np.load(GOLDEN / f"{name}.npz") as arrays:
+            return dict(arrays)
+
+    return load
+
+
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def tiny_config():
+    """A digits run of seconds."""
+    from lipjax.config import default_config
+
+    config = default_config()
+    config.update({"dataset": "digits", "crop_padding": 1, "flip": False, "init_channels": 2, "batch_size": 256})
+    config.update({"epochs": 4, "terms": 3, "eval_terms": 6, "radii": "0.1,0.25", "validation_fraction": 0.2})
+    config.update({"mean": (0.3,), "std": 0.25})
+    return config
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """(workdir, final state) of an unbroken tiny run."""
+    from lipjax.training import train
+
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    return workdir, train(tiny_config(), workdir, say=lambda line: None)

@@ -1,0 +1,170 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lipjax
+from lipjax import ops
+from lipjax.layers import SkewOrthogonalConv, settle
+from lipjax.models import architecture
+
+
+@pytest.fixture(scope="module")
+def network():
+    model = lipjax.LipConvnet(init_channels=4, input_size=8, in_channels=2, num_classes=5, std=0.5)
+    return model, model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 2)))
+
+
+@pytest.mark.parametrize("depth", range(5, 41, 5))
+@pytest.mark.parametrize("size", [4, 8, 16, 32, 64])
+def test_architecture(depth, size):
+    """Paper, Table 2: 1 + (depth/5)·log2(size) convolutions; channels double and pixels quarter from block to block."""
+    blocks = int(np.log2(size))
+    steps = architecture(depth, 32, size, 3, pool_last=True)
+    assert len(steps) == 1 + depth // 5 * blocks
+    assert (steps[0].size, steps[0].features, steps[0].rearrange, steps[0].pool) == (size, 32, False, False)
+    assert [step.kernel_size for step in steps] == [3] * (1 + depth // 5 * (blocks - 1)) + [1] * (depth // 5)
+    assert sum(step.rearrange for step in steps) == sum(step.pool for step in steps) == blocks
+    channels, pixels = 32, size
+    for step in steps[1:]:
+        if step.rearrange:
+            channels, pixels = 4 * channels, pixels // 2
+        assert (step.in_channels, step.features, step.size) == (channels, channels, pixels)
+        if step.pool:
+            channels //= 2
+    assert (pixels, channels) == (1, 32 * size)
+    last_block = steps[-(depth // 5) :]
+    assert [step.rearrange for step in last_block] == [True] + [False] * (depth // 5 - 1)
+    for b in range(blocks - 1):
+        block = steps[1 + b * depth // 5 : 1 + (b + 1) * depth // 5]
+        assert [step.rearrange for step in block] == [False] * (depth // 5 - 1) + [True]
+
+
+@pytest.mark.parametrize(
+    ("depth", "size", "in_channels", "init_channels"), [(5, 4, 1, 2), (10, 16, 3, 4), (15, 8, 7, 4)]
+)
+def test_shapes(depth, size, in_channels, init_channels):
+    model = lipjax.LipConvnet(depth, init_channels, size, in_channels, num_classes=3)
+    images = jnp.zeros((2, size, size, in_channels))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert jax.eval_shape(model.apply, variables, images).shape == (2, 3)
+    features = jax.eval_shape(lambda v, x: model.apply(v, x, method="features"), variables, images)
+    assert features.shape == (2, init_channels * size)
+
+
+def test_features_are_lipschitz_with_the_stated_bound(network):
+    model, variables = network
+    bound = model.lipschitz_bound(variables)
+    assert 2.0 <= bound <= 2.0 * 1.03  # 1/std times layers whose gain is at most 1.0048 each
+    rng = np.random.default_rng(0)
+    x = rng.random((64, 8, 8, 2))
+    for scale in (1.0, 1e-2):
+        y = x + scale * rng.normal(size=x.shape)
+        with jax.enable_x64(True):
+            double = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), variables)
+            g = model.apply(double, jnp.asarray(np.concatenate([x, y])), method="features")
+        assert g.dtype == np.float64
+        distances = np.linalg.norm(np.asarray(g[:64] - g[64:]), axis=1)
+        inputs = np.linalg.norm((x - y).reshape(64, -1), axis=1)
+        assert (distances <= bound * inputs).all()
+        assert (distances > 0.1 * bound * inputs).any()
+
+
+def test_layer_bound_is_above_the_singular_values_and_close(network):
+    model, variables = network
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), variables)
+        for step in model.steps():
+            layer = SkewOrthogonalConv(step.features, step.kernel_size)
+            own = {collection: double[collection][step.name] for collection in ("params", "spectral")}
+            shape = (step.size, step.size, step.in_channels)
+            jacobian = jax.jacobian(lambda x, layer=layer, own=own: layer.apply(own, x[None])[0])(jnp.zeros(shape))
+            norm = np.linalg.norm(np.asarray(jacobian).reshape(-1, int(np.prod(shape))), 2)
+            bound = layer.lipschitz_bound(own, step.size)
+            assert norm <= bound * (1 + 1e-12)
+            assert bound <= 1.01 * norm
+
+
+def test_bound_with_unequal_std_takes_the_smallest(network):
+    model, variables = network
+    unequal = model.clone(std=(0.25, 0.5))
+    np.testing.assert_allclose(
+        unequal.lipschitz_bound(variables), 2 * model.lipschitz_bound(variables), rtol=1e-12
+    )
+
+
+def test_bound_holds_with_cold_power_vectors(network):
+    """Whatever the tracked norms are, the bound is that of the kernels which result."""
+    model, variables = network
+    cold = jax.tree.map(lambda v: v * 0.3, variables["spectral"])
+    bound = model.lipschitz_bound({**variables, "spectral": cold})
+    assert bound > 100 * model.lipschitz_bound(variables)
+
+
+def test_eval_polynomial_is_used_in_evaluation_only(network):
+    model, variables = network
+    other = model.clone(polynomial=ops.taylor(3), eval_polynomial=ops.taylor(15))
+    x = jax.random.uniform(jax.random.key(1), (2, 8, 8, 2))
+    evaluated, trained = (other.apply(variables, x, train=train) for train in (False, True))
+    np.testing.assert_allclose(evaluated, model.clone(polynomial=ops.taylor(15)).apply(variables, x), rtol=1e-6)
+    assert np.abs(evaluated - trained).max() > 1e-3
+
+
+def test_power_vectors_move_only_in_training(network):
+    model, variables = network
+    cold = jax.tree.map(jnp.ones_like, variables["spectral"])
+    cold = jax.tree.map(lambda v: v / jnp.linalg.norm(v), cold)
+    variables = {**variables, "spectral": cold}
+    x = jnp.zeros((1, 8, 8, 2))
+    _, updated = model.apply(variables, x, train=True, mutable=["spectral"])
+    _, still = model.apply(variables, x, train=False, mutable=["spectral"])
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (updated["spectral"], cold)), strict=True))
+    jax.tree.map(np.testing.assert_array_equal, still.get("spectral", cold), cold)
+
+
+def test_settle_reaches_the_norm(network):
+    model, variables = network
+    cold = jax.tree.map(lambda v: jnp.ones_like(v) / len(v) ** 0.5, variables["spectral"])
+    settled = settle({**variables, "spectral": cold}, steps=300)
+    assert jax.tree.structure(settled) == jax.tree.structure(dict(variables))
+    np.testing.assert_allclose(
+        model.lipschitz_bound(settled), model.lipschitz_bound(settle(variables, steps=300)), rtol=1e-3
+    )
+
+
+def test_channel_cut_and_padding():
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 6))
+    for features in (2, 6, 8):
+        layer = SkewOrthogonalConv(features)
+        variables = layer.init(jax.random.key(1), x)
+        assert variables["params"]["kernel"].shape == (3, 3, max(6, features), max(6, features))
+        assert layer.apply(variables, x).shape == (2, 4, 4, features)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "text"),
+    [
+        ({"depth": 12}, "depth must be a multiple of 5 from 5 to 40, got 12"),
+        ({"init_channels": 5}, "init_channels must be an even number"),
+        ({"input_size": 24}, "input_size must be a power of two >= 4, got 24"),
+        ({"input_size": 2}, "input_size must be a power of two >= 4, got 2"),
+        ({"num_classes": 1}, "num_classes must be >= 2"),
+        ({"head": "mlp"}, "head must be one of .*'lln'.*, got 'mlp'"),
+        ({"pooling": "mean"}, "pooling must be one of"),
+        ({"activation": "relu"}, "activation must be one of"),
+        ({"gradient": "slow"}, "gradient must be one of"),
+        ({"polynomial": 6}, "polynomial must be a Polynomial"),
+        ({"std": 0.0}, "std must be positive"),
+        ({"std": (0.1, 0.2)}, "std must be a number or 3 numbers"),
+        ({"mean": (0.1, np.nan, 0.1)}, "mean must be finite"),
+    ],
+)
+def test_bad_attributes(attributes, text):
+    with pytest.raises(ValueError, match=text):
+        lipjax.LipConvnet(**attributes)
+
+
+def test_bad_images(network):
+    model, variables = network
+    with pytest.raises(ValueError, match=r"images must have shape \(N, 8, 8, 2\), got \(1, 16, 16, 2\)"):
+        model.apply(variables, jnp.zeros((1, 16, 16, 2)))

@@ -1,0 +1,42 @@
+"""The two commands as a user types them, each in a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--config.init_channels=2", "--config.epochs=1", "--config.terms=3", "--config.eval_terms=4"]
+
+
+def run(*arguments):
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_train_then_certify(tmp_path):
+    workdir = tmp_path / "run"
+    trained = run("train.py", "--config=configs/digits.py", *TINY, f"--workdir={workdir}")
+    assert trained.returncode == 0, trained.stderr
+    assert f"python certify.py --workdir={workdir}" in trained.stdout
+    assert json.loads((workdir / "config.json").read_text())["epochs"] == 1
+    certified = run("certify.py", f"--workdir={workdir}", "--num_examples=20", "--radii=0.1")
+    assert certified.returncode == 0, certified.stderr
+    assert "certified accuracy at 0.1" in certified.stdout
+    summary = json.loads((workdir / "certificates" / "summary.json").read_text())
+    assert summary["num_examples"] == 20
+    other = run("train.py", "--config=configs/digits.py", *TINY, "--config.seed=1", f"--workdir={workdir}")
+    assert other.returncode != 0
+    assert "seed: 0 there, 1 now" in other.stderr
+    assert "Traceback" not in other.stderr
+
+
+def test_errors_are_one_line(tmp_path):
+    bad = run("train.py", "--config=configs/digits.py", "--config.depth=6", f"--workdir={tmp_path / 'run'}")
+    assert bad.returncode != 0
+    assert "config.depth=6: must be a multiple of 5 from 5 to 40" in bad.stderr
+    assert "Traceback" not in bad.stderr
+    missing = run("certify.py", f"--workdir={tmp_path / 'nothing'}")
+    assert missing.returncode != 0
+    assert "no training has started there" in missing.stderr
+    assert "Traceback" not in missing.stderr

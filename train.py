@@ -1,0 +1,38 @@
+"""Train a certifiably robust classifier.
+
+    python train.py --config=configs/cifar100.py [--config.KEY=VALUE ...] [--workdir=DIR]
+
+Kept short: the logic is in `lipjax.training`.  A rerun of the same command resumes.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from lipjax import compilation
+from lipjax.checkpoint import CheckpointError
+from lipjax.data import DataError
+from lipjax.training import TrainingDiverged, train
+
+CONFIG = config_flags.DEFINE_config_file("config", "configs/digits.py", "Path of a config file.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/ and the name of the config file.")
+
+
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f"train.py: unexpected arguments {argv[1:]}; flags are --config, --config.KEY and --workdir")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    compilation.use_cache()
+    workdir = WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    try:
+        train(CONFIG.value, Path(workdir))
+    except (ValueError, OSError, DataError, CheckpointError, TrainingDiverged) as error:
+        sys.exit(f"train.py: {error}")
+    print(f"done; now: python certify.py --workdir={workdir}")
+
+
+if __name__ == "__main__":
+    app.run(main)
