@@ -1,6 +1,6 @@
 """LipConvnet-5 on CIFAR-100 with max pooling and LLN: the paper's recipe.
 
-    python train.py --config=configs/cifar100.py
+python train.py --config=configs/cifar100.py
 """
 
 from lipjax.config import default_config

@@ -1,7 +1,7 @@
 """Image classifiers with proven l2 robustness: skew orthogonal convolutions, certified heads, deterministic radii."""
 
 from lipjax import ops
-from lipjax.certification import certify
+from lipjax.certification import certify, load_trained
 from lipjax.models import LipConvnet
 
-__all__ = ["LipConvnet", "certify", "ops"]
+__all__ = ["LipConvnet", "certify", "load_trained", "ops"]

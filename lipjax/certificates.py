@@ -4,29 +4,12 @@ A certificate for features y with label l is a radius r such that h predicts l, 
 Dividing r by a Lipschitz bound of the backbone turns it into a radius for the image (paper, Proposition 1).
 """
 
-import dataclasses
-
 import numpy as np
 
+from lipjax.certificate import Certificate, checked_array, checked_labels
+from lipjax.crc import certify_crc
 
-@dataclasses.dataclass(frozen=True)
-class Certificate:
-    """Certified radii of N inputs.
-
-    Attributes:
-      radius: (N,) float64, proven; 0 where the label is not the strict argmax of the logits.
-      rival: (N,) int, the class that sets the radius; where the prediction is wrong, the predicted class (for a tie,
-        a class tied with the label).
-      exact: (N,) bool, whether radius equals, to 1e-6, the distance to the decision boundary in feature space.
-      upper: (N,) float64, distance to a point in feature space that is not classified as the label.
-      prediction: (N,) int, the label where it is the strict argmax of the logits, otherwise the rival.
-    """
-
-    radius: np.ndarray
-    rival: np.ndarray
-    exact: np.ndarray
-    upper: np.ndarray
-    prediction: np.ndarray
+__all__ = ["Certificate", "certify_crc", "certify_lln"]
 
 
 def certify_lln(features, weight, bias, labels) -> Certificate:
@@ -76,28 +59,3 @@ def _nearest(distances: np.ndarray, label: int) -> np.ndarray:
     """Index of the smallest distance; never the label itself, even if all distances are infinite."""
     others = np.delete(np.arange(distances.shape[1]), label)
     return others[np.argmin(distances[:, others], axis=1)]
-
-
-def checked_array(name: str, value, shape: tuple[int | None, ...]) -> np.ndarray:
-    """The value as a finite float64 array of the given shape (None: any length, at least 1)."""
-    array = np.asarray(value)
-    if array.dtype.name not in ("float32", "float64"):
-        raise ValueError(f"{name}: dtype must be float32 or float64, got {array.dtype}")
-    fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
-    if not fits:
-        raise ValueError(f"{name}: shape must be {shape} (None: any), got {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name}: has entries that are not finite")
-    return array.astype(np.float64)
-
-
-def checked_labels(labels, count: int, num_classes: int) -> np.ndarray:
-    """The labels as int64, checked to be `count` integers in [0, num_classes)."""
-    labels = np.asarray(labels)
-    if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels: must be {count} integers, got shape {labels.shape} of {labels.dtype}")
-    if num_classes < 2:
-        raise ValueError(f"weight: a certificate needs at least 2 classes, got {num_classes}")
-    if count and not (0 <= labels.min() and labels.max() < num_classes):
-        raise ValueError(f"labels: must lie in [0, {num_classes}), got {labels.min()} to {labels.max()}")
-    return labels.astype(np.int64)

@@ -1,7 +1,9 @@
 """From images to certified radii, and the table and files of a whole test split."""
 
 import csv
+import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax import report
-from lipjax.certificates import Certificate, certify_lln
+from lipjax.certificates import Certificate, certify_crc, certify_lln
 from lipjax.checkpoint import Checkpoints, sha256
 from lipjax.config import build_model, parse_radii, read_config
+from lipjax.curvature_cache import CurvatureCache
 from lipjax.data import load
 from lipjax.models import LipConvnet
 from lipjax.recipe import TrainState, initial_state, make_optimizer
@@ -44,14 +47,15 @@ def certify(model: LipConvnet, variables: Mapping[str, Any], images, labels) -> 
     return certify_with_bound(model, variables, images, labels, model.lipschitz_bound(variables))
 
 
-def certify_with_bound(model, variables, images, labels, lipschitz_bound: float) -> Certificate:
-    """`certify` with a bound of Lip(g) that is already known."""
+def certify_with_bound(model, variables, images, labels, lipschitz_bound: float, curvature=None) -> Certificate:
+    """`certify` with a bound of Lip(g), and curvature bounds of a CRC head, that are already known."""
     images = np.asarray(images)
     if images.dtype.name not in ("float32", "float64"):
         raise ValueError(f"images: dtype must be float32 or float64 in [0, 1], got {images.dtype}")
     if not (np.isfinite(images).all() and images.min(initial=0.0) >= 0 and images.max(initial=1.0) <= 1):
         raise ValueError(f"images: pixels must lie in [0, 1], got {images.min()} to {images.max()}")
-    return certify_features(model, variables, penultimate_features(model, variables, images), labels, lipschitz_bound)
+    features = penultimate_features(model, variables, images)
+    return certify_features(model, variables, features, labels, lipschitz_bound, curvature)
 
 
 def penultimate_features(model: LipConvnet, variables: Mapping[str, Any], images: np.ndarray) -> np.ndarray:
@@ -69,15 +73,16 @@ def _features(model, variables, images):
     return model.apply(variables, images, method="features")
 
 
-def certify_features(model, variables, features, labels, lipschitz_bound: float) -> Certificate:
+def certify_features(model, variables, features, labels, lipschitz_bound: float, curvature=None) -> Certificate:
     """The head's certificates at the features, divided by the bound of Lip(g)."""
     head = variables["params"]["head"]
-    feature_space = certify_lln(features, head["weight"], head["bias"], labels)
+    if model.head == "crc":
+        feature_space = certify_crc(features, head, labels, curvature=curvature)
+    else:
+        feature_space = certify_lln(features, head["weight"], head["bias"], labels)
     # One rounding of the division, downwards, keeps the quotient a lower bound.
     radius = np.where(feature_space.radius > 0, np.nextafter(feature_space.radius / lipschitz_bound, 0), 0.0)
-    return Certificate(
-        radius, feature_space.rival, feature_space.exact, feature_space.upper / lipschitz_bound, feature_space.prediction
-    )
+    return dataclasses.replace(feature_space, radius=radius, upper=feature_space.upper / lipschitz_bound)
 
 
 def certified_accuracy(certificate: Certificate, radius: float) -> float:
@@ -85,16 +90,17 @@ def certified_accuracy(certificate: Certificate, radius: float) -> float:
     return float(np.mean(certificate.radius > radius))
 
 
-def load_trained(workdir: Path, data_dir: str | None = None, checkpoint: str = "auto"):
-    """(config, dataset, model, variables) of a workdir; 'auto' takes the best checkpoint if there is one, else the last.
+def load_trained(workdir: str | os.PathLike, data_dir: str | None = None):
+    """(config, dataset, model, variables) of a workdir, from its best checkpoint if there is one, else its last.
 
     Reads config.json and the checkpoint only: no Python config is executed and nothing is unpickled.
     """
+    workdir = Path(workdir)
     config = read_config(workdir)
     if data_dir is not None:
         config.data_dir = data_dir
     checkpoints = Checkpoints(workdir)
-    kind = checkpoint if checkpoint != "auto" else ("best" if checkpoints.has("best") else "last")
+    kind = "best" if checkpoints.has("best") else "last"
     checkpoints.metadata(kind)  # fails first where there is none, before any data is read
     dataset = load(config.dataset, config.data_dir)
     model = build_model(config, dataset.image_shape, dataset.num_classes)
@@ -126,13 +132,17 @@ def certify_run(
     started = time.perf_counter()
     say("proving a bound of the Lipschitz constant …")
     lipschitz_bound = model.lipschitz_bound(variables)
+    curvature = None
+    if model.head == "crc":
+        head = variables["params"]["head"]
+        curvature = CurvatureCache(workdir / "checkpoints" / "curvature.npz", head["w1"], head["w2"])
 
     images, labels = (part[:num_examples] for part in dataset.test)
     certificates = []
     for start in range(0, len(labels), BATCH_SIZE):
         batch = images[start : start + BATCH_SIZE].astype(np.float32) / np.float32(dataset.pixel_max)
         certificates.append(
-            certify_with_bound(model, variables, batch, labels[start : start + BATCH_SIZE], lipschitz_bound)
+            certify_with_bound(model, variables, batch, labels[start : start + BATCH_SIZE], lipschitz_bound, curvature)
         )
     certificate = jax.tree.map(lambda *parts: np.concatenate(parts), *map(vars, certificates))
     certificate = Certificate(**certificate)

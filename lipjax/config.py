@@ -34,6 +34,7 @@ def default_config() -> ConfigDict:
     config.depth = 5  # n of LipConvnet-n: 5, 10, ..., 40.
     config.init_channels = 32  # Channels after the first convolution.
     config.head = "lln"
+    config.hidden = 4096  # Hidden units of the curvature head.
     config.pooling = "max"
     config.activation = "max_min"
     config.polynomial = "taylor"
@@ -47,6 +48,9 @@ def default_config() -> ConfigDict:
     config.learning_rate = 0.1
     config.momentum = 0.9
     config.weight_decay = 5e-4  # On convolution kernels and the LLN weight only.
+    config.clip_norm = config_dict.placeholder(float)  # Of the global gradient; None: no clipping.
+    config.attack_radius = 36 / 255  # ρ of equation 7, an input radius; for the curvature head only.
+    config.curvature_weight = 0.5  # γ of equation 7; for the curvature head only.
     config.milestones = (0.5, 0.75)  # The learning rate drops by 10 after these fractions of the epochs.
     config.eval_every = 1  # Epochs between evaluations on held-out images.
     config.checkpoint_every = 1  # Epochs between checkpoints.
@@ -94,6 +98,7 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "depth": ("a multiple of 5 from 5 to 40", lambda value: value in range(5, 41, 5)),
     "init_channels": ("an even integer >= 2", lambda value: isinstance(value, int) and value >= 2 and value % 2 == 0),
     "head": _choice(*models.HEADS),
+    "hidden": _integer(1),
     "pooling": _choice(*models.POOLINGS),
     "activation": _choice(*models.ACTIVATIONS),
     "polynomial": _choice("taylor"),
@@ -106,11 +111,16 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "learning_rate": _number(0),
     "momentum": ("a number in [0, 1)", lambda value: _is_number(value) and 0 <= value < 1),
     "weight_decay": _number(0),
+    "clip_norm": ("a positive number or None", lambda value: value is None or (_is_number(value) and value > 0)),
+    "attack_radius": _number(0),
+    "curvature_weight": _number(0),
     "milestones": (
         "increasing fractions in (0, 1)",
-        lambda value: _is_sequence(value)
-        and all(_is_number(v) and 0 < v < 1 for v in value)
-        and list(value) == sorted(set(value)),
+        lambda value: (
+            _is_sequence(value)
+            and all(_is_number(v) and 0 < v < 1 for v in value)
+            and list(value) == sorted(set(value))
+        ),
     ),
     "eval_every": _integer(1),
     "checkpoint_every": _integer(1),
@@ -149,7 +159,9 @@ def build_model(config: ConfigDict, image_shape: tuple[int, ...], num_classes: i
     """The network of a config for images (H, W, C), H = W a power of two >= 4; ValueError where they do not fit."""
     height, _, channels = image_shape
     if config.mean is not None and len(config.mean) != channels:
-        raise ValueError(f"config.mean={config.mean!r}: {config.dataset!r} has {channels} channels, give so many numbers")
+        raise ValueError(
+            f"config.mean={config.mean!r}: {config.dataset!r} has {channels} channels, give so many numbers"
+        )
     return LipConvnet(
         depth=config.depth,
         init_channels=config.init_channels,
@@ -157,6 +169,7 @@ def build_model(config: ConfigDict, image_shape: tuple[int, ...], num_classes: i
         in_channels=channels,
         num_classes=num_classes,
         head=config.head,
+        hidden=config.hidden,
         pooling=config.pooling,
         activation=config.activation,
         polynomial=ops.taylor(config.terms),
@@ -179,7 +192,9 @@ def write_config(config: ConfigDict, workdir: Path) -> None:
         differing = [key for key in sorted({*old, *new} - {"data_dir"}) if old.get(key) != new.get(key)]
         if differing:
             found = ", ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in differing)
-            raise ValueError(f"workdir={str(workdir)!r} holds a run of another config ({found}); choose another workdir")
+            raise ValueError(
+                f"workdir={str(workdir)!r} holds a run of another config ({found}); choose another workdir"
+            )
         return
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")

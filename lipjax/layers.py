@@ -90,11 +90,34 @@ def settle(variables: Mapping[str, Any], steps: int = SETTLING_STEPS) -> dict[st
     Training calls it in the middle of each epoch, where kernels have moved and one power step a training step may lag.
     """
     params = traverse_util.flatten_dict(variables["params"])
-    vectors = traverse_util.flatten_dict(
-        variables["spectral"], is_leaf=lambda path, _: path[-1:] == ("vectors",)
-    )
+    vectors = traverse_util.flatten_dict(variables["spectral"], is_leaf=lambda path, _: path[-1:] == ("vectors",))
     settled = {
         path: skew.power_steps(skew.skew_kernel(params[*path[:-1], "kernel"]), value, steps)
         for path, value in vectors.items()
+        if path[-1] == "vectors"
     }
-    return {**variables, "spectral": traverse_util.unflatten_dict(settled)}
+    return {**variables, "spectral": {**variables["spectral"], **traverse_util.unflatten_dict(settled)}}
+
+
+class ProjectionPool(nn.Module):
+    """`ops.projection_pool` with learnable angles: (…, C) → (…, C/2), 1-Lipschitz.
+
+    Params: theta (C/2,), initialised U(0, π); training keeps it in [0, π] by `project_parameters` after each step.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        theta = self.param("theta", _uniform_angles, (x.shape[-1] // 2,))
+        return ops.projection_pool(x, theta)
+
+
+def _uniform_angles(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, 0, jnp.pi)
+
+
+def project_parameters(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters with every pooling angle clipped to [0, π]; all else as it is."""
+    flat = traverse_util.flatten_dict(params)
+    return traverse_util.unflatten_dict(
+        {path: jnp.clip(leaf, 0, jnp.pi) if path[-1] == "theta" else leaf for path, leaf in flat.items()}
+    )

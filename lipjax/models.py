@@ -6,20 +6,19 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lipjax import ops
-from lipjax.heads import LastLayerNormalization
-from lipjax.layers import SkewOrthogonalConv
+from lipjax.heads import CurvatureHead, LastLayerNormalization
+from lipjax.layers import ProjectionPool, SkewOrthogonalConv
 from lipjax.ops.polynomials import Polynomial
 
 # Input normalisation of the authors' CIFAR networks; one std for all channels keeps its Lipschitz constant 1/std.
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = 0.2507
 
-HEADS = ("lln",)
-POOLINGS = {"max": ops.max_pool}
+HEADS = ("lln", "crc")
+POOLINGS = ("max", "projection")
 ACTIVATIONS = {"max_min": ops.max_min}
 
 
@@ -63,8 +62,9 @@ def architecture(depth: int, init_channels: int, input_size: int, in_channels: i
 class LipConvnet(nn.Module):
     """LipConvnet-n for images in [0, 1]: logits = h(g(x)), g the backbone with a proven Lipschitz bound, h the head.
 
-    `apply(variables, x, train=False)` maps x (N, input_size, input_size, in_channels), NHWC, to logits (N, num_classes);
-    `method='features'` gives g(x), (N, D) with D = init_channels · input_size.  In training pass
+    `apply(variables, x, train=False)` maps x, NHWC (N, input_size, input_size, in_channels), to logits;
+    `method='features'` gives g(x), (N, D) with D = init_channels · input_size, twice that
+    for the curvature head.  In training pass
     mutable=['spectral'], so that the tracked kernel norms follow the kernels.
 
     Attributes:
@@ -73,8 +73,10 @@ class LipConvnet(nn.Module):
       input_size: height and width, a power of two >= 4.
       in_channels: channels of the images.
       num_classes: at least 2.
-      head: 'lln' (last layer normalization).
-      pooling: 'max', on channel halves.
+      head: 'lln' (last layer normalization) or 'crc' (curvature head: the last block then ends in the activation and
+        keeps all its channels, so that there are twice as many features).
+      hidden: hidden units of the curvature head.
+      pooling: of channel halves, 'max' or 'projection' (a cone with a learnable angle per channel pair).
       activation: 'max_min', on channel halves.
       polynomial: p of every layer in training, a `Polynomial`.
       eval_polynomial: p in evaluation; None: the same.
@@ -93,6 +95,7 @@ class LipConvnet(nn.Module):
     in_channels: int = 3
     num_classes: int = 10
     head: str = "lln"
+    hidden: int = 4096
     pooling: str = "max"
     activation: str = "max_min"
     polynomial: Polynomial = ops.taylor(6)
@@ -112,11 +115,23 @@ class LipConvnet(nn.Module):
             )
             for step in self.steps()
         ]
-        self.classifier = LastLayerNormalization(self.num_classes, name="head")
+        self.pools = {
+            step.name: ProjectionPool(name=f"{step.name}_pool")
+            for step in self.steps()
+            if step.pool and self.pooling == "projection"
+        }
+        if self.head == "crc":
+            self.classifier = CurvatureHead(self.num_classes, self.hidden, name="head")
+        else:
+            self.classifier = LastLayerNormalization(self.num_classes, name="head")
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Logits (N, num_classes)."""
-        return self.classifier(self.features(x, train))
+        return self.classify(self.features(x, train), train)
+
+    def classify(self, features: jax.Array, train: bool = False) -> jax.Array:
+        """The head alone: features (N, D) → logits (N, num_classes)."""
+        return self.classifier(features, train)
 
     def features(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Penultimate features g(x), (N, D)."""
@@ -129,18 +144,22 @@ class LipConvnet(nn.Module):
             if step.rearrange:
                 x = ops.space_to_depth(x)
             x = convolution(x, train)
-            x = POOLINGS[self.pooling](x) if step.pool else ACTIVATIONS[self.activation](x)
+            if step.pool:
+                x = ops.max_pool(x) if self.pooling == "max" else self.pools[step.name](x)
+            else:
+                x = ACTIVATIONS[self.activation](x)
         return x.reshape(x.shape[0], -1)
 
     def steps(self) -> list[ConvStep]:
         """The convolutions with their resolutions and channels, see `architecture`."""
-        return architecture(self.depth, self.init_channels, self.input_size, self.in_channels, pool_last=True)
+        return architecture(self.depth, self.init_channels, self.input_size, self.in_channels, self.head != "crc")
 
     def input_scale(self) -> tuple[np.ndarray, np.ndarray]:
         """(mean, std), each (in_channels,) float64."""
         mean = (CIFAR_MEAN if self.in_channels == 3 else 0.5) if self.mean is None else self.mean
         std = CIFAR_STD if self.std is None else self.std
-        return tuple(np.broadcast_to(np.asarray(value, np.float64), (self.in_channels,)) for value in (mean, std))
+        shape = (self.in_channels,)
+        return np.broadcast_to(np.asarray(mean, float), shape), np.broadcast_to(np.asarray(std, float), shape)
 
     def layer_bounds(self, variables: Mapping[str, Any]) -> dict[str, float]:
         """Proven Lipschitz bounds by layer, input to features; layers not listed are 1-Lipschitz.
@@ -177,7 +196,8 @@ def _check(model: LipConvnet) -> None:
     require("in_channels", ">= 1", channels >= 1)
     require("num_classes", ">= 2", model.num_classes >= 2)
     require("head", f"one of {HEADS}", model.head in HEADS)
-    require("pooling", f"one of {tuple(POOLINGS)}", model.pooling in POOLINGS)
+    require("hidden", "an integer >= 1", model.hidden >= 1)
+    require("pooling", f"one of {POOLINGS}", model.pooling in POOLINGS)
     require("activation", f"one of {tuple(ACTIVATIONS)}", model.activation in ACTIVATIONS)
     require("gradient", f"one of {ops.GRADIENTS}", model.gradient in ops.GRADIENTS)
     for name in ("polynomial", "eval_polynomial"):

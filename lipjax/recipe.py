@@ -9,7 +9,10 @@ import optax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from lipjax.attacks import feature_attack
 from lipjax.data import augmentation
+from lipjax.layers import project_parameters
+from lipjax.losses import curvature_regulariser, top_rivals
 from lipjax.models import LipConvnet
 
 LEARNING_RATE_DROP = 0.1
@@ -38,12 +41,14 @@ class Metrics(NamedTuple):
 
 
 def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """SGD with momentum; weight decay on convolution kernels and the LLN weight; ×0.1 at each milestone."""
+    """SGD with momentum: clipping (optional), weight decay on kernels and the LLN weight, ×0.1 at each milestone."""
     boundaries = {
         round(fraction * config.epochs) * steps_per_epoch: LEARNING_RATE_DROP for fraction in config.milestones
     }
     schedule = optax.piecewise_constant_schedule(config.learning_rate, boundaries)
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm is not None else optax.identity()
     return optax.chain(
+        clip,
         optax.add_decayed_weights(config.weight_decay, mask=_is_decayed),
         optax.sgd(schedule, config.momentum),
     )
@@ -91,13 +96,14 @@ def make_train_step(
 
         def loss_function(params):
             variables = {"params": params, "spectral": state.spectral}
-            logits, updated = model.apply(variables, x, train=True, mutable=["spectral"])
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-            return loss, (logits, updated["spectral"])
+            features, updated = model.apply(variables, x, train=True, method="features", mutable=["spectral"])
+            spectral = {**state.spectral, **updated["spectral"]}
+            loss, logits, spectral = head_loss(model, config, params, spectral, features, y, jax.random.fold_in(key, 2))
+            return loss, (logits, spectral)
 
         (loss, (logits, spectral)), gradient = jax.value_and_grad(loss_function, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = project_parameters(optax.apply_updates(state.params, updates))
 
         is_first_bad = ~jnp.isfinite(loss) & (metrics.first_bad_step < 0)
         metrics = Metrics(
@@ -109,6 +115,32 @@ def make_train_step(
         return TrainState(state.step + 1, params, spectral, opt_state), metrics
 
     return jax.jit(train_step, donate_argnums=(0, 1))
+
+
+def head_loss(model, config, params, spectral, features, labels, key):
+    """(loss, clean logits, spectral variables with the head's brought up to date).
+
+    LLN: cross entropy.  Curvature head, equation 7: cross entropy at g(x) + δ plus γ times the curvature regulariser.
+    δ is held constant, so that the gradient reaches g(x) as if the attack were the identity.
+    """
+
+    def classify(y, **keywords):
+        return model.apply({"params": params, "spectral": spectral}, y, method="classify", **keywords)
+
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+    if model.head != "crc":
+        logits = classify(features)
+        return cross_entropy(logits, labels).mean(), logits, spectral
+    logits, updated = classify(features, train=True, mutable=["spectral"])
+    spectral = {**spectral, **updated["spectral"]}
+    rivals = top_rivals(logits, labels)
+    radius = config.attack_radius / float(model.input_scale()[1].min())
+    noise = jax.random.normal(key, features.shape, features.dtype)
+    delta = feature_attack(classify, jax.lax.stop_gradient(features), labels, rivals, radius, noise)
+    head = params["head"]
+    curvature = curvature_regulariser(head["w1"], head["w2"], labels, rivals, spectral["head"]["power_vector"])
+    loss = cross_entropy(classify(features + delta), labels).mean() + config.curvature_weight * curvature
+    return loss, logits, spectral
 
 
 def augment(key: jax.Array, images: jax.Array, config: ConfigDict) -> jax.Array:

@@ -11,9 +11,7 @@ def test_crops_are_windows_of_the_padded_image():
     padded = np.pad(np.asarray(images), ((0, 0), (2, 2), (2, 2), (0, 0)))
     offsets = set()
     for crop, image in zip(crops, padded, strict=True):
-        places = [
-            (r, c) for r, c in np.ndindex(5, 5) if np.array_equal(crop, image[r : r + 4, c : c + 4])
-        ]
+        places = [(r, c) for r, c in np.ndindex(5, 5) if np.array_equal(crop, image[r : r + 4, c : c + 4])]
         assert len(places) == 1
         offsets.add(places[0])
     assert len(offsets) == 25

@@ -80,7 +80,7 @@ def test_one_flipped_byte_anywhere_is_caught(tmp_path, state, rng):
 
 
 def test_altered_values_are_caught_by_the_hash(tmp_path, state):
-    """A checkpoint rewritten consistently, so that no checksum of the format notices, with one bit of one weight off."""
+    """A checkpoint rewritten consistently, so that no checksum of the format notices: one bit off."""
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state, 1, None)
     path = next((tmp_path / "checkpoints" / "last" / "1" / "metadata").iterdir())
@@ -109,7 +109,9 @@ def test_another_architecture_names_the_leaf(tmp_path, state):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state, 1, None)
     other = state._replace(params={"b": {"kernel": np.zeros((3, 3, 6, 6), "float32")}, "a": state.params["a"]})
-    with pytest.raises(CheckpointError, match=r"params/b/kernel is float32 \(3, 3, 4, 4\) there, float32 \(3, 3, 6, 6\)"):
+    with pytest.raises(
+        CheckpointError, match=r"params/b/kernel is float32 \(3, 3, 4, 4\) there, float32 \(3, 3, 6, 6\)"
+    ):
         checkpoints.restore("last", other)
     with pytest.raises(CheckpointError, match=r"params/c is absent there"):
         checkpoints.restore("last", state._replace(params={**state.params, "c": np.zeros(2)}))

@@ -61,7 +61,13 @@ def test_build_model_takes_every_key():
     config = default_config()
     config.update({"depth": 10, "init_channels": 6, "terms": 4, "eval_terms": 9, "gradient": "exact", "std": 0.5})
     model = build_model(config, (16, 16, 1), 7)
-    assert (model.depth, model.init_channels, model.input_size, model.in_channels, model.num_classes) == (10, 6, 16, 1, 7)
+    assert (model.depth, model.init_channels, model.input_size, model.in_channels, model.num_classes) == (
+        10,
+        6,
+        16,
+        1,
+        7,
+    )
     assert (model.polynomial, model.eval_polynomial, model.gradient, model.std) == (taylor(4), taylor(9), "exact", 0.5)
     config.mean = (0.1, 0.2)
     with pytest.raises(ValueError, match=r"config\.mean=.*: 'cifar10' has 1 channels"):

@@ -612,7 +612,9 @@ def test_stand_in_files(tmp_path):
             file.write("a\r\nb")
         with gfile.GFile(path) as file:
             assert file.read() == "a\r\nb"
-        assert gfile.exists(path) and gfile.isdir(tmp_path) and gfile.listdir(tmp_path) == ["file"]
+        assert gfile.exists(path)
+        assert gfile.isdir(tmp_path)
+        assert gfile.listdir(tmp_path) == ["file"]
         with pytest.raises(FileExistsError):
             gfile.copy(path, path)
         gfile.remove(path)

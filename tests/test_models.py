@@ -88,9 +88,7 @@ def test_layer_bound_is_above_the_singular_values_and_close(network):
 def test_bound_with_unequal_std_takes_the_smallest(network):
     model, variables = network
     unequal = model.clone(std=(0.25, 0.5))
-    np.testing.assert_allclose(
-        unequal.lipschitz_bound(variables), 2 * model.lipschitz_bound(variables), rtol=1e-12
-    )
+    np.testing.assert_allclose(unequal.lipschitz_bound(variables), 2 * model.lipschitz_bound(variables), rtol=1e-12)
 
 
 def test_bound_holds_with_cold_power_vectors(network):
@@ -118,7 +116,9 @@ def test_power_vectors_move_only_in_training(network):
     x = jnp.zeros((1, 8, 8, 2))
     _, updated = model.apply(variables, x, train=True, mutable=["spectral"])
     _, still = model.apply(variables, x, train=False, mutable=["spectral"])
-    assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (updated["spectral"], cold)), strict=True))
+    assert all(
+        np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (updated["spectral"], cold)), strict=True)
+    )
     jax.tree.map(np.testing.assert_array_equal, still.get("spectral", cold), cold)
 
 

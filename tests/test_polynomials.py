@@ -59,7 +59,9 @@ def test_hashable_by_value():
     assert ops.Polynomial([np.float64(1), 0.5]) == ops.Polynomial((1.0, 0.5))
 
 
-@pytest.mark.parametrize("call", [lambda: ops.taylor(1), lambda: ops.Polynomial(()), lambda: ops.Polynomial((math.nan,))])
+@pytest.mark.parametrize(
+    "call", [lambda: ops.taylor(1), lambda: ops.Polynomial(()), lambda: ops.Polynomial((math.nan,))]
+)
 def test_bad_polynomials(call):
     with pytest.raises(ValueError, match="terms must be at least 2|coefficients and scale must be finite"):
         call()

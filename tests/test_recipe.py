@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
+from lipjax.attacks import feature_attack
 from lipjax.config import build_model
-from lipjax.recipe import Metrics, epoch_order, initial_state, make_optimizer, make_train_step
+from lipjax.heads import softplus_mlp
+from lipjax.losses import top_rivals
+from lipjax.recipe import Metrics, epoch_order, head_loss, initial_state, make_optimizer, make_train_step
 
 
 @pytest.fixture(scope="module")
@@ -19,13 +22,16 @@ def setting():
 
 
 def test_optimizer_is_sgd_with_masked_decay_and_drops():
-    """p ← p − lr·buf, buf ← 0.9·buf + g + 5e-4·p on kernels and weights, g alone elsewhere; lr drops by 10 at 1/2, 3/4."""
+    """p ← p − lr·buf, buf ← 0.9·buf + g + 5e-4·p on kernels and weights, else without decay; lr drops twice."""
     config = tiny_config()
     optimizer = make_optimizer(config, steps_per_epoch=2)
-    params = {"conv": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}, "head": {"weight": jnp.ones(2), "bias": jnp.ones(2)}}
+    params = {
+        "conv": {"kernel": jnp.ones(2), "bias": jnp.ones(2)},
+        "head": {"weight": jnp.ones(2), "bias": jnp.ones(2)},
+    }
     gradient = jax.tree.map(lambda p: jnp.full_like(p, 0.5), params)
     state = optimizer.init(params)
-    expected = {path: (1.0, 0.0) for path in ("kernel", "bias")}
+    expected = dict.fromkeys(("kernel", "bias"), (1.0, 0.0))
     for step in range(8):
         updates, state = optimizer.update(gradient, state, params)
         params = jax.tree.map(jnp.add, params, updates)
@@ -82,3 +88,73 @@ def test_seed_decides_the_start(setting):
     first, again, other = (initial_state(model, optimizer, seed) for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert not np.array_equal(first.params["stem"]["kernel"], other.params["stem"]["kernel"])
+
+
+@pytest.fixture(scope="module")
+def curvature_setting():
+    config = tiny_config()
+    config.update({"head": "crc", "hidden": 8, "pooling": "projection", "clip_norm": 1.0, "learning_rate": 1.0})
+    model = build_model(config, (8, 8, 1), 10)
+    optimizer = make_optimizer(config, steps_per_epoch=2)
+    return config, model, optimizer, initial_state(model, optimizer, 0)
+
+
+def test_curvature_head_step(setting, curvature_setting):
+    """Angles stay in [0, π], the carried vector moves, the loss falls, all is finite."""
+    *_, images, labels = setting
+    config, model, optimizer, state = curvature_setting
+    step = make_train_step(model, optimizer, config, 16)
+    order = epoch_order(0, 1, 64, 16)
+    vector = np.array(state.spectral["head"]["power_vector"])
+    wide = {
+        name: {"theta": leaf["theta"].at[0].set(7.0)} if name.endswith("_pool") else leaf
+        for name, leaf in state.params.items()
+    }
+    state = jax.tree.map(jnp.copy, state._replace(params=wide))
+    state, metrics = step(state, Metrics.zero(), images, labels, order, 0)
+    for _ in range(10):
+        state, last = step(state, Metrics.zero(), images, labels, order, 0)
+    assert float(last.loss) < float(metrics.loss)
+    angles = np.concatenate([leaf["theta"] for name, leaf in state.params.items() if name.endswith("_pool")])
+    assert angles.size == 4 + 8  # two pools: the last block of a curvature head has none
+    assert ((angles >= 0) & (angles <= np.float32(np.pi))).all()
+    assert angles[0] == pytest.approx(np.pi, abs=0.5)
+    assert np.abs(vector - state.spectral["head"]["power_vector"]).max() > 1e-3
+    np.testing.assert_allclose(np.linalg.norm(state.spectral["head"]["power_vector"]), 1, rtol=1e-5)
+
+
+def test_gradient_passes_the_attack_as_the_identity(curvature_setting):
+    """d loss / d g(x) equals the gradient at g(x) + δ with δ constant, and no gradient flows through δ."""
+    config, model, _, state = curvature_setting
+    features = jax.random.normal(jax.random.key(1), (6, 32))
+    labels = jnp.arange(6) % 10
+
+    def loss(features):
+        key = jax.random.key(2)
+        return head_loss(model, config, state.params, state.spectral, features, labels, key)[0]
+
+    head = state.params["head"]
+    rivals = top_rivals(softplus_mlp(head, features), labels)
+    radius = config.attack_radius / config.std
+    noise = jax.random.normal(jax.random.key(2), features.shape)
+    delta = feature_attack(lambda y: softplus_mlp(head, y), features, labels, rivals, radius, noise)
+    assert float(jnp.linalg.norm(delta, axis=1).max()) > 0.5 * radius
+
+    def expected(features):
+        logits = softplus_mlp(head, features + delta)
+        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(6), labels])
+
+    np.testing.assert_allclose(jax.grad(loss)(features), jax.grad(expected)(features), rtol=1e-4, atol=1e-7)
+    assert float(loss(features)) > float(expected(features))  # γ times the curvature comes on top
+
+
+def test_clipping_and_no_decay_of_the_head(curvature_setting):
+    config, _, optimizer, state = curvature_setting
+    gradient = jax.tree.map(lambda leaf: jnp.full_like(leaf, 3.0), state.params)
+    zero = jax.tree.map(jnp.zeros_like, state.params)
+    clipped, _ = optimizer.update(gradient, optimizer.init(state.params), zero)
+    norm = float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(clipped))))
+    np.testing.assert_allclose(norm, config.learning_rate, rtol=1e-5)
+    decay, _ = optimizer.update(zero, optimizer.init(state.params), state.params)
+    assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(decay["head"]))
+    assert float(jnp.abs(decay["stem"]["kernel"]).max()) > 0

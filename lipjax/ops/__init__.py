@@ -4,7 +4,7 @@ from lipjax.ops.activations import max_min
 from lipjax.ops.bounds import conv_norm_bound
 from lipjax.ops.orthogonal import GRADIENTS, orthogonal_conv
 from lipjax.ops.polynomials import Polynomial, taylor
-from lipjax.ops.pooling import max_pool, space_to_depth
+from lipjax.ops.pooling import max_pool, projection_pool, space_to_depth
 from lipjax.ops.skew import skew_kernel
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "max_min",
     "max_pool",
     "orthogonal_conv",
+    "projection_pool",
     "skew_kernel",
     "space_to_depth",
     "taylor",

@@ -2,8 +2,8 @@
 
 Rule, from shapes alone:
   k = 1                    a matrix product over channels;
-  H, W <= ⌊k/2⌋ + 1        the dense (H·W·C)² operator: every pixel sees every other, so it holds no zero block and costs
-                           at most as many multiplications as the convolution (H²W²C² against H·W·k²·C²), and backends
+  H, W <= ⌊k/2⌋ + 1        the dense (H·W·C)² operator: every pixel sees every other, so it has no zero block, costs at
+                           most as many multiplications as the convolution (H²W²C² against H·W·k²·C²), and backends
                            run it at matrix-product rate where their convolutions of tiny images do not;
   otherwise                the backend's convolution.
 """

@@ -11,6 +11,7 @@ rationals, and subdivision is done on integers, so nothing is rounded before the
 
 import dataclasses
 import functools
+import itertools
 import math
 from fractions import Fraction
 
@@ -116,7 +117,7 @@ def _upper_bound(bernstein: list[Fraction]) -> Fraction:
             continue
         left, right = [values[0] << degree], [values[-1] << degree]
         for level in range(1, degree + 1):
-            values = [a + b for a, b in zip(values[:-1], values[1:], strict=True)]
+            values = [a + b for a, b in itertools.pairwise(values)]
             left.append(values[0] << (degree - level))
             right.append(values[-1] << (degree - level))
         intervals += [(left, denominator << degree), (right[::-1], denominator << degree)]

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from lipjax.ops.activations import channel_halves
 
@@ -28,3 +29,32 @@ def max_pool(x: jax.Array) -> jax.Array:
       ValueError: odd number of channels.
     """
     return jnp.maximum(*channel_halves("max_pool", x))
+
+
+def projection_pool(x: jax.Array, theta: jax.Array) -> jax.Array:
+    """Signed distance of channel pairs (c, c + C/2) to a cone of two rays: (…, C) → (…, C/2) (paper, section 6).
+
+    The rays leave the origin at angles ±θ/2 around the first axis, θ the full opening angle, clipped to [0, π].  With
+    h = θ/2 and t = x cos h + |y| sin h, the coordinate along the nearer ray, the distance is
+    −x sin h + |y| cos h where t >= 0 (negative between the rays around +x), and ‖(x, y)‖ beyond the origin.
+    1-Lipschitz (paper, Theorem 2 and Corollary 1); equation 9 says the same with the polar angle.
+
+    Args:
+      x: (…, C), C even.
+      theta: (C/2,) in radians; its gradient is 0 outside [0, π], and the full one at 0 and at π.
+
+    Raises:
+      ValueError: odd number of channels, or theta not of shape (C/2,).
+    """
+    first, second = channel_halves("projection_pool", x)
+    theta = jnp.asarray(theta)
+    if theta.shape != first.shape[-1:]:
+        raise ValueError(f"projection_pool: theta must have shape {first.shape[-1:]}, got {theta.shape}")
+    inside = (theta >= 0) & (theta <= jnp.pi)
+    half = jnp.where(inside, theta, lax.stop_gradient(jnp.clip(theta, 0, jnp.pi))) / 2
+    cosine, sine = jnp.cos(half), jnp.sin(half)
+    height = jnp.abs(second)
+    on_ray = first * cosine + height * sine >= 0
+    # The origin is on the rays, so the square root below never sees 0 where its gradient is used.
+    squared = jnp.where(on_ray, 1, first**2 + second**2)
+    return jnp.where(on_ray, height * cosine - first * sine, jnp.sqrt(squared))

@@ -1,0 +1,98 @@
+"""Curvature bounds of one head, tight where asked for, kept in a file if there is one."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from lipjax.ops.curvature import checked_pairs, checked_weights, cheap_curvature_bound, curvature_bound
+
+_TIGHT_AT_ONCE = 2e11  # multiplications; all pairs of 10 classes × 512 × 512 are 1.2e10, of 100 × 4096 × 2048 1.7e14
+
+
+class CurvatureCache:
+    """The proven bounds m(l, i) of a head (`ops.curvature_bound`), computed when first needed.
+
+    `bounds()` is tight for every pair if that costs a few seconds at most; otherwise it is the cheap bound, and
+    `tight(pairs)` replaces it where a refinement asks.  With a path, what has been computed is kept in that .npz under
+    a SHA-256 of weights and values; a file that is damaged or belongs to other weights is ignored and replaced.  The
+    digest guards against accidents, not against a forger: keep the file where the checkpoint is.
+
+    Args:
+      path: a .npz file beside the checkpoint, or None.
+      w1, w2: (H, D) and (K, H).
+
+    Raises:
+      ValueError: weights of the wrong shape or dtype or not finite.
+    """
+
+    def __init__(self, path: str | os.PathLike | None, w1, w2):
+        self._path = None if path is None else Path(path)
+        self._w1, self._w2 = checked_weights(w1, w2)
+        self._head = hashlib.sha256(f"{self._w1.shape} {self._w2.shape}".encode())
+        for weights in (self._w1, self._w2):
+            self._head.update(np.ascontiguousarray(weights, dtype="<f8").tobytes())
+        side = len(self._w2)
+        self._cheap: np.ndarray | None = None
+        self._tight = np.where(np.eye(side, dtype=bool), 0.0, np.nan)
+        self._load()
+
+    def bounds(self) -> np.ndarray:
+        """(K, K) float64, the best bound known of m(l, i) at [l, i]; diagonal 0."""
+        rows, columns = self._w1.shape
+        everything = len(self._w2) * (len(self._w2) - 1) * rows * columns * min(rows, columns)
+        if np.isnan(self._tight).any() and everything <= _TIGHT_AT_ONCE:
+            self.tight(np.argwhere(np.isnan(self._tight)))
+        if not np.isnan(self._tight).any():
+            return self._tight.copy()
+        if self._cheap is None:
+            self._cheap = cheap_curvature_bound(self._w1, self._w2)
+            self._save()
+        return np.fmin(self._cheap, self._tight)  # fmin: where one is NaN, the other
+
+    def tight(self, pairs) -> np.ndarray:
+        """(P,) tight bounds of the pairs (P, 2); computes, and saves, those that are not known yet."""
+        labels, rivals = checked_pairs(pairs, len(self._w2)).T
+        asked = np.zeros_like(self._tight, dtype=bool)
+        asked[labels, rivals] = True
+        missing = np.argwhere(asked & np.isnan(self._tight))
+        if len(missing):
+            self._tight[tuple(missing.T)] = curvature_bound(self._w1, self._w2, missing)
+            self._save()
+        return self._tight[labels, rivals]
+
+    def _digest(self, cheap: np.ndarray, tight: np.ndarray) -> str:
+        digest = self._head.copy()
+        digest.update(np.ascontiguousarray(cheap, dtype="<f8").tobytes())
+        digest.update(np.ascontiguousarray(tight, dtype="<f8").tobytes())
+        return digest.hexdigest()
+
+    def _load(self) -> None:
+        if self._path is None:
+            return
+        # Whatever is wrong with the file, its values can be computed again.
+        with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            with np.load(self._path, allow_pickle=False) as file:
+                cheap, tight, digest = file["cheap"], file["tight"], str(file["sha256"])
+            fits = tight.shape == self._tight.shape and cheap.shape in (tight.shape, (0, 0))
+            if fits and digest == self._digest(cheap, tight):
+                self._cheap, self._tight = (cheap if cheap.size else None), tight
+
+    def _save(self) -> None:
+        if self._path is None:
+            return
+        cheap = np.zeros((0, 0)) if self._cheap is None else self._cheap
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside its place and then moved: a reader sees the old file or the new one.
+        handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(file, cheap=cheap, tight=self._tight, sha256=self._digest(cheap, self._tight))
+            os.replace(name, self._path)
+        except BaseException:
+            os.unlink(name)
+            raise
