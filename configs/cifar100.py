@@ -1,6 +1,9 @@
-"""LipConvnet-5 on CIFAR-100 with max pooling and LLN: the paper's recipe.
+"""LipConvnet-5 on CIFAR-100 with max pooling and LLN: the recipe of the paper, 200 epochs, 32 initial channels.
 
-python train.py --config=configs/cifar100.py
+    python train.py --config=configs/cifar100.py
+
+The paper gives LipConvnet-5 in its appendix only; for LipConvnet-15 with fast gradients (Table 4) it has 47.97 %
+standard and 33.84 % certified at 36/255.  Not run by us at this size.
 """
 
 from lipjax.config import default_config

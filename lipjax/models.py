@@ -121,7 +121,7 @@ class LipConvnet(nn.Module):
             if step.pool and self.pooling == "projection"
         }
         if self.head == "crc":
-            self.classifier = CurvatureHead(self.num_classes, self.hidden, name="head")
+            self.classifier: nn.Module = CurvatureHead(self.num_classes, self.hidden, name="head")
         else:
             self.classifier = LastLayerNormalization(self.num_classes, name="head")
 

@@ -118,3 +118,12 @@ def test_errors():
         ops.conv_norm_bound(np.full((3, 3, 1, 1), np.nan), 4)
     with pytest.raises(ValueError, match="size must be at least 1"):
         ops.conv_norm_bound(np.zeros((3, 3, 1, 1)), 0)
+
+
+def test_large_images_use_a_grid_that_is_large_enough(monkeypatch, rng):
+    """As if no size were small enough for the dense bound; on the n-grid a tenth of these bounds would be too small."""
+    monkeypatch.setattr("lipjax.ops.bounds._DENSE_LIMIT", 0)
+    for _ in range(150):
+        k, size = int(rng.choice([3, 5])), int(rng.integers(5, 8))
+        kernel = rng.normal(size=(k, k, 1, 1))
+        assert ops.conv_norm_bound(kernel, size) >= true_norm(kernel, size)
