@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lipjax.ops.curvature import checked_pairs, checked_weights, cheap_curvature_bound, curvature_bound
+from lipjax.ops.curvature import cheap_curvature_bound, checked_pairs, checked_weights, curvature_bound
 
 _TIGHT_AT_ONCE = 2e11  # multiplications; all pairs of 10 classes × 512 × 512 are 1.2e10, of 100 × 4096 × 2048 1.7e14
 

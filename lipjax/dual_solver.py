@@ -25,10 +25,10 @@ _INNER_STEPS = 100
 _INNER_TOLERANCE = 1e-8
 
 
-@jax.jit
 def dual_optimum(w1: jax.Array, pairs: Pairs, start: jax.Array) -> jax.Array:
     """Proposes δ (P, D) near the maximiser of the dual function of each pair, from `start` (P, D); float64 only.
 
+    Pair after pair, with one compiled inner solve: under vmap every pair would wait for the slowest of nested loops.
     Where a solve ends in something that is not finite, the proposal is `start`.
 
     Raises:
@@ -36,36 +36,49 @@ def dual_optimum(w1: jax.Array, pairs: Pairs, start: jax.Array) -> jax.Array:
     """
     if start.dtype != jnp.float64:
         raise ValueError(f"start: dtype must be float64, got {start.dtype}; call under jax.enable_x64(True)")
-    # A loop, not vmap: under vmap every pair would wait for the slowest of all nested loops.
-    return jax.lax.map(lambda pair: _solve(w1, *pair), (pairs, start))
+    proposals = [_maximise(w1, Pairs(*(part[n] for part in pairs)), start[n]) for n in range(len(start))]
+    return jnp.stack(proposals)
 
 
-def _solve(w1, pair: Pairs, start):
+def _maximise(w1, pair: Pairs, start):
+    highest = float(_highest(w1, pair, start))
+    if not 0 < highest < float("inf"):
+        return start
+    # check_bracket=True raises where there is no root; `sign` tells as much: −1 for a falling function with a root.
+    bisection = jaxopt.Bisection(
+        lambda eta: _minimiser(w1, pair, start, eta)[1],
+        0.0, highest, maxiter=_BISECTIONS, tol=1e-11, check_bracket=False, jit=False,
+    )  # fmt: skip
+    state = bisection.init_state()
+    eta = highest
+    if int(state.sign) == -1:
+        for _ in range(_BISECTIONS):
+            eta, state = bisection.update(None, state)
+            if state.error <= bisection.tol:
+                break
+        else:
+            eta = state.low  # the end with f(δ(η)) > 0, and η < 1/m
+    delta, _, error = _minimiser(w1, pair, start, eta)
+    return jnp.where(jnp.isfinite(delta).all() & jnp.isfinite(error), delta, start)
+
+
+@jax.jit
+def _highest(w1, pair: Pairs, start):
+    """The right end of the bracket: 1/m (a little less), or 8 times the η = ‖δ‖ / ‖g‖ that `start` suggests."""
+    slope = softplus_and_slope(pair.z + w1 @ start)[1]
+    return jnp.minimum(0.9999 / pair.m, 8 * jnp.linalg.norm(start) / jnp.linalg.norm((pair.w * slope) @ w1))
+
+
+@jax.jit
+def _minimiser(w1, pair: Pairs, start, eta):
+    """(δ(η), f(δ(η)), the norm of the Lagrangian's gradient there)."""
+
     def margin(delta):
         return jnp.dot(pair.w, softplus_and_slope(pair.z + w1 @ delta)[0]) + pair.b
 
-    def lagrangian(delta, eta):
+    def lagrangian(delta):
         return jnp.dot(delta, delta) / 2 + eta * margin(delta)
 
     inner = jaxopt.LBFGS(lagrangian, maxiter=_INNER_STEPS, tol=_INNER_TOLERANCE, implicit_diff=False)
-
-    def minimiser(eta):
-        solution = inner.run(start, eta)
-        return solution.params, solution.state.error
-
-    # At the optimum η = ‖δ‖ / ‖g‖; eight times that of `start` brackets it unless 1/m comes first.
-    g = jax.grad(margin)(start)
-    highest = jnp.minimum(0.9999 / pair.m, 8 * jnp.linalg.norm(start) / jnp.linalg.norm(g))
-    # check_bracket raises under jit, so the ends are read from `sign`: −1 is a falling function with a root inside.
-    bisection = jaxopt.Bisection(
-        lambda eta: margin(minimiser(eta)[0]), 0.0, highest, maxiter=_BISECTIONS, tol=1e-11, check_bracket=False
-    )
-    state = bisection.init_state()
-    state = jax.lax.while_loop(
-        lambda s: (s.iter_num < _BISECTIONS) & (s.error > 1e-11) & (s.sign == -1),
-        lambda s: bisection.update(None, s).state,
-        state,
-    )
-    # state.low keeps f(δ(η)) > 0: the side where the dual function still rises, and η < 1/m.
-    delta, error = minimiser(jnp.where(state.sign == -1, state.low, highest))
-    return jnp.where(jnp.isfinite(delta).all() & jnp.isfinite(error), delta, start)
+    delta, state = inner.run(start)
+    return delta, margin(delta), state.error

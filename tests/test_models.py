@@ -12,7 +12,7 @@ from lipjax.models import architecture
 @pytest.fixture(scope="module")
 def network():
     model = lipjax.LipConvnet(init_channels=4, input_size=8, in_channels=2, num_classes=5, std=0.5)
-    return model, model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 2)))
+    return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 2)))
 
 
 @pytest.mark.parametrize("depth", range(5, 41, 5))
@@ -136,7 +136,7 @@ def test_channel_cut_and_padding():
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 6))
     for features in (2, 6, 8):
         layer = SkewOrthogonalConv(features)
-        variables = layer.init(jax.random.key(1), x)
+        variables = jax.jit(layer.init)(jax.random.key(1), x)
         assert variables["params"]["kernel"].shape == (3, 3, max(6, features), max(6, features))
         assert layer.apply(variables, x).shape == (2, 4, 4, features)
 

@@ -158,3 +158,18 @@ def test_clipping_and_no_decay_of_the_head(curvature_setting):
     decay, _ = optimizer.update(zero, optimizer.init(state.params), state.params)
     assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(decay["head"]))
     assert float(jnp.abs(decay["stem"]["kernel"]).max()) > 0
+
+
+def test_every_step_draws_new_crops(setting):
+    """With learning rate 0 and one batch the loss changes from step to step by augmentation alone."""
+    config, model, _, images, labels = setting
+    config = config.copy_and_resolve_references()
+    config.update({"learning_rate": 0.0, "crop_padding": 3})
+    optimizer = make_optimizer(config, steps_per_epoch=2)
+    step = make_train_step(model, optimizer, config, 16)
+    state, order = initial_state(model, optimizer, 0), epoch_order(0, 1, 64, 16)
+    losses = []
+    for _ in range(3):
+        state, metrics = step(state, Metrics.zero(), images, labels, order, 0)
+        losses.append(float(metrics.loss))
+    assert len({round(loss, 3) for loss in losses}) == 3

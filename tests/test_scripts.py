@@ -6,7 +6,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TINY = ["--config.init_channels=2", "--config.epochs=1", "--config.terms=3", "--config.eval_terms=4"]
+TINY = [
+    "--config.init_channels=2",
+    "--config.hidden=4",
+    "--config.epochs=1",
+    "--config.terms=3",
+    "--config.eval_terms=4",
+]
 
 
 def run(*arguments):

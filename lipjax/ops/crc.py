@@ -66,8 +66,8 @@ def lower_bound(w1, b1, pairs: Pairs, delta, shift=None) -> jax.Array:
     numerator -= gamma * (2 * jnp.abs(f) + 2 * g_norm * delta_norm + pairs.m * delta_norm**2)
     root = jnp.maximum(g_norm**2 + 2 * pairs.m * f, 0) + gamma * (g_norm**2 + 2 * pairs.m * jnp.abs(f))
     denominator = (jnp.sqrt(root) + tilted + gamma * (g_norm + pairs.m * delta_norm)) * (1 + gamma)
-    bound = jnp.where(numerator > 0, numerator / denominator * (1 - gamma), 0.0)
-    return jnp.minimum(bound, jnp.maximum(within, 0))
+    # A δ that is not finite has a numerator that is not positive: it proves nothing.
+    return jnp.where(numerator > 0, jnp.minimum(numerator / denominator * (1 - gamma), jnp.maximum(within, 0)), 0.0)
 
 
 def closed_form(f, g_delta, delta_squared, g_squared, tilted, m) -> jax.Array:
@@ -89,30 +89,33 @@ def _gamma(w1) -> float:
     return (sum(w1.shape) + 100) * _EPS
 
 
-def fixed_point(w1, gram, pairs: Pairs, steps: int) -> jax.Array:
+def fixed_point(w1, gram, pairs: Pairs, steps: int, damping: float = 0.0) -> jax.Array:
     """Proposes δ (P, D): from δ = 0, η = clip((f − g·δ) / ‖g‖², 0, 0.999/m), δ ← −η g; the step of the best (*) counts.
+
+    With `damping` a fraction of the old δ is kept: slower, but pairs whose f is strongly curved upwards settle too.
 
     Works on coefficients a with δ = W1ᵀ a: one product with the Gram matrix W1 W1ᵀ a step (`gram`; None: two products
     with W1, fewer operations where H > 2 D).  What it returns is a proposal; `lower_bound` evaluates it afresh.
     """
 
     def step(_, carry):
-        a, shift, delta_squared, best_a, best = carry
+        a, shift, best_a, best = carry
         value, slope = softplus_and_slope(pairs.z + shift)
         f = jnp.sum(pairs.w * value, axis=1) + pairs.b
         q = pairs.w * slope  # g = W1ᵀ q
         g_shift = (q @ w1) @ w1.T if gram is None else q @ gram
         g_squared, g_delta = jnp.sum(q * g_shift, axis=1), jnp.sum(q * shift, axis=1)
+        delta_squared = jnp.sum(a * shift, axis=1)
         tilted = jnp.sqrt(jnp.maximum(g_squared + 2 * pairs.m * g_delta + pairs.m**2 * delta_squared, 0))
         bound = closed_form(f, g_delta, delta_squared, g_squared, tilted, pairs.m)
         better = bound > best
         best_a, best = jnp.where(better[:, None], a, best_a), jnp.where(better, bound, best)
-        eta = jnp.clip((f - g_delta) / g_squared, 0, 0.999 / pairs.m)
-        return -eta[:, None] * q, -eta[:, None] * g_shift, eta**2 * g_squared, best_a, best
+        eta = (1 - damping) * jnp.clip((f - g_delta) / g_squared, 0, 0.999 / pairs.m)[:, None]
+        return damping * a - eta * q, damping * shift - eta * g_shift, best_a, best
 
     zero = jnp.zeros_like(pairs.z)
-    start = (zero, zero, jnp.zeros_like(pairs.b), zero, jnp.full_like(pairs.b, -jnp.inf))
-    return jax.lax.fori_loop(0, steps, step, start)[3] @ w1
+    start = (zero, zero, zero, jnp.full_like(pairs.b, -jnp.inf))
+    return jax.lax.fori_loop(0, steps, step, start)[2] @ w1
 
 
 def boundary_distance(w1, b1, pairs: Pairs, delta, shift, halvings: int = 0) -> jax.Array:
