@@ -19,7 +19,7 @@ def from_pytorch(state: Mapping[str, np.ndarray]) -> tuple[LipConvnet, dict[str,
 
     Reads depth, widths, input size, head (LLN or CRC) and pooling (max or projection) off the names and shapes; keeps
     the dtype of the arrays.  OIHW kernels become HWIO, power vectors are flattened.  The polynomials are the authors':
-    6 Taylor terms in training, 15 in evaluation.  `docs/crc.md` has the line that turns a .pth file into .npz.
+    6 Taylor terms in training, 15 in evaluation.  `docs/interop.md` has the line that turns a .pth file into .npz.
 
     Raises:
       ValueError: names that are missing or not understood (each error names them), or an architecture that is not

@@ -248,6 +248,13 @@ def test_wrong_and_tied_predictions_have_radius_zero(rng):
     np.testing.assert_array_equal(alone.rival, 1)
 
 
+def test_a_radius_without_a_boundary_point_is_not_called_exact():
+    certificate = certify_crc(np.zeros((1, 2)), nearly_quadratic_head(), [0])  # the gradient is zero: no direction
+    assert 0 < certificate.radius[0] < np.inf
+    assert np.isinf(certificate.upper[0])
+    assert not certificate.exact[0]
+
+
 def test_a_rival_outside_the_top_nine_can_set_the_radius(rng):
     head = random_head(rng, 16, 6, 12)
     head["w2"] *= 0.05

@@ -2,6 +2,7 @@
 
 from lipjax.ops.activations import max_min
 from lipjax.ops.bounds import conv_norm_bound
+from lipjax.ops.curvature import curvature_bound
 from lipjax.ops.orthogonal import GRADIENTS, orthogonal_conv
 from lipjax.ops.polynomials import Polynomial, taylor
 from lipjax.ops.pooling import max_pool, projection_pool, space_to_depth
@@ -11,6 +12,7 @@ __all__ = [
     "GRADIENTS",
     "Polynomial",
     "conv_norm_bound",
+    "curvature_bound",
     "max_min",
     "max_pool",
     "orthogonal_conv",
