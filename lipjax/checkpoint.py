@@ -54,9 +54,10 @@ class Checkpoints:
             "state_sha256": sha256(state),
             "params_sha256": sha256(state.params),
         }
-        self._save("last", KEPT, state, metadata)
+        # 'best' first: a run killed in between resumes before this epoch and finds the same best again.
         if score is not None and score > self.best_score():
             self._save("best", 1, state, metadata)
+        self._save("last", KEPT, state, metadata)
 
     def _save(self, kind, kept, state, metadata):
         nested = traverse_util.unflatten_dict(flat_leaves(jax.tree.map(np.asarray, state)), sep="/")

@@ -83,10 +83,11 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] = print)
         if len(validation.labels) and (last or epoch % config.eval_every == 0):
             record |= evaluate(model, state, validation, dataset, config)
             score = next(value for key, value in record.items() if key.startswith("validation_certified"))
-        if last or score is not None or epoch % config.checkpoint_every == 0:
-            checkpoints.save(state, epoch, score)
+        # The record first: a run killed in between resumes before this epoch and drops the record.
         with (workdir / METRICS_FILE).open("a") as file:
             file.write(json.dumps(record) + "\n")
+        if last or score is not None or epoch % config.checkpoint_every == 0:
+            checkpoints.save(state, epoch, score)
         progress.epoch(record)
     return state
 

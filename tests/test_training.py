@@ -56,6 +56,32 @@ def test_a_stopped_run_resumes_bit_equal(trained, tmp_path, stop_after):
     assert records(tmp_path) == records(workdir)
 
 
+@pytest.mark.parametrize("kind", ["best", "last"])
+def test_a_run_killed_within_a_checkpoint_resumes_bit_equal(trained, tmp_path, monkeypatch, kind):
+    """Killed before it writes `kind` of epoch 3: after the record of the epoch, or between the two checkpoints."""
+    save = Checkpoints._save
+
+    def killed(self, what, kept, state, metadata):
+        if metadata["epoch"] == 3 and what == kind:
+            raise Stop
+        save(self, what, kept, state, metadata)
+
+    monkeypatch.setattr(Checkpoints, "_save", killed)
+    try:
+        train(tiny_config(), tmp_path, say=quiet)
+    except Stop:
+        monkeypatch.undo()
+        resumed = train(tiny_config(), tmp_path, say=quiet)
+    else:
+        assert kind == "best"  # epoch 3 was not the best: nothing to interrupt
+        return
+    workdir, unbroken = trained
+    jax.tree.map(np.testing.assert_array_equal, resumed, unbroken)
+    assert Checkpoints(tmp_path).metadata("best") == Checkpoints(workdir).metadata("best")
+    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert epochs == [1, 2, 3, 4]
+
+
 def test_the_test_split_chooses_nothing(trained, tmp_path, monkeypatch):
     """Training with the test images replaced by zeros gives the same states and the same best checkpoint."""
     from lipjax import training
