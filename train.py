@@ -16,7 +16,7 @@ from lipjax.checkpoint import CheckpointError
 from lipjax.data import DataError
 from lipjax.training import TrainingDiverged, train
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/digits.py", "Path of a config file.", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, such as configs/digits.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/ and the name of the config file.")
 
 
@@ -34,5 +34,14 @@ def main(argv):
     print(f"done; now: python certify.py --workdir={workdir}")
 
 
+def parse_flags(argv):
+    """Flags, with a mistyped key or a missing config file told in a line instead of a traceback."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        sys.exit(f"train.py: {error}")
+
+
 if __name__ == "__main__":
-    app.run(main)
+    flags.mark_flag_as_required("config")
+    app.run(main, flags_parser=parse_flags)

@@ -4,6 +4,8 @@ A certificate for features y with label l is a radius r such that h predicts l, 
 Dividing r by a Lipschitz bound of the backbone turns it into a radius for the image (paper, Proposition 1).
 """
 
+from fractions import Fraction
+
 import numpy as np
 
 from lipjax.certificate import Certificate, checked_array, checked_labels
@@ -18,7 +20,7 @@ def certify_lln(features, weight, bias, labels) -> Certificate:
     For label l and rival i, f_l − f_i is affine in y with slope w_l − w_i, so the nearest point where i draws level is
     at distance (f_l − f_i) / ‖w_l − w_i‖, and the radius is the minimum over all i ≠ l.  Differences of rows are taken
     before any product or norm: 2(1 − cos) of nearly parallel rows would cancel.  A rival with w_i = w_l and f_l > f_i
-    never wins: its distance is infinite.
+    never wins: its distance is infinite.  The float64 rounding of all this is subtracted.
 
     Args:
       features: (N, D), float32 or float64, at which the head is certified.
@@ -26,7 +28,7 @@ def certify_lln(features, weight, bias, labels) -> Certificate:
       labels: (N,) integers in [0, K).
 
     Returns:
-      A `Certificate` in feature-space l2 units; every radius is exact.
+      A `Certificate` in feature-space l2 units; every radius is exact, to its rounding.
 
     Raises:
       ValueError: shapes that do not fit, half precision, entries that are not finite, a zero row, labels out of range.
@@ -35,24 +37,43 @@ def certify_lln(features, weight, bias, labels) -> Certificate:
     weight = checked_array("weight", weight, (None, features.shape[1]))
     bias = checked_array("bias", bias, (len(weight),))
     labels = checked_labels(labels, len(features), len(weight))
-    norms = np.linalg.norm(weight / np.abs(weight).max(axis=1, keepdims=True, initial=np.finfo(float).tiny), axis=1)
-    if not (norms > 0).all():
-        raise ValueError(f"weight: row {int(np.argmin(norms))} is zero and cannot be normalised")
-    rows = weight / np.abs(weight).max(axis=1, keepdims=True) / norms[:, None]
+    largest = np.abs(weight).max(axis=1, keepdims=True)
+    if not (largest > 0).all():
+        raise ValueError(f"weight: row {int(np.argmin(largest))} is zero and cannot be normalised")
+    rows = weight / largest
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    # With u = eps/2: rows are off by (D/2 + 3) u each, a product of D terms by D u times the norms, so that margins are
+    # off by (3 D + 6) u ‖y‖ + 2 u (|b_l| + |b_i|) at most, slopes by (D + 6) u and their norms by (D/2 + 2) u relative.
+    gamma = (features.shape[1] + 16) * np.finfo(np.float64).eps
+    reach = np.linalg.norm(features, axis=1) * (1 + gamma)
 
     radius, rival = np.zeros(len(features)), np.zeros(len(features), np.int64)
     for label in np.unique(labels):
         own = labels == label
         slopes = rows[label] - rows
         margins = features[own] @ slopes.T + (bias[label] - bias)
+        margins -= gamma * (2 * reach[own, None] + abs(bias[label]) + abs(bias)) * (1 + gamma)
         margins[:, label] = np.inf
-        slope_norms = np.linalg.norm(slopes, axis=1)
-        distances = np.divide(margins, slope_norms, out=np.full_like(margins, np.inf), where=slope_norms > 0)
+        distances = margins / (np.linalg.norm(slopes, axis=1) * (1 + gamma) + 2 * gamma)
+        parallel = [
+            i for i in np.flatnonzero(~slopes.any(axis=1)) if i != label and _same_ray(weight[label], weight[i])
+        ]
+        distances[:, parallel] = np.where(margins[:, parallel] > 0, np.inf, 0.0)
         right = (margins > 0).all(axis=1)
-        radius[own] = np.where(right, distances.min(axis=1), 0.0)
+        nearest = distances.min(axis=1)
+        radius[own] = np.where(right, np.where(nearest < np.inf, np.nextafter(nearest, 0), nearest), 0.0)
         rival[own] = np.where(right, _nearest(distances, label), np.argmin(margins, axis=1))
     prediction = np.where(radius > 0, labels, rival)
     return Certificate(radius, rival, np.ones(len(features), bool), radius.copy(), prediction)
+
+
+def _same_ray(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two nonzero rows are positive multiples of each other, in exact arithmetic."""
+    k = int(np.argmax(np.abs(a)))
+    scale_a, scale_b = Fraction(float(a[k])), Fraction(float(b[k]))
+    return scale_a * scale_b > 0 and all(
+        Fraction(x) * scale_b == Fraction(y) * scale_a for x, y in zip(a.tolist(), b.tolist(), strict=True)
+    )
 
 
 def _nearest(distances: np.ndarray, label: int) -> np.ndarray:

@@ -60,6 +60,8 @@ def certify_with_bound(model, variables, images, labels, lipschitz_bound: float,
 
 def penultimate_features(model: LipConvnet, variables: Mapping[str, Any], images: np.ndarray) -> np.ndarray:
     """g(x) for images (N, H, W, C), batch by batch, every product at full precision (no TF32, no bf16)."""
+    if jax.config.read("jax_enable_x64"):
+        images = images.astype(np.result_type(images, *jax.tree.leaves(variables["params"])))
     size = min(BATCH_SIZE, max(len(images), 1))
     batches = [images[start : start + size] for start in range(0, max(len(images), 1), size)]
     padded = [np.concatenate([b, np.zeros((size - len(b), *b.shape[1:]), b.dtype)]) for b in batches]
@@ -81,7 +83,8 @@ def certify_features(model, variables, features, labels, lipschitz_bound: float,
     else:
         feature_space = certify_lln(features, head["weight"], head["bias"], labels)
     # One rounding of the division, downwards, keeps the quotient a lower bound.
-    radius = np.where(feature_space.radius > 0, np.nextafter(feature_space.radius / lipschitz_bound, 0), 0.0)
+    radius = feature_space.radius / lipschitz_bound
+    radius = np.where((radius > 0) & (radius < np.inf), np.nextafter(radius, 0), radius)
     return dataclasses.replace(feature_space, radius=radius, upper=feature_space.upper / lipschitz_bound)
 
 
@@ -147,16 +150,17 @@ def certify_run(
     certificate = jax.tree.map(lambda *parts: np.concatenate(parts), *map(vars, certificates))
     certificate = Certificate(**certificate)
     seconds = time.perf_counter() - started
+    right = certificate.prediction == labels
 
     summary = {
         "dataset": config.dataset,
         "split": "test",
         "num_examples": len(labels),
-        "standard_accuracy": float(np.mean(certificate.prediction == labels)),
+        "standard_accuracy": float(np.mean(right)),
         "certified_accuracy": {text: certified_accuracy(certificate, r) for text, r in named_radii.items()},
-        "average_certified_radius": float(certificate.radius.mean()),
+        "average_certified_radius": _finite_or_none(certificate.radius.mean()),
         "lipschitz_bound": lipschitz_bound,
-        "exact_fraction": float(certificate.exact.mean()),
+        "exact_fraction": float(certificate.exact[right].mean()) if right.any() else None,
         "seconds": seconds,
         "params_sha256": sha256(variables["params"]),
     }
@@ -168,6 +172,15 @@ def certify_run(
     say(table(summary))
     say(f"wrote {folder}/summary.json, per_image.csv and curve.png")
     return summary
+
+
+def _finite_or_none(value) -> float | None:
+    """JSON has no infinity: an average over a radius without end has no value."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "none" if value is None else format(value, form)
 
 
 def write_per_image(path: Path, certificate: Certificate, labels: np.ndarray) -> None:
@@ -186,9 +199,9 @@ def table(summary: Mapping[str, Any]) -> str:
     rows = [("standard accuracy", f"{summary['standard_accuracy']:.2%}")]
     rows += [(f"certified accuracy at {radius}", f"{accuracy:.2%}") for radius, accuracy in certified]
     rows += [
-        ("average certified radius", f"{summary['average_certified_radius']:.4f}"),
+        ("average certified radius", _shown(summary["average_certified_radius"], ".4f")),
         ("proven bound of Lip(features)", f"{summary['lipschitz_bound']:.5f}"),
-        ("head certificates that are exact", f"{summary['exact_fraction']:.2%}"),
+        ("head certificates that are exact", _shown(summary["exact_fraction"], ".2%")),
     ]
     head = f"{summary['dataset']}, {summary['split']} split, {summary['num_examples']} images"
     head += f" ({summary['seconds']:.1f} s); radii: l2, pixels in [0, 1]"

@@ -1,6 +1,7 @@
 """Checkpoints of the training state by orbax, with hashes that catch every changed byte."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ def sha256(tree: Any) -> str:
     return digest.hexdigest()
 
 
+def _sha256_of_metadata(metadata: dict[str, Any]) -> str:
+    sealed = {key: value for key, value in metadata.items() if key != "metadata_sha256"}
+    return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
+
+
 class Checkpoints:
     """The checkpoints of a workdir: the newest epochs, and the best by a score on held-out images if there are any.
 
@@ -54,6 +60,7 @@ class Checkpoints:
             "state_sha256": sha256(state),
             "params_sha256": sha256(state.params),
         }
+        metadata["metadata_sha256"] = _sha256_of_metadata(metadata)
         # 'best' first: a run killed in between resumes before this epoch and finds the same best again.
         if score is not None and score > self.best_score():
             self._save("best", 1, state, metadata)
@@ -63,7 +70,8 @@ class Checkpoints:
         nested = traverse_util.unflatten_dict(flat_leaves(jax.tree.map(np.asarray, state)), sep="/")
         items = ocp.args.Composite(state=ocp.args.StandardSave(nested), metadata=ocp.args.JsonSave(metadata))
         with self._manager(kind, kept) as manager:
-            manager.save(metadata["epoch"], args=items)
+            if not manager.save(metadata["epoch"], args=items):
+                raise CheckpointError(f"orbax did not save epoch {metadata['epoch']} in {self.directory / kind}")
 
     def best_score(self) -> float:
         """The score of the best checkpoint, −inf if there is none."""
@@ -85,7 +93,10 @@ class Checkpoints:
 
     def metadata(self, kind: str) -> dict[str, Any]:
         """epoch, score, state_sha256 and params_sha256 of the 'last' or 'best' checkpoint."""
-        return self._read(kind, "metadata", ocp.args.JsonRestore())
+        metadata = self._read(kind, "metadata", ocp.args.JsonRestore())
+        if not isinstance(metadata, dict) or metadata.get("metadata_sha256") != _sha256_of_metadata(metadata):
+            raise CheckpointError(f"checkpoint {self.directory / kind}: its metadata was altered")
+        return metadata
 
     def restore(self, kind: str, template: Any) -> tuple[Any, dict[str, Any]]:
         """(state, metadata) of the 'last' or 'best' checkpoint, the state with the structure of the template.

@@ -48,7 +48,7 @@ def default_config() -> ConfigDict:
     config.learning_rate = 0.1
     config.momentum = 0.9
     config.weight_decay = 5e-4  # On convolution kernels and the LLN weight only.
-    config.clip_norm = config_dict.placeholder(float)  # Of the global gradient; None: no clipping.
+    config.clip_norm = config_dict.placeholder(float)  # Of the global gradient; None or 0: no clipping.
     config.attack_radius = 36 / 255  # ρ of equation 7, an input radius; for the curvature head only.
     config.curvature_weight = 0.5  # γ of equation 7; for the curvature head only.
     config.milestones = (0.5, 0.75)  # The learning rate drops by 10 after these fractions of the epochs.
@@ -95,7 +95,7 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "flip": ("True or False", lambda value: isinstance(value, bool)),
     "mean": ("one number per channel, or None", lambda v: v is None or (_is_sequence(v) and all(map(_is_number, v)))),
     "std": ("a positive number", lambda value: _is_number(value) and value > 0),
-    "depth": ("a multiple of 5 from 5 to 40", lambda value: value in range(5, 41, 5)),
+    "depth": ("a multiple of 5 from 5 to 40", lambda value: isinstance(value, int) and value in range(5, 41, 5)),
     "init_channels": ("an even integer >= 2", lambda value: isinstance(value, int) and value >= 2 and value % 2 == 0),
     "head": _choice(*models.HEADS),
     "hidden": _integer(1),
@@ -111,7 +111,7 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "learning_rate": _number(0),
     "momentum": ("a number in [0, 1)", lambda value: _is_number(value) and 0 <= value < 1),
     "weight_decay": _number(0),
-    "clip_norm": ("a positive number or None", lambda value: value is None or (_is_number(value) and value > 0)),
+    "clip_norm": ("a number >= 0 or None", lambda value: value is None or (_is_number(value) and value >= 0)),
     "attack_radius": _number(0),
     "curvature_weight": _number(0),
     "milestones": (

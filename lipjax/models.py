@@ -167,7 +167,9 @@ class LipConvnet(nn.Module):
         'input' is 1 / min(std); each convolution has max |p(it)| over its proven norm interval
         (`SkewOrthogonalConv.lipschitz_bound`).
         """
-        bounds = {"input": math.nextafter(1.0 / float(self.input_scale()[1].min()), math.inf)}
+        std = self.input_scale()[1].min()
+        # A float32 network divides by the rounded std, which may be a little smaller.
+        bounds = {"input": math.nextafter(1.0 / min(float(std), float(np.float32(std))), math.inf)}
         for step in self.steps():
             layer = SkewOrthogonalConv(
                 step.features, step.kernel_size, self.polynomial, self.eval_polynomial, parent=None

@@ -33,7 +33,7 @@ class Metrics(NamedTuple):
     loss: jax.Array
     correct: jax.Array
     examples: jax.Array
-    first_bad_step: jax.Array  # the first step whose loss was not finite, −1 if none
+    first_bad_step: jax.Array  # the first step whose loss or parameters were not finite, −1 if none
 
     @classmethod
     def zero(cls) -> "Metrics":
@@ -43,10 +43,10 @@ class Metrics(NamedTuple):
 def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
     """SGD with momentum: clipping (optional), weight decay on kernels and the LLN weight, ×0.1 at each milestone."""
     boundaries = {
-        round(fraction * config.epochs) * steps_per_epoch: LEARNING_RATE_DROP for fraction in config.milestones
+        round(fraction * config.epochs * steps_per_epoch): LEARNING_RATE_DROP for fraction in config.milestones
     }
     schedule = optax.piecewise_constant_schedule(config.learning_rate, boundaries)
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm is not None else optax.identity()
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     return optax.chain(
         clip,
         optax.add_decayed_weights(config.weight_decay, mask=_is_decayed),
@@ -105,7 +105,8 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = project_parameters(optax.apply_updates(state.params, updates))
 
-        is_first_bad = ~jnp.isfinite(loss) & (metrics.first_bad_step < 0)
+        is_bad = ~(jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(params)))
+        is_first_bad = is_bad & (metrics.first_bad_step < 0)
         metrics = Metrics(
             metrics.loss + loss * len(y),
             metrics.correct + jnp.sum(jnp.argmax(logits, axis=-1) == y),

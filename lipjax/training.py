@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lipjax.certification import certified_accuracy, certify_features, penultimate_features
-from lipjax.checkpoint import Checkpoints
+from lipjax.checkpoint import CheckpointError, Checkpoints
 from lipjax.config import build_model, check_config, parse_radii, write_config
 from lipjax.data import Dataset, Split, load
 from lipjax.layers import settle
@@ -60,6 +60,7 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] = print)
         state, first_epoch = jax.tree.map(jnp.asarray, state), metadata["epoch"]
         say(f"resuming {workdir} after epoch {first_epoch}")
     else:
+        _check_fresh(workdir, config)
         state, first_epoch = initial_state(model, optimizer, config.seed), 0
     _keep_metrics(workdir / METRICS_FILE, first_epoch)
 
@@ -119,8 +120,8 @@ def _epoch_record(epoch: int, metrics: Metrics) -> dict[str, Any]:
     bad_step = int(metrics.first_bad_step)
     if bad_step >= 0:
         raise TrainingDiverged(
-            f"the loss at step {bad_step} (epoch {epoch}) is not finite; the last checkpoint is kept. "
-            "A smaller config.learning_rate may help"
+            f"the loss at step {bad_step} (epoch {epoch}) is not finite, or the parameters after it are not; "
+            "the last checkpoint is kept. A smaller config.learning_rate may help"
         )
     examples = int(metrics.examples)
     return {
@@ -128,6 +129,18 @@ def _epoch_record(epoch: int, metrics: Metrics) -> dict[str, Any]:
         "loss": float(metrics.loss) / examples,
         "accuracy": int(metrics.correct) / examples,
     }
+
+
+def _check_fresh(workdir: Path, config: ConfigDict) -> None:
+    """Raise CheckpointError if epochs are on record for which there must have been a checkpoint, now gone."""
+    path = workdir / METRICS_FILE
+    lines = len(path.read_text().splitlines()) if path.exists() else 0
+    first_checkpoint = min(config.checkpoint_every, config.eval_every if config.validation_fraction else math.inf)
+    if lines > first_checkpoint:
+        raise CheckpointError(
+            f"workdir={str(workdir)!r} records {lines} epochs but has no 'last' checkpoint: bring it back, or remove "
+            f"{METRICS_FILE} and checkpoints/ to start anew"
+        )
 
 
 def _keep_metrics(path: Path, epochs: int) -> None:

@@ -110,7 +110,24 @@ def test_scales(rng):
     assert ops.conv_norm_bound(np.zeros((3, 3, 2, 2)), 4) == 0.0
 
 
+def test_beyond_the_range_of_floats():
+    assert ops.conv_norm_bound(np.full((3, 3, 8, 8), 1e308), 8) == np.inf
+    tiny = np.array([[1e-200, 0.6], [0.0, 5e-324]])
+    assert dense_norm_bound(tiny) >= 0.6
+    np.testing.assert_allclose(dense_norm_bound(np.full((3, 3), 1e-200)), 3e-200, rtol=1e-3)
+
+
+def test_small_images_with_many_channels_use_the_grid(monkeypatch, rng):
+    """Above a limit even small images take the circulant bound: the dense matrix would not fit."""
+    monkeypatch.setattr("lipjax.ops.bounds._SMALL_IMAGE_LIMIT", 8)
+    for _ in range(20):
+        kernel = rng.normal(size=(3, 3, 2, 2))
+        assert ops.conv_norm_bound(kernel, 3) == circulant_norm_bound(kernel, 4) >= true_norm(kernel, 3)
+
+
 def test_errors():
+    with pytest.raises(ValueError, match="must be real"):
+        ops.conv_norm_bound(np.ones((3, 3, 1, 1)) * 1j, 4)
     for shape in [(2, 2, 3, 3), (3, 3, 3), (3, 1, 2, 2)]:
         with pytest.raises(ValueError, match="k odd"):
             ops.conv_norm_bound(np.zeros(shape), 4)

@@ -94,6 +94,18 @@ def test_altered_values_are_caught_by_the_hash(tmp_path, state):
         Checkpoints(tmp_path / "other").restore("last", state)
 
 
+def test_altered_metadata_is_caught(tmp_path, state):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state, 3, 0.25)
+    path = next((tmp_path / "checkpoints" / "last" / "3" / "metadata").iterdir())
+    original = path.read_text()
+    for text in (original.replace('"epoch": 3', '"epoch": 1'), original.replace("0.25", "0.75"), "[]", "{}", "{"):
+        assert text != original
+        path.write_text(text)
+        with pytest.raises(CheckpointError, match="metadata"):
+            checkpoints.restore("last", state)
+
+
 def test_truncated_and_missing(tmp_path, state):
     checkpoints = Checkpoints(tmp_path)
     with pytest.raises(CheckpointError, match="no 'last' checkpoint in .*: train first"):

@@ -53,6 +53,12 @@ def test_gain_of_random_polynomials(rng):
         assert highest <= sampled.max() * (1 + 1e-4)
 
 
+def test_gain_beyond_the_range_of_floats():
+    lowest, highest = ops.taylor(15).gain(1e30)
+    assert highest == np.inf
+    assert 0 <= lowest < np.inf
+
+
 def test_hashable_by_value():
     assert {ops.taylor(6): 1}[ops.taylor(6)] == 1
     assert hash(ops.taylor(6)) != hash(ops.taylor(7))

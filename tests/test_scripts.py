@@ -42,6 +42,11 @@ def test_errors_are_one_line(tmp_path):
     assert bad.returncode != 0
     assert "config.depth=6: must be a multiple of 5 from 5 to 40" in bad.stderr
     assert "Traceback" not in bad.stderr
+    for flags in (["--config=configs/digits.py", "--config.depht=5"], ["--config=configs/nope.py"]):
+        mistyped = run("train.py", *flags)
+        assert mistyped.returncode != 0
+        assert mistyped.stderr.startswith("train.py: ")
+        assert "Traceback" not in mistyped.stderr
     missing = run("certify.py", f"--workdir={tmp_path / 'nothing'}")
     assert missing.returncode != 0
     assert "no training has started there" in missing.stderr

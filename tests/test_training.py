@@ -138,6 +138,24 @@ def test_divergence_names_the_step_and_keeps_the_checkpoint(trained, tmp_path, m
     jax.tree.map(np.testing.assert_array_equal, train(tiny_config(), tmp_path, say=quiet), trained[1])
 
 
+def test_parameters_that_overflow_are_never_saved_as_good(tmp_path):
+    """The loss of the only step is finite, its update is not: the run stops at that step, without a checkpoint."""
+    config = tiny_config()
+    config.update({"batch_size": 1150, "epochs": 1, "learning_rate": 1e300})
+    with pytest.raises(TrainingDiverged, match=r"at step 0 \(epoch 1\)"):
+        train(config, tmp_path, say=quiet)
+    assert not Checkpoints(tmp_path).has("last")
+
+
+def test_a_missing_checkpoint_is_not_taken_for_a_fresh_start(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "last")
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    with pytest.raises(CheckpointError, match="records 4 epochs but has no 'last' checkpoint"):
+        train(tiny_config(), tmp_path / "run", say=quiet)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
 def test_bad_input_loses_nothing(trained, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)

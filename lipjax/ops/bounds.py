@@ -17,6 +17,7 @@ Two bounds, both valid for every real kernel with k odd:
   K̂(ω) = Σ_d K[d] e^{iω·d}.  A real kernel has K̂(−ω) = conj K̂(ω), so half of the frequencies are enough.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -26,13 +27,14 @@ import scipy.sparse.linalg
 from lipjax.ops.convolution import dense_operator
 
 _EPS = float(np.finfo(np.float64).eps)
-_DENSE_LIMIT = 4096
+_DENSE_LIMIT = 4096  # unknowns up to which the dense bound is affordable ...
+_SMALL_IMAGE_LIMIT = 16384  # ... and up to which it is worth its cost, as the grid is loose for small images
 
 
 def conv_norm_bound(kernel, size: int) -> float:
     """An upper bound of the norm of the zero-padded, stride-1, size×size convolution with `kernel`.
 
-    Dense when size <= 4 or size²·C <= 4096 (C the larger channel count), circulant otherwise; float64 throughout.
+    Dense when size²·C <= 4096 (16384 when size <= 4; C the larger channel count), circulant otherwise; all in float64.
 
     Args:
       kernel: (k, k, C_in, C_out) HWIO, k odd, any real entries (skew or not).
@@ -41,6 +43,8 @@ def conv_norm_bound(kernel, size: int) -> float:
     Raises:
       ValueError: kernel of another shape, an even k, entries that are not finite, or size < 1.
     """
+    if np.iscomplexobj(kernel):
+        raise ValueError("conv_norm_bound: the kernel must be real")
     kernel = np.asarray(kernel, dtype=np.float64)
     if kernel.ndim != 4 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:
         raise ValueError(f"conv_norm_bound: kernel must be (k, k, C_in, C_out) with k odd, got shape {kernel.shape}")
@@ -48,19 +52,34 @@ def conv_norm_bound(kernel, size: int) -> float:
         raise ValueError("conv_norm_bound: the kernel has entries that are not finite")
     if size < 1:
         raise ValueError(f"conv_norm_bound: size must be at least 1, got {size}")
-    # Powers of two change no mantissa: they keep squares of tiny or huge entries inside the range of float64.
-    largest = float(np.abs(kernel).max(initial=0.0))
-    if largest == 0.0:
-        return 0.0
-    exponent = math.frexp(largest)[1]
-    kernel = np.ldexp(kernel, -exponent)
-    if size <= 4 or size**2 * max(kernel.shape[2:]) <= _DENSE_LIMIT:
-        bound = dense_norm_bound(dense_operator(kernel, size, size))
-    else:
-        bound = circulant_norm_bound(kernel, size + kernel.shape[0] // 2)
-    return math.nextafter(math.ldexp(bound, exponent), math.inf)
+    unknowns = size**2 * max(kernel.shape[2:])
+    if unknowns <= (_SMALL_IMAGE_LIMIT if size <= 4 else _DENSE_LIMIT):
+        return dense_norm_bound(dense_operator(kernel, size, size))
+    return circulant_norm_bound(kernel, size + kernel.shape[0] // 2)
 
 
+def _at_unit_scale(bound):
+    """Calls `bound` with the array scaled by a power of two to entries in [−1, 1], and scales its result back.
+
+    Powers of two change no mantissa, so nothing is rounded but entries 1e-308 times smaller than the largest; without
+    them squares of tiny or huge entries would leave the range of float64.  Beyond that range the bound is infinite.
+    """
+
+    @functools.wraps(bound)
+    def scaled(array: np.ndarray, *arguments) -> float:
+        largest = float(np.abs(array).max(initial=0.0))
+        if largest == 0.0:
+            return 0.0
+        exponent = math.frexp(largest)[1]
+        try:
+            return math.nextafter(math.ldexp(bound(np.ldexp(array, -exponent), *arguments), exponent), math.inf)
+        except OverflowError:
+            return math.inf
+
+    return scaled
+
+
+@_at_unit_scale
 def dense_norm_bound(matrix: np.ndarray) -> float:
     """An upper bound of the spectral norm of a real float64 matrix, proven by one successful Cholesky factorisation."""
     if matrix.shape[0] < matrix.shape[1]:
@@ -96,6 +115,7 @@ def _largest_eigenvalue(gram: np.ndarray) -> float:
         return float(np.linalg.norm(gram @ start) / np.linalg.norm(start))
 
 
+@_at_unit_scale
 def circulant_norm_bound(kernel: np.ndarray, grid: int) -> float:
     """An upper bound of the norm of the cyclic convolution with a real kernel on a grid×grid torus.
 

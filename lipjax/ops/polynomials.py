@@ -125,8 +125,13 @@ def _upper_bound(bernstein: list[Fraction]) -> Fraction:
 
 
 def _sqrt_above(value: Fraction) -> float:
-    return math.nextafter(math.sqrt(math.nextafter(float(value), math.inf)), math.inf)
+    try:
+        return math.nextafter(math.sqrt(math.nextafter(float(value), math.inf)), math.inf)
+    except OverflowError:
+        return math.inf
 
 
 def _sqrt_below(value: Fraction) -> float:
+    if value > Fraction(float(2**1000)):
+        return 2.0**500  # beyond the range of float64; a valid lower end
     return max(math.nextafter(math.sqrt(max(math.nextafter(float(value), -math.inf), 0.0)), -math.inf), 0.0)
