@@ -16,6 +16,7 @@ class Certificate:
       exact: (N,) bool, whether radius equals, to 1e-6, the distance to the decision boundary in feature space.
       upper: (N,) float64, distance to a point in feature space that is not classified as the label.
       prediction: (N,) int, the label where it is the strict argmax of the logits, otherwise the rival.
+      protocol: "proof", or what makes it less than one (a restriction to some rivals).
     """
 
     radius: np.ndarray
@@ -23,6 +24,7 @@ class Certificate:
     exact: np.ndarray
     upper: np.ndarray
     prediction: np.ndarray
+    protocol: str = "proof"
 
 
 def checked_array(name: str, value, shape: tuple[int | None, ...]) -> np.ndarray:

@@ -63,7 +63,9 @@ def certify_crc(features, head, labels, rivals: int | None = None, curvature=Non
     radius = np.where(right, lower[rows, rival], 0.0)
     nearest = np.where(right, upper.min(axis=1), 0.0)
     exact = (radius >= nearest * (1 - _TIGHT)) & ((nearest < np.inf) | (radius == np.inf))
-    return Certificate(radius, rival, exact, nearest, np.where(right, labels, rival))
+    restricted = rivals is not None and rivals < len(head["b2"]) - 1
+    protocol = f"paper protocol, {rivals} rivals: not a proof" if restricted else "proof"
+    return Certificate(radius, rival, exact, nearest, np.where(right, labels, rival), protocol)
 
 
 def checked_head(features, head) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -262,6 +262,8 @@ def test_a_rival_outside_the_top_nine_can_set_the_radius(rng):
     y = rng.normal(size=(1, 6))
     head["b2"] += np.array([5.0, *[4.0] * 10, 2.5]) - logits(head, y)[0]
     every, nine = certify_crc(y, head, [0]), certify_crc(y, head, [0], rivals=9)
+    assert every.protocol == "proof"
+    assert nine.protocol == "paper protocol, 9 rivals: not a proof"
     assert every.rival[0] == 11
     assert nine.rival[0] != 11
     distance = found_distance(head, y[0], 0, 11, rng)
