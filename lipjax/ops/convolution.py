@@ -21,6 +21,13 @@ def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
+def weight_gradient(x: jax.Array, g: jax.Array, kernel_size: int) -> jax.Array:
+    """g ⊗ x: the gradient of ⟨g, convolution(x, kernel)⟩ in the kernel, (k, k, C_in, C_out), for any kernel."""
+    shape = (kernel_size, kernel_size, x.shape[-1], g.shape[-1])
+    _, vjp = jax.vjp(lambda kernel: convolution(x, kernel), jnp.zeros(shape, x.dtype))
+    return vjp(g)[0]
+
+
 def linear_operator(kernel: jax.Array, height: int, width: int) -> Callable[[jax.Array], jax.Array]:
     """The map x → A x of `convolution` for (N, height, width, C) inputs, prepared once for repeated use."""
     k = kernel.shape[0]

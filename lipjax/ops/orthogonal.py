@@ -4,7 +4,7 @@ import functools
 
 import jax
 
-from lipjax.ops.convolution import convolution, linear_operator
+from lipjax.ops.convolution import linear_operator, weight_gradient
 from lipjax.ops.polynomials import Polynomial
 from lipjax.ops.skew import check_kernel
 
@@ -69,9 +69,7 @@ def _fast_bwd(polynomial, residuals, g):
     """
     u1, kernel = residuals
     x_gradient, v1 = _nest(g, kernel, polynomial, sign=-1.0)
-    _, kernel_vjp = jax.vjp(lambda k: convolution(u1, k), kernel)
-    (kernel_gradient,) = kernel_vjp((polynomial.scale * polynomial.coefficients[0]) * v1)
-    return x_gradient, kernel_gradient
+    return x_gradient, weight_gradient(u1, (polynomial.scale * polynomial.coefficients[0]) * v1, kernel.shape[0])
 
 
 _fast.defvjp(_fast_fwd, _fast_bwd)
