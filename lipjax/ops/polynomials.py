@@ -25,16 +25,24 @@ class Polynomial:
 
     Hashable by value, so it can be a static argument of a jitted function.
 
+    `norm` is the end of the interval [0, norm] that the polynomial was made for, None if it was made for none.  Layers
+    read it: they hold ‖A‖ inside that interval (see `layers.SkewOrthogonalConv`).
+
     Raises:
-      ValueError: no coefficient, or a coefficient or scale that is not finite.
+      ValueError: no coefficient, a coefficient or scale that is not finite, or a norm that is not positive and finite.
     """
 
     coefficients: tuple[float, ...]
     scale: float = 1.0
+    norm: float | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "coefficients", tuple(float(c) for c in self.coefficients))
         object.__setattr__(self, "scale", float(self.scale))
+        if self.norm is not None:
+            object.__setattr__(self, "norm", float(self.norm))
+            if not (math.isfinite(self.norm) and self.norm > 0):
+                raise ValueError(f"Polynomial: norm must be None or positive and finite, got {self}")
         if not self.coefficients or not all(map(math.isfinite, (*self.coefficients, self.scale))):
             raise ValueError(f"Polynomial: coefficients and scale must be finite, at least one coefficient; got {self}")
 
