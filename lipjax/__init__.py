@@ -2,6 +2,6 @@
 
 from lipjax import ops
 from lipjax.certification import certify, load_trained
-from lipjax.models import LipConvnet
+from lipjax.models import LipConvnet, fold
 
-__all__ = ["LipConvnet", "certify", "load_trained", "ops"]
+__all__ = ["LipConvnet", "certify", "fold", "load_trained", "ops"]

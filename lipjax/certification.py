@@ -96,6 +96,8 @@ def certified_accuracy(certificate: Certificate, radius: float) -> float:
 def load_trained(workdir: str | os.PathLike, data_dir: str | None = None):
     """(config, dataset, model, variables) of a workdir, from its best checkpoint if there is one, else its last.
 
+    Held norms are tightened (`LipConvnet.tightened`), so that every layer is 1-Lipschitz by proof.
+
     Reads config.json and the checkpoint only: no Python config is executed and nothing is unpickled.
     """
     workdir = Path(workdir)
@@ -109,7 +111,7 @@ def load_trained(workdir: str | os.PathLike, data_dir: str | None = None):
     model = build_model(config, dataset.image_shape, dataset.num_classes)
     template = jax.eval_shape(lambda: initial_state(model, make_optimizer(config, 1), config.seed))
     state: TrainState = checkpoints.restore(kind, template)[0]
-    return config, dataset, model, {"params": state.params, "spectral": state.spectral}
+    return config, dataset, model, model.tightened({"params": state.params, "spectral": state.spectral})
 
 
 def certify_run(

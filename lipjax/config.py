@@ -14,7 +14,9 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from lipjax import models, ops
+from lipjax.layers import held_polynomial
 from lipjax.models import LipConvnet
+from lipjax.ops.chebyshev import DEGREES, NORMS
 
 CONFIG_FILE = "config.json"
 
@@ -37,10 +39,12 @@ def default_config() -> ConfigDict:
     config.hidden = 4096  # Hidden units of the curvature head.
     config.pooling = "max"
     config.activation = "max_min"
-    config.polynomial = "taylor"
-    config.terms = 6  # Terms of the series in training ...
+    config.polynomial = "equiripple"  # With the norms of the convolutions held; or 'taylor', the paper's.
+    config.degree = 4  # Equiripple: convolutions a layer ...
+    config.norm = 1.9  # ... and the norm at which each operator is held.
+    config.terms = 6  # Taylor: terms of the series in training ...
     config.eval_terms = 15  # ... and in evaluation.
-    config.gradient = "fast"  # Kernel gradients: 'fast' (equation 5) or 'exact' (equation 4).
+    config.gradient = "fast"  # Kernel gradients: 'fast' (equation 5), 'rank2', or 'exact' (equation 4).
 
     config.epochs = 200
     config.batch_size = 128
@@ -101,7 +105,9 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "hidden": _integer(1),
     "pooling": _choice(*models.POOLINGS),
     "activation": _choice(*models.ACTIVATIONS),
-    "polynomial": _choice("taylor"),
+    "polynomial": _choice("equiripple", "taylor"),
+    "degree": _integer(*DEGREES),
+    "norm": _number(NORMS[0], 2.9),
     "terms": _integer(2, 30),
     "eval_terms": _integer(2, 30),
     "gradient": _choice(*ops.GRADIENTS),
@@ -162,6 +168,7 @@ def build_model(config: ConfigDict, image_shape: tuple[int, ...], num_classes: i
         raise ValueError(
             f"config.mean={config.mean!r}: {config.dataset!r} has {channels} channels, give so many numbers"
         )
+    is_held = config.polynomial == "equiripple"
     return LipConvnet(
         depth=config.depth,
         init_channels=config.init_channels,
@@ -172,8 +179,8 @@ def build_model(config: ConfigDict, image_shape: tuple[int, ...], num_classes: i
         hidden=config.hidden,
         pooling=config.pooling,
         activation=config.activation,
-        polynomial=ops.taylor(config.terms),
-        eval_polynomial=ops.taylor(config.eval_terms),
+        polynomial=held_polynomial(config.degree, config.norm) if is_held else ops.taylor(config.terms),
+        eval_polynomial=None if is_held else ops.taylor(config.eval_terms),
         gradient=config.gradient,
         mean=None if config.mean is None else tuple(config.mean),
         std=config.std,

@@ -53,9 +53,11 @@ class CurvatureHead(nn.Module):
             "w2": self.param("w2", outer, (self.num_classes, self.hidden)),
             "b2": self.param("b2", outer, (self.num_classes,)),
         }
-        vector = self.variable("spectral", "power_vector", self._start, dimension, features.dtype)
-        if train and self.is_mutable_collection("spectral") and not self.is_initializing():
-            vector.value = power_step(head["w1"], vector.value)
+        if self.is_initializing():
+            self.variable("spectral", "power_vector", self._start, dimension, features.dtype)
+        elif train and self.is_mutable_collection("spectral"):
+            vector: jax.Array = self.get_variable("spectral", "power_vector")
+            self.put_variable("spectral", "power_vector", power_step(head["w1"], vector))
         return softplus_mlp(head, features)
 
     def _start(self, dimension: int, dtype) -> jax.Array:

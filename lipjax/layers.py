@@ -1,5 +1,6 @@
 """Flax layers over `ops`, each with the Lipschitz bound that it can prove."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,31 @@ from lipjax import ops
 from lipjax.ops import skew
 from lipjax.ops.polynomials import Polynomial
 
-# Power iterations that settle the tracked norms from anywhere; training itself does one a step.
+# Power iterations that settle the tracked norms from anywhere.
 SETTLING_STEPS = 50
+
+# Power iterations a training step on a held norm.  The first updates of a network are large against its kernels: with
+# one iteration the norms ran away from their estimates, and the loss with them (LipConvnet-5, 8 channels, CIFAR-10).
+# With three they were up to 1.5 times the estimates for ten steps, one by 18 % for twenty; with five they are followed
+# to 4 % after fifteen steps and to 1 % after thirty.  Each costs one convolution of one image.
+POWER_STEPS = 5
+
+
+# A held norm lies this far inside the interval of its polynomial, so that the power iteration may lag behind the kernel
+# and the proven bound of the norm lie above it.
+HEADROOM = 1.03
+
+
+def held_polynomial(degree: int, norm: float) -> Polynomial:
+    """The equiripple polynomial for operators held at ‖A‖ = `norm`: its interval reaches to HEADROOM · norm.
+
+    Raises:
+      ValueError: degree or interval outside what `ops.equiripple` allows.
+    """
+    return ops.equiripple(degree, HEADROOM * norm)
+
+
+DEFAULT_POLYNOMIAL = held_polynomial(4, 1.9)
 
 
 class SkewOrthogonalConv(nn.Module):
@@ -23,20 +47,27 @@ class SkewOrthogonalConv(nn.Module):
     Works on max(C_in, features) channels: the input is zero-padded when features > C_in, and the first `features`
     channels are kept when features < C_in.  Neither enlarges a distance.
 
-    Variables: params/kernel (k, k, C, C), params/bias (features,), and spectral/vectors, the power vectors of the
-    four-norm normalisation; with train=True and 'spectral' mutable they advance by one power step a call.
+    Variables: params/kernel (k, k, C, C), params/bias (features,).  `polynomial` decides how the kernel is normalised:
+
+    * made for an interval [0, norm] (`ops.equiripple`): ‖A‖ is held at norm / HEADROOM.  spectral/image (H, W, C)
+      follows the top singular vector of the unscaled operator at this resolution, spectral/norm () is its norm, which
+      evaluation divides by.  `tightened` raises spectral/norm where the *proven* bound of ‖A‖ would leave the interval.
+    * made for none (`ops.taylor`, the paper): the kernel is divided by the smallest of its four norms, of which
+      spectral/vectors are the power vectors.
+
+    With train=True and 'spectral' mutable they advance at each call, by POWER_STEPS or, as in the paper, by one.
 
     Attributes:
       features: output channels.
       kernel_size: k, odd.
-      polynomial: p in training.
+      polynomial: p in training; its `norm` chooses the normalisation.
       eval_polynomial: p in evaluation; None: the same.
-      gradient: 'fast' or 'exact', see `ops.orthogonal_conv`.
+      gradient: one of `ops.GRADIENTS`, see `ops.orthogonal_conv`.
     """
 
     features: int
     kernel_size: int = 3
-    polynomial: Polynomial = ops.taylor(6)
+    polynomial: Polynomial = DEFAULT_POLYNOMIAL
     eval_polynomial: Polynomial | None = None
     gradient: str = "fast"
 
@@ -47,17 +78,52 @@ class SkewOrthogonalConv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, channels, channels)
         kernel = self.param("kernel", nn.initializers.normal(channels**-0.5), shape)
         bias = self.param("bias", symmetric_uniform(channels**-0.5), (self.features,))
-        vectors = self.variable("spectral", "vectors", self._settled_vectors, kernel)
-        if train and self.is_mutable_collection("spectral") and not self.is_initializing():
-            vectors.value = skew.power_steps(skew.skew_kernel(kernel), vectors.value)
+        normalise = self._four_norm if self.polynomial.norm is None else self._held
+        kernel = normalise(kernel, (*x.shape[1:3], channels), train)
         polynomial = self.polynomial if train else self.eval_polynomial or self.polynomial
         x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
-        y = ops.orthogonal_conv(x, skew.normalised_skew_kernel(kernel, vectors.value), polynomial, self.gradient)
+        y = ops.orthogonal_conv(x, kernel, polynomial, self.gradient)
         return y[..., : self.features] + bias
 
-    def _settled_vectors(self, kernel: jax.Array) -> skew.PowerVectors:
-        start = skew.random_power_vectors(self.make_rng("params"), kernel.shape, kernel.dtype)
-        return skew.power_steps(skew.skew_kernel(kernel), start, SETTLING_STEPS)
+    def _four_norm(self, kernel: jax.Array, image_shape: tuple[int, ...], train: bool) -> jax.Array:
+        """The skew kernel divided by the smallest of its four norms."""
+        del image_shape
+
+        def settled():
+            start = skew.random_power_vectors(self.make_rng("params"), kernel.shape, kernel.dtype)
+            return skew.power_steps(skew.skew_kernel(kernel), start, SETTLING_STEPS)
+
+        vectors = self.variable("spectral", "vectors", settled)
+        if train and self.is_mutable_collection("spectral") and not self.is_initializing():
+            vectors.value = skew.power_steps(skew.skew_kernel(kernel), vectors.value)
+        return skew.normalised_skew_kernel(kernel, vectors.value)
+
+    def _held(self, kernel: jax.Array, image_shape: tuple[int, ...], train: bool) -> jax.Array:
+        """The skew kernel scaled to a convolution of norm `held_norm`."""
+        kernel = skew.skew_kernel(kernel)
+
+        def settled():
+            start = skew.random_unit_image(self.make_rng("params"), image_shape, kernel.dtype)
+            return skew.operator_power_steps(kernel, start, SETTLING_STEPS)
+
+        if self.is_initializing():
+            norm, image = settled()
+        image = self.variable("spectral", "image", lambda: image)
+        norm = self.variable("spectral", "norm", lambda: norm)
+        present = norm.value
+        if train:
+            _, start = skew.operator_power_steps(kernel, image.value, POWER_STEPS - 1)
+            present, moved = skew.operator_norm(kernel, start)
+            if self.is_mutable_collection("spectral") and not self.is_initializing():
+                image.value, norm.value = moved, jax.lax.stop_gradient(present)
+        return self._scaled(kernel, present)
+
+    @property
+    def held_norm(self) -> float:
+        """The norm at which the operator is held."""
+        if self.polynomial.norm is None:
+            raise ValueError(f"SkewOrthogonalConv: {self.polynomial} was made for no interval, so no norm is held")
+        return self.polynomial.norm / HEADROOM
 
     def lipschitz_bound(self, variables: Mapping[str, Any], size: int) -> float:
         """max |p(it)| over 0 <= t <= σ̄ for the evaluation polynomial and a proven σ̄ >= ‖A‖ at size×size pixels.
@@ -66,13 +132,56 @@ class SkewOrthogonalConv(nn.Module):
           variables: {'params': …, 'spectral': …} of this layer alone.
           size: height and width of its input.
         """
-        with jax.enable_x64(True):
-            kernel, vectors = jax.tree.map(
-                lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64),
-                (variables["params"]["kernel"], variables["spectral"]["vectors"]),
-            )
-            kernel = np.asarray(skew.normalised_skew_kernel(kernel, vectors))
-        return (self.eval_polynomial or self.polynomial).gain(ops.conv_norm_bound(kernel, size))[1]
+        polynomial = self.eval_polynomial or self.polynomial
+        if self.polynomial.norm is None:
+            with jax.enable_x64(True):
+                kernel = self.normalised_kernel(jax.tree.map(_in_float64, dict(variables)))
+            return polynomial.gain(ops.conv_norm_bound(np.asarray(kernel), size))[1]
+        scale = self.held_norm / max(float(variables["spectral"]["norm"]), float(np.finfo(np.float32).tiny))
+        proven = _proven_norm(variables["params"]["kernel"], size)
+        return polynomial.gain(proven * scale * (1 + 4 * np.finfo(float).eps))[1]
+
+    def normalised_kernel(self, variables: Mapping[str, Any]) -> jax.Array:
+        """The normalised skew kernel of evaluation, (k, k, C, C)."""
+        kernel, spectral = variables["params"]["kernel"], variables["spectral"]
+        if self.polynomial.norm is None:
+            return skew.normalised_skew_kernel(kernel, spectral["vectors"])
+        return self._scaled(skew.skew_kernel(kernel), spectral["norm"])
+
+    def _scaled(self, kernel: jax.Array, norm: jax.Array) -> jax.Array:
+        return kernel * (self.held_norm / jnp.maximum(norm, jnp.finfo(kernel.dtype).tiny))
+
+    def tightened(self, variables: Mapping[str, Any], size: int) -> dict[str, Any]:
+        """The variables with spectral/norm raised, where need be, until the proven σ̄ is inside the interval.
+
+        The layer is then 1-Lipschitz by construction.  A polynomial made for no interval: the variables as they are.
+        """
+        if self.polynomial.norm is None:
+            return dict(variables)
+        proven = _proven_norm(variables["params"]["kernel"], size)
+        norm = np.asarray(variables["spectral"]["norm"])
+        least = np.nextafter(norm.dtype.type(proven / HEADROOM * (1 + 1e-15)), norm.dtype.type(np.inf))
+        return {**variables, "spectral": {**variables["spectral"], "norm": jnp.asarray(np.maximum(norm, least))}}
+
+
+def _in_float64(leaf) -> jax.Array:
+    return jnp.asarray(np.asarray(leaf), jnp.float64)
+
+
+_PROVEN: dict[tuple[str, int], float] = {}
+
+
+def _proven_norm(kernel, size: int) -> float:
+    """`ops.conv_norm_bound` of the skew kernel of a raw one, in float64.
+
+    Remembered by content: tightening and the bound after it prove it once.
+    """
+    with jax.enable_x64(True):
+        skew_kernel = np.asarray(skew.skew_kernel(_in_float64(kernel)))
+    key = (hashlib.sha256(repr(skew_kernel.shape).encode() + skew_kernel.tobytes()).hexdigest(), size)
+    if key not in _PROVEN:
+        _PROVEN[key] = ops.conv_norm_bound(skew_kernel, size)
+    return _PROVEN[key]
 
 
 def symmetric_uniform(limit: float):
@@ -85,18 +194,21 @@ def symmetric_uniform(limit: float):
 
 
 def settle(variables: Mapping[str, Any], steps: int = SETTLING_STEPS) -> dict[str, Any]:
-    """The variables with every layer's power vectors advanced by `steps` power iterations on its present kernel.
+    """The variables with every layer's tracked norm advanced by `steps` power iterations on its present kernel.
 
     Training calls it in the middle of each epoch, where kernels have moved and one power step a training step may lag.
     """
     params = traverse_util.flatten_dict(variables["params"])
-    vectors = traverse_util.flatten_dict(variables["spectral"], is_leaf=lambda path, _: path[-1:] == ("vectors",))
-    settled = {
-        path: skew.power_steps(skew.skew_kernel(params[*path[:-1], "kernel"]), value, steps)
-        for path, value in vectors.items()
-        if path[-1] == "vectors"
-    }
-    return {**variables, "spectral": {**variables["spectral"], **traverse_util.unflatten_dict(settled)}}
+    spectral = traverse_util.flatten_dict(variables["spectral"], is_leaf=lambda path, _: path[-1:] == ("vectors",))
+    for *layer, name in list(spectral):
+        if name == "vectors":
+            kernel = skew.skew_kernel(params[*layer, "kernel"])
+            spectral[*layer, name] = skew.power_steps(kernel, spectral[*layer, name], steps)
+        elif name == "image":
+            kernel = skew.skew_kernel(params[*layer, "kernel"])
+            norm, image = skew.operator_power_steps(kernel, spectral[*layer, name], steps)
+            spectral[*layer, "norm"], spectral[*layer, name] = norm, image
+    return {**variables, "spectral": traverse_util.unflatten_dict(spectral)}
 
 
 class ProjectionPool(nn.Module):

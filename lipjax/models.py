@@ -1,7 +1,7 @@
 """LipConvnet-n (paper, Table 2): a 1-Lipschitz backbone of skew orthogonal convolutions and a small head."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from lipjax import ops
+from lipjax.folded import FoldedConv, fold_layer
 from lipjax.heads import CurvatureHead, LastLayerNormalization
-from lipjax.layers import ProjectionPool, SkewOrthogonalConv
+from lipjax.layers import DEFAULT_POLYNOMIAL, ProjectionPool, SkewOrthogonalConv
 from lipjax.ops.polynomials import Polynomial
 
 # Input normalisation of the authors' CIFAR networks; one std for all channels keeps its Lipschitz constant 1/std.
@@ -78,9 +79,11 @@ class LipConvnet(nn.Module):
       hidden: hidden units of the curvature head.
       pooling: of channel halves, 'max' or 'projection' (a cone with a learnable angle per channel pair).
       activation: 'max_min', on channel halves.
-      polynomial: p of every layer in training, a `Polynomial`.
+      polynomial: p of every layer in training, a `Polynomial`: `layers.held_polynomial(degree, norm)` or any other made
+        for an interval (the norms of the convolutions are then held inside it), or the paper's `ops.taylor(6)`.
       eval_polynomial: p in evaluation; None: the same.
-      gradient: 'fast' or 'exact' kernel gradients, see `ops.orthogonal_conv`.
+      folded: a network for evaluation made by `fold`: no spectral state, small layers as matrices.
+      gradient: one of `ops.GRADIENTS`, see `ops.orthogonal_conv`.
       mean: subtracted from the pixels, a number or one per channel; None: the authors' CIFAR means for 3 channels,
         otherwise 0.5.
       std: the pixels are divided by it, a number or one per channel; None: the authors' 0.2507.
@@ -98,23 +101,19 @@ class LipConvnet(nn.Module):
     hidden: int = 4096
     pooling: str = "max"
     activation: str = "max_min"
-    polynomial: Polynomial = ops.taylor(6)
+    polynomial: Polynomial = DEFAULT_POLYNOMIAL
     eval_polynomial: Polynomial | None = None
     gradient: str = "fast"
     mean: float | tuple[float, ...] | None = None
     std: float | tuple[float, ...] | None = None
+    folded: bool = False
 
     def __post_init__(self):
         super().__post_init__()
         _check(self)
 
     def setup(self):
-        self.convolutions = [
-            SkewOrthogonalConv(
-                step.features, step.kernel_size, self.polynomial, self.eval_polynomial, self.gradient, name=step.name
-            )
-            for step in self.steps()
-        ]
+        self.convolutions = [self._layer(step, name=step.name) for step in self.steps()]
         self.pools = {
             step.name: ProjectionPool(name=f"{step.name}_pool")
             for step in self.steps()
@@ -170,13 +169,34 @@ class LipConvnet(nn.Module):
         std = self.input_scale()[1].min()
         # A float32 network divides by the rounded std, which may be a little smaller.
         bounds = {"input": math.nextafter(1.0 / min(float(std), float(np.float32(std))), math.inf)}
-        for step in self.steps():
-            layer = SkewOrthogonalConv(
-                step.features, step.kernel_size, self.polynomial, self.eval_polynomial, parent=None
-            )
-            own = {collection: variables[collection][step.name] for collection in ("params", "spectral")}
+        for step, layer, own in self._layers(variables):
             bounds[step.name] = layer.lipschitz_bound(own, step.size)
         return bounds
+
+    def tightened(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The variables with each held norm inside the interval by proof, see `SkewOrthogonalConv.tightened`.
+
+        Call it after training, before evaluation; `load_trained` does.
+        """
+        if self.folded:
+            raise ValueError("LipConvnet: a folded network has no tracked norms; tighten it before folding")
+        spectral = dict(variables["spectral"])
+        for step, layer, own in self._layers(variables):
+            spectral[step.name] = layer.tightened(own, step.size)["spectral"]
+        return {**variables, "spectral": spectral}
+
+    def _layers(self, variables: Mapping[str, Any]) -> Iterator[tuple[ConvStep, Any, dict[str, Any]]]:
+        """Each convolution outside the network, with its own variables."""
+        for step in self.steps():
+            own = {name: collection[step.name] for name, collection in variables.items() if step.name in collection}
+            yield step, self._layer(step, parent=None), own
+
+    def _layer(self, step: ConvStep, **keywords) -> Any:
+        """The convolution of a step."""
+        if self.folded:
+            return FoldedConv(step.features, step.size, step.kernel_size, self.polynomial, **keywords)
+        polynomials = (self.polynomial, self.eval_polynomial)
+        return SkewOrthogonalConv(step.features, step.kernel_size, *polynomials, self.gradient, **keywords)
 
     def lipschitz_bound(self, variables: Mapping[str, Any]) -> float:
         """A proven bound of Lip(g), pixels to features, 1/std included: the product of `layer_bounds`, rounded up."""
@@ -184,6 +204,24 @@ class LipConvnet(nn.Module):
         for bound in self.layer_bounds(variables).values():
             product = math.nextafter(product * bound, math.inf)
         return product
+
+
+def fold(model: LipConvnet, variables: Mapping[str, Any]) -> tuple[LipConvnet, dict[str, Any]]:
+    """(model, variables) of the same network for evaluation: faster, without spectral state.
+
+    Kernels are normalised once, and layers of few pixels become the matrix of p(A) (`folded.is_matrix`).  Outputs agree
+    up to rounding.  `lipschitz_bound` of the result bounds the folded network itself.
+
+    Raises:
+      ValueError: the network is folded already.
+    """
+    if model.folded:
+        raise ValueError("fold: the network is folded already")
+    params = dict(variables["params"])
+    for step, layer, own in model._layers(variables):
+        params[step.name] = fold_layer(layer, own, step.size, step.in_channels)
+    polynomial = model.eval_polynomial or model.polynomial
+    return model.clone(folded=True, polynomial=polynomial, eval_polynomial=None), {"params": params}
 
 
 def _check(model: LipConvnet) -> None:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,13 +7,19 @@ import pytest
 
 import lipjax
 from lipjax import ops
-from lipjax.layers import SkewOrthogonalConv, settle
+from lipjax.layers import HEADROOM, SkewOrthogonalConv, held_polynomial, settle
 from lipjax.models import architecture
+from lipjax.ops.convolution import dense_operator
+
+POLYNOMIALS = {"held": held_polynomial(4, 1.9), "paper": ops.taylor(6)}
 
 
-@pytest.fixture(scope="module")
-def network():
-    model = lipjax.LipConvnet(init_channels=4, input_size=8, in_channels=2, num_classes=5, std=0.5)
+@pytest.fixture(scope="module", params=POLYNOMIALS)
+def network(request):
+    polynomial = POLYNOMIALS[request.param]
+    model = lipjax.LipConvnet(
+        init_channels=4, input_size=8, in_channels=2, num_classes=5, std=0.5, polynomial=polynomial
+    )
     return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 2)))
 
 
@@ -75,7 +83,7 @@ def test_layer_bound_is_above_the_singular_values_and_close(network):
     with jax.enable_x64(True):
         double = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), variables)
         for step in model.steps():
-            layer = SkewOrthogonalConv(step.features, step.kernel_size)
+            layer = SkewOrthogonalConv(step.features, step.kernel_size, model.polynomial)
             own = {collection: double[collection][step.name] for collection in ("params", "spectral")}
             shape = (step.size, step.size, step.in_channels)
             jacobian = jax.jacobian(lambda x, layer=layer, own=own: layer.apply(own, x[None])[0])(jnp.zeros(shape))
@@ -101,17 +109,17 @@ def test_bound_holds_with_cold_power_vectors(network):
 
 def test_eval_polynomial_is_used_in_evaluation_only(network):
     model, variables = network
-    other = model.clone(polynomial=ops.taylor(3), eval_polynomial=ops.taylor(15))
+    other = model.clone(eval_polynomial=ops.taylor(3))
     x = jax.random.uniform(jax.random.key(1), (2, 8, 8, 2))
+    same = model.clone(polynomial=dataclasses.replace(ops.taylor(3), norm=model.polynomial.norm))
     evaluated, trained = (other.apply(variables, x, train=train) for train in (False, True))
-    np.testing.assert_allclose(evaluated, model.clone(polynomial=ops.taylor(15)).apply(variables, x), rtol=1e-6)
+    np.testing.assert_allclose(evaluated, same.apply(variables, x), rtol=1e-6)
     assert np.abs(evaluated - trained).max() > 1e-3
 
 
 def test_power_vectors_move_only_in_training(network):
     model, variables = network
-    cold = jax.tree.map(jnp.ones_like, variables["spectral"])
-    cold = jax.tree.map(lambda v: v / jnp.linalg.norm(v), cold)
+    cold = jax.tree.map(lambda v: jnp.ones_like(v) / v.size**0.5, variables["spectral"])
     variables = {**variables, "spectral": cold}
     x = jnp.zeros((1, 8, 8, 2))
     _, updated = model.apply(variables, x, train=True, mutable=["spectral"])
@@ -124,12 +132,86 @@ def test_power_vectors_move_only_in_training(network):
 
 def test_settle_reaches_the_norm(network):
     model, variables = network
-    cold = jax.tree.map(lambda v: jnp.ones_like(v) / len(v) ** 0.5, variables["spectral"])
+    cold = jax.tree.map(lambda v: jnp.ones_like(v) / v.size**0.5, variables["spectral"])
     settled = settle({**variables, "spectral": cold}, steps=300)
     assert jax.tree.structure(settled) == jax.tree.structure(dict(variables))
     np.testing.assert_allclose(
         model.lipschitz_bound(settled), model.lipschitz_bound(settle(variables, steps=300)), rtol=1e-3
     )
+
+
+def operator_norms(model, variables):
+    """The true norm of each layer's normalised operator, dense."""
+    norms = {}
+    for step in model.steps():
+        kernel = np.asarray(variables["params"][step.name]["kernel"], float)
+        kernel = (kernel - np.flip(kernel, (0, 1)).swapaxes(2, 3)) / 2
+        scale = model.polynomial.norm / HEADROOM / float(variables["spectral"][step.name]["norm"])
+        norms[step.name] = np.linalg.norm(dense_operator(kernel * scale, step.size, step.size), 2)
+    return norms
+
+
+@pytest.fixture(scope="module")
+def held():
+    model = lipjax.LipConvnet(init_channels=4, input_size=8, in_channels=2, num_classes=5)
+    return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 2)))
+
+
+def test_norms_are_held_at_the_layer_resolution(held):
+    model, variables = held
+    for norm in operator_norms(model, settle(variables, steps=1000)).values():
+        np.testing.assert_allclose(norm, 1.9, rtol=1e-5)
+
+
+def test_held_norms_follow_the_kernels_in_training(held):
+    """One step a call from a kernel that has changed; the gradient knows that the norm stays."""
+    model, variables = held
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 2))
+    params = jax.tree.map(lambda p: p + 0.05 * jax.random.normal(jax.random.key(2), p.shape), variables["params"])
+    moved = {**variables, "params": params}
+    assert max(operator_norms(model, moved).values()) > 1.92
+    for _ in range(100):
+        _, updated = model.apply(moved, x, train=True, mutable=["spectral"])
+        moved = {**moved, "spectral": {**moved["spectral"], **updated["spectral"]}}
+    np.testing.assert_allclose(list(operator_norms(model, moved).values()), 1.9, rtol=1e-2)
+
+    layer = SkewOrthogonalConv(4)
+    variables = layer.init(jax.random.key(0), x)
+    gradient = jax.grad(
+        lambda k: layer.apply({**variables, "params": {**variables["params"], "kernel": k}}, x, train=True)[0, 0, 0, 0]
+    )(variables["params"]["kernel"])
+    kernel = variables["params"]["kernel"]
+    assert abs(jnp.vdot(gradient, kernel)) < 1e-4 * jnp.linalg.norm(gradient) * jnp.linalg.norm(kernel)
+
+
+def test_tightened_networks_are_one_lipschitz_by_proof(held):
+    """Norms tracked too low leave the interval: the bound says so, tightening brings them back and changes no other."""
+    model, variables = held
+    good = model.tightened(settle(variables, steps=1000))
+    assert model.lipschitz_bound(good) <= (1 / 0.2507) * (1 + 1e-6)
+    assert all(model.layer_bounds(good)[step.name] <= 1 for step in model.steps())
+    low = jax.tree.map(lambda leaf: leaf, good)
+    low["spectral"]["block1_conv0"]["norm"] *= 0.8
+    bounds = model.layer_bounds(low)
+    assert bounds["block1_conv0"] > 1.05
+    tight = model.tightened(low)
+    assert all(bound <= 1 for name, bound in model.layer_bounds(tight).items() if name != "input")
+    norms = operator_norms(model, tight)
+    assert model.polynomial.norm / 1.02 <= norms["block1_conv0"] <= model.polynomial.norm
+    for name, own in tight["spectral"].items():
+        if name != "block1_conv0":
+            assert own["norm"] == good["spectral"][name]["norm"]
+
+
+def test_tightening_leaves_paper_networks_as_they_are():
+    model = lipjax.LipConvnet(init_channels=2, input_size=4, in_channels=1, polynomial=ops.taylor(6))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+    jax.tree.map(np.testing.assert_array_equal, model.tightened(variables), dict(variables))
+
+
+def test_no_held_norm_without_interval():
+    with pytest.raises(ValueError, match="was made for no interval"):
+        _ = SkewOrthogonalConv(4, polynomial=ops.taylor(6)).held_norm
 
 
 def test_channel_cut_and_padding():

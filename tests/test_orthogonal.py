@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ from lipjax.ops.convolution import dense_operator
 from lipjax.ops.skew import normalised_skew_kernel
 
 GOLDEN = ["soc_3x3", "soc_stride2", "soc_1x1", "soc_channel_reduce", "soc_channel_expand"]
+TAYLOR = ops.taylor(6)
+EQUIRIPPLE = ops.Polynomial((1, 0.5044, 0.2933, 0.1854), norm=2)
 
 
 def nhwc(x):
@@ -31,6 +35,27 @@ def layer(g, x, kernel, terms, gradient):
 def assert_relative(actual, expected, tolerance):
     assert actual.shape == expected.shape
     assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
+
+
+def pulled_back(x, kernel, polynomial, gradient, g):
+    """(y, cotangent of x, cotangent of the kernel) for the cotangent g of y."""
+    y, vjp = jax.vjp(lambda x, kernel: ops.orthogonal_conv(x, kernel, polynomial, gradient), x, kernel)
+    return y, *vjp(g)
+
+
+def random_case(rng, k, size, channels, norm, dtype="float64"):
+    """(x, skew kernel with ‖A‖ = norm, g)."""
+    kernel = np.asarray(ops.skew_kernel(rng.normal(size=(k, k, channels, channels))))
+    kernel = kernel * norm / np.linalg.norm(dense_operator(kernel, size, size), 2)
+    x, g = (jnp.asarray(rng.normal(size=(8, size, size, channels)), dtype) for _ in range(2))
+    return x, jnp.asarray(kernel, dtype), g
+
+
+def kernel_error(actual, exact):
+    """(relative error, cosine) of what reaches the raw kernel."""
+    actual, exact = (np.asarray(ops.skew_kernel(kernel)).ravel() for kernel in (actual, exact))
+    norms = np.linalg.norm(actual), np.linalg.norm(exact)
+    return np.linalg.norm(actual - exact) / norms[1], actual @ exact / np.prod(norms)
 
 
 @pytest.mark.usefixtures("float64")
@@ -84,31 +109,100 @@ def test_many_terms_are_the_matrix_exponential(rng, k, size):
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("gradient", ["fast", "rank2"])
 @pytest.mark.parametrize("size", [2, 5])
-def test_fast_input_gradient_is_exact_for_any_coefficients(rng, size):
+def test_input_gradient_is_exact_for_any_coefficients(rng, size, gradient):
     polynomial = ops.Polynomial((0.9, 0.5, 0.3, 0.2), scale=0.97)
     kernel = ops.skew_kernel(rng.normal(size=(3, 3, 4, 4))) / 4
     x, g = (jnp.asarray(rng.normal(size=(2, size, size, 4))) for _ in range(2))
 
-    def vjp(gradient):
-        return jax.vjp(lambda x, kernel: ops.orthogonal_conv(x, kernel, polynomial, gradient), x, kernel)[1](g)
-
-    (fast_x, fast_kernel), (exact_x, exact_kernel) = vjp("fast"), vjp("exact")
-    np.testing.assert_allclose(fast_x, exact_x, rtol=0, atol=1e-13)
+    y, x_gradient, kernel_gradient = pulled_back(x, kernel, polynomial, gradient, g)
+    exact_y, exact_x, exact_kernel = pulled_back(x, kernel, polynomial, "exact", g)
+    assert_relative(y, exact_y, 1e-13)
+    assert_relative(x_gradient, exact_x, 1e-13)
     # The kernel gradient of one convolution would be exact; the nest's is close in direction, through skew_kernel.
-    fast, exact = (np.asarray(ops.skew_kernel(k)).ravel() for k in (fast_kernel, exact_kernel))
-    assert fast @ exact / np.linalg.norm(fast) / np.linalg.norm(exact) > 0.9
+    assert kernel_error(kernel_gradient, exact_kernel)[1] > 0.9
 
 
 @pytest.mark.usefixtures("float64")
-def test_fast_gradient_of_degree_one_is_exact(rng):
+@pytest.mark.parametrize(("gradient", "coefficients"), [("fast", (0.7,)), ("rank2", (0.7,)), ("rank2", (0.7, -0.4))])
+def test_gradients_of_low_degree_are_exact(rng, gradient, coefficients):
+    """One outer product is all there is in degree 1, and two in degree 2."""
     kernel = ops.skew_kernel(rng.normal(size=(3, 3, 4, 4)))
     x, g = (jnp.asarray(rng.normal(size=(2, 5, 5, 4))) for _ in range(2))
-    fast, exact = (
-        jax.grad(lambda k, how=how: jnp.sum(g * ops.orthogonal_conv(x, k, ops.Polynomial((0.7,), 0.9), how)))(kernel)
-        for how in ("fast", "exact")
-    )
-    np.testing.assert_allclose(fast, exact, rtol=1e-12)
+    _, _, actual = pulled_back(x, kernel, ops.Polynomial(coefficients, 0.9, norm=1.3), gradient, g)
+    _, _, exact = pulled_back(x, kernel, ops.Polynomial(coefficients, 0.9), "exact", g)
+    assert_relative(actual, exact, 1e-13)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("k", "size", "channels"), [(1, 3, 16), (3, 2, 8), (3, 4, 4), (5, 5, 4)])
+@pytest.mark.parametrize(
+    ("polynomial", "norm", "error", "gain"),
+    [
+        (TAYLOR, 1.0, 0.002, 10),
+        (TAYLOR, 1.5, 0.004, 10),
+        (TAYLOR, 2.0, 0.02, 4),
+        (EQUIRIPPLE, 1.0, 0.004, 8),
+        (EQUIRIPPLE, 1.5, 0.006, 10),
+        (EQUIRIPPLE, 2.0, 0.02, 6),
+    ],
+)
+def test_rank2_is_close_to_exact(rng, k, size, channels, polynomial, norm, error, gain):
+    """Output and input gradient exact; the kernel gradient within `error`, `gain` times closer than the fast one."""
+    x, kernel, g = random_case(rng, k, size, channels, norm)
+    results = {how: pulled_back(x, kernel, polynomial, how, g) for how in ops.GRADIENTS}
+    for index in (0, 1):
+        assert_relative(results["rank2"][index], results["exact"][index], 1e-13)
+    rank2, cosine = kernel_error(results["rank2"][2], results["exact"][2])
+    fast, fast_cosine = kernel_error(results["fast"][2], results["exact"][2])
+    assert rank2 < error
+    assert rank2 < fast / gain
+    assert fast_cosine < cosine
+    assert cosine > 1 - error**2
+
+
+@pytest.mark.usefixtures("float64")
+def test_rank2_is_made_for_the_interval_of_the_polynomial(rng):
+    """On kernels of norm 1, the gradient made for norm 1 beats the one made for norm 3; made for none is made for 2."""
+    x, kernel, g = random_case(rng, 3, 4, 4, norm=1.0)
+    exact = pulled_back(x, kernel, EQUIRIPPLE, "exact", g)[2]
+    made_for = {norm: dataclasses.replace(EQUIRIPPLE, norm=norm) for norm in (1, 2, 3, None)}
+    actual = {norm: pulled_back(x, kernel, polynomial, "rank2", g)[2] for norm, polynomial in made_for.items()}
+    assert kernel_error(actual[1], exact)[0] < kernel_error(actual[3], exact)[0] / 2
+    np.testing.assert_array_equal(actual[None], actual[2])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [2, 4])
+def test_rank2_composes_with_jit_vmap_and_grad(rng, dtype, size):
+    with jax.enable_x64(dtype == "float64"):
+        cases = [random_case(rng, 3, size, 4, 1.5, dtype) for _ in range(3)]
+
+        def loss(x, kernel, g):
+            return jnp.sum(g * ops.orthogonal_conv(x, kernel, EQUIRIPPLE, "rank2"))
+
+        stacked = (jnp.stack(parts) for parts in zip(*cases, strict=True))
+        gradients = jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 1))))(*stacked)
+        for index, (x, kernel, g) in enumerate(cases):
+            alone = pulled_back(x, kernel, EQUIRIPPLE, "rank2", g)[1:]
+            for batched, expected in zip(gradients, alone, strict=True):
+                assert batched.dtype == expected.dtype == dtype
+                assert_relative(batched[index], expected, 1e-5 if dtype == "float32" else 1e-13)
+
+
+@pytest.mark.parametrize("gradient", ops.GRADIENTS)
+def test_float32_is_as_accurate_as_its_digits_at_the_edge(rng, gradient):
+    """14 applications at ‖A‖ = 2.8, where terms of the series reach 4: rounding grows to a few units, no further."""
+    with jax.enable_x64(True):
+        double = random_case(rng, 3, 4, 8, 2.8)
+        single = [part.astype("float32") for part in double]
+        double = [part.astype("float64") for part in single]
+        expected = pulled_back(*double[:2], ops.taylor(15), gradient, double[2])
+        actual = pulled_back(*single[:2], ops.taylor(15), gradient, single[2])
+        for part, reference in zip(actual, expected, strict=True):
+            assert part.dtype == "float32"
+            assert_relative(part, reference, 2e-6)
 
 
 def residuals(terms, gradient):
@@ -118,22 +212,25 @@ def residuals(terms, gradient):
     return sum(leaf.shape == x.shape for leaf in jax.tree.leaves(vjp))
 
 
-def test_fast_stores_one_activation_whatever_the_number_of_terms():
+def test_fast_and_rank2_store_one_and_two_activations_whatever_the_number_of_terms():
     assert residuals(3, "fast") == residuals(15, "fast") == 1
+    assert residuals(3, "rank2") == residuals(15, "rank2") == 2
     assert residuals(15, "exact") > residuals(3, "exact") > 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_dtype_is_kept(dtype):
+@pytest.mark.parametrize("gradient", ops.GRADIENTS)
+def test_dtype_is_kept(dtype, gradient):
     kernel = jnp.zeros((3, 3, 4, 4), dtype)
     for size in (2, 4):
         x = jnp.ones((2, size, size, 4), dtype)
-        assert ops.orthogonal_conv(x, kernel, ops.taylor(6)).dtype == dtype
+        parts = jax.eval_shape(lambda x: pulled_back(x, kernel, TAYLOR, gradient, x), x)
+        assert {part.dtype for part in parts} == {jnp.dtype(dtype)}
 
 
 def test_errors():
     x, kernel = jnp.zeros((2, 4, 4, 4)), jnp.zeros((3, 3, 4, 4))
-    with pytest.raises(ValueError, match=r"gradient must be one of \('fast', 'exact'.*got 'slow'"):
+    with pytest.raises(ValueError, match=r"gradient must be one of \('fast', 'exact', 'rank2'\), got 'slow'"):
         ops.orthogonal_conv(x, kernel, ops.taylor(6), "slow")
     with pytest.raises(ValueError, match="k odd"):
         ops.orthogonal_conv(x, jnp.zeros((2, 2, 4, 4)), ops.taylor(6))

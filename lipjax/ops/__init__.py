@@ -2,6 +2,7 @@
 
 from lipjax.ops.activations import max_min
 from lipjax.ops.bounds import conv_norm_bound
+from lipjax.ops.chebyshev import equiripple
 from lipjax.ops.curvature import curvature_bound
 from lipjax.ops.orthogonal import GRADIENTS, orthogonal_conv
 from lipjax.ops.polynomials import Polynomial, taylor
@@ -13,6 +14,7 @@ __all__ = [
     "Polynomial",
     "conv_norm_bound",
     "curvature_bound",
+    "equiripple",
     "max_min",
     "max_pool",
     "orthogonal_conv",
