@@ -1,53 +1,143 @@
-"""Time of a training step, fast against exact kernel gradients, interleaved in one run.
+"""Time of a training step: kernel gradients × polynomials × depths × widths, in the form of the paper's Table 1.
 
-    python benchmarks/step_time.py [--depth=5 --init_channels=8 --batch_size=128 --steps=20]
+    python benchmarks/step_time.py --output=benchmarks/results/step_time.json
+    python benchmarks/step_time.py --render=benchmarks/results/step_time.json
 
-Random images; prints the median of the interleaved steps for each gradient and their ratio.
+Random images, LLN and max pooling.  For each network the steps of all variants are interleaved; figures are medians.
+Compilation is timed without a persistent cache, on one run.  Memory is the temporary memory of the compiled step,
+without its arguments (images, parameters, optimiser state).  A network already in the output is not run again, so that
+a long run can be resumed.
 """
 
+import json
+import platform
 import statistics
 import time
+from pathlib import Path
 
 import jax
+import numpy as np
 from absl import app, flags
 
-from lipjax import compilation, ops
 from lipjax.config import build_model, default_config
-from lipjax.recipe import Metrics, epoch_order, initial_state, make_optimizer, make_train_step
+from lipjax.recipe import Metrics, TrainState, epoch_order, make_optimizer, make_train_step
 
-DEPTH = flags.DEFINE_integer("depth", 5, "n of LipConvnet-n.")
-INIT_CHANNELS = flags.DEFINE_integer("init_channels", 8, "Channels after the first convolution.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a step.")
-STEPS = flags.DEFINE_integer("steps", 20, "Timed steps of each gradient.")
+DEPTHS = flags.DEFINE_list("depths", ["5", "10", "20", "40"], "n of LipConvnet-n.")
+INIT_CHANNELS = flags.DEFINE_list("init_channels", ["8", "16", "32"], "Channels after the first convolution.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a step.")
+STEPS = flags.DEFINE_integer("steps", 5, "Timed steps of each variant.")
+OUTPUT = flags.DEFINE_string("output", None, "JSON file to write or to complete.")
+RENDER = flags.DEFINE_string("render", None, "Print the tables of this JSON file, and run nothing.")
+
+# The norm at which the operators are held; LipConvnet's default for degree 4.
+POLYNOMIALS = {
+    "taylor 6": {"polynomial": "taylor", "terms": 6},
+    "equiripple 3 at 1.4": {"polynomial": "equiripple", "degree": 3, "norm": 1.4},
+    "equiripple 4 at 1.9": {"polynomial": "equiripple", "degree": 4, "norm": 1.9},
+    "equiripple 5 at 1.9": {"polynomial": "equiripple", "degree": 5, "norm": 1.9},
+}
+GRADIENTS = ("exact", "fast", "rank2")
+BASELINE = "taylor 6, exact"
 
 
 def main(_):
-    compilation.use_cache()
-    images = jax.random.randint(jax.random.key(0), (2 * BATCH_SIZE.value, 32, 32, 3), 0, 256).astype("uint8")
-    labels = jax.random.randint(jax.random.key(1), (2 * BATCH_SIZE.value,), 0, 10)
-    order = epoch_order(0, 1, len(labels), BATCH_SIZE.value)
-    runs = {}
-    for gradient in ops.GRADIENTS:
-        config = default_config()
-        config.update({"depth": DEPTH.value, "init_channels": INIT_CHANNELS.value, "gradient": gradient})
-        model = build_model(config, (32, 32, 3), 10)
-        optimizer = make_optimizer(config, steps_per_epoch=390)
-        step = make_train_step(model, optimizer, config, pixel_max=255)
-        runs[gradient] = [step, step(initial_state(model, optimizer, 0), Metrics.zero(), images, labels, order, 0)]
-    seconds = {gradient: [] for gradient in runs}
+    if RENDER.value:
+        print(render(json.loads(Path(RENDER.value).read_text())))
+        return
+    path = Path(OUTPUT.value) if OUTPUT.value else None
+    result = json.loads(path.read_text()) if path and path.exists() else {"machine": machine(), "networks": []}
+    done = {(network["depth"], network["init_channels"]) for network in result["networks"]}
+    for channels in map(int, INIT_CHANNELS.value):
+        for depth in map(int, DEPTHS.value):
+            if (depth, channels) in done:
+                continue
+            result["networks"].append(measure(depth, channels))
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(result, indent=1) + "\n")
+            print(render({**result, "networks": result["networks"][-1:]}), flush=True)
+
+
+def machine() -> dict:
+    return {"backend": jax.default_backend(), "devices": len(jax.devices()), "processor": platform.processor()}
+
+
+def measure(depth: int, channels: int) -> dict:
+    batch = BATCH_SIZE.value
+    rng = np.random.default_rng(0)
+    images = jax.numpy.asarray(rng.integers(0, 256, (2 * batch, 32, 32, 3), dtype=np.uint8))
+    labels = jax.numpy.asarray(rng.integers(0, 10, 2 * batch))
+    order = epoch_order(0, 1, len(labels), batch)
+    variants, runs = {}, {}
+    for polynomial, keys in POLYNOMIALS.items():
+        for gradient in GRADIENTS:
+            config = default_config()
+            config.update({"depth": depth, "init_channels": channels, "gradient": gradient, **keys})
+            model = build_model(config, (32, 32, 3), 10)
+            optimizer = make_optimizer(config, steps_per_epoch=390)
+            state, metrics = random_state(model, optimizer, rng), Metrics.zero()
+            step = make_train_step(model, optimizer, config, pixel_max=255)
+            started = time.perf_counter()
+            compiled = step.lower(state, metrics, images, labels, order, 0).compile()
+            name = f"{polynomial}, {gradient}"
+            variants[name] = {
+                "compile_seconds": time.perf_counter() - started,
+                "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+                "defect": defect(model, keys),
+            }
+            runs[name] = [compiled, jax.block_until_ready(compiled(state, metrics, images, labels, order, 0))]
+    seconds = {name: [] for name in runs}
     for _ in range(STEPS.value):
-        for gradient, run in runs.items():
-            jax.block_until_ready(run[1])
+        for name, run in runs.items():
             started = time.perf_counter()
             run[1] = jax.block_until_ready(run[0](*run[1], images, labels, order, 0))
-            seconds[gradient].append(time.perf_counter() - started)
-    medians = {gradient: statistics.median(times) for gradient, times in seconds.items()}
-    print(
-        f"LipConvnet-{DEPTH.value}, {INIT_CHANNELS.value} channels, batch {BATCH_SIZE.value}, "
-        f"{jax.default_backend()}, median of {STEPS.value}"
-    )
-    for gradient, median in medians.items():
-        print(f"  {gradient:6} {median:.3f} s  ({median / medians['exact']:.2f} of exact)")
+            seconds[name].append(time.perf_counter() - started)
+    for name, times in seconds.items():
+        variants[name]["seconds"] = statistics.median(times)
+        variants[name]["steps"] = len(times)
+    return {"depth": depth, "init_channels": channels, "batch_size": batch, "variants": variants}
+
+
+def random_state(model, optimizer, rng) -> TrainState:
+    """A state of the right shapes with small random numbers: jitted initialisation would take longer than the steps."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+
+    def draw(leaf):
+        scale = max(leaf.shape[-1] if leaf.shape else 1, 1) ** -0.5
+        return jax.numpy.asarray(scale * rng.standard_normal(leaf.shape), leaf.dtype)
+
+    params = jax.tree.map(draw, dict(shapes["params"]))
+    spectral = jax.tree.map(lambda leaf: jax.numpy.full(leaf.shape, 1 / max(leaf.size, 1) ** 0.5), shapes["spectral"])
+    return TrainState(jax.numpy.zeros((), int), params, dict(spectral), optimizer.init(params))
+
+
+def defect(model, keys) -> float:
+    """1 − min |p(it)| / max |p(it)|, up to the norm held; for Taylor up to 2, where trained kernels are."""
+    lowest, highest = model.polynomial.gain(keys.get("norm", 2.0))
+    return 1 - lowest / highest
+
+
+def render(result: dict) -> str:
+    """Markdown: one table for each network."""
+    lines = []
+    for network in result["networks"]:
+        variants = network["variants"]
+        baseline = variants[BASELINE]["seconds"]
+        lines += [
+            f"LipConvnet-{network['depth']}, {network['init_channels']} initial channels, "
+            f"batch {network['batch_size']}, median of {variants[BASELINE]['steps']} steps:",
+            "",
+            "| polynomial, gradient | s/step | ÷ Taylor 6 exact | images/s | compile s | temporary MB | defect |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for name, v in variants.items():
+            lines.append(
+                f"| {name} | {v['seconds']:.3f} | {v['seconds'] / baseline:.2f} | "
+                f"{network['batch_size'] / v['seconds']:.0f} | {v['compile_seconds']:.0f} | "
+                f"{v['temporary_bytes'] / 2**20:.0f} | {v['defect']:.1e} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,10 @@ POWER_STEPS = 5
 HEADROOM = 1.03
 
 
+# The norm to which the unscaled operators are brought back after each training step (`project`).
+RAW_NORM = 4.0
+
+
 def held_polynomial(degree: int, norm: float) -> Polynomial:
     """The equiripple polynomial for operators held at ‖A‖ = `norm`: its interval reaches to HEADROOM · norm.
 
@@ -112,8 +116,9 @@ class SkewOrthogonalConv(nn.Module):
         norm = self.variable("spectral", "norm", lambda: norm)
         present = norm.value
         if train:
-            _, start = skew.operator_power_steps(kernel, image.value, POWER_STEPS - 1)
-            present, moved = skew.operator_norm(kernel, start)
+            moved = image.value
+            for _ in range(POWER_STEPS):  # unrolled: XLA's convolutions are slow inside loops on a CPU
+                present, moved = skew.operator_norm(kernel, moved)
             if self.is_mutable_collection("spectral") and not self.is_initializing():
                 image.value, norm.value = moved, jax.lax.stop_gradient(present)
         return self._scaled(kernel, present)
@@ -154,13 +159,15 @@ class SkewOrthogonalConv(nn.Module):
     def tightened(self, variables: Mapping[str, Any], size: int) -> dict[str, Any]:
         """The variables with spectral/norm raised, where need be, until the proven σ̄ is inside the interval.
 
-        The layer is then 1-Lipschitz by construction.  A polynomial made for no interval: the variables as they are.
+        The layer is then 1-Lipschitz by construction.
+
+        Raises:
+          ValueError: a polynomial made for no interval.
         """
-        if self.polynomial.norm is None:
-            return dict(variables)
+        interval = self.held_norm * HEADROOM
         proven = _proven_norm(variables["params"]["kernel"], size)
         norm = np.asarray(variables["spectral"]["norm"])
-        least = np.nextafter(norm.dtype.type(proven / HEADROOM * (1 + 1e-15)), norm.dtype.type(np.inf))
+        least = np.nextafter(norm.dtype.type(proven * self.held_norm / interval * (1 + 1e-15)), norm.dtype.type(np.inf))
         return {**variables, "spectral": {**variables["spectral"], "norm": jnp.asarray(np.maximum(norm, least))}}
 
 
@@ -214,7 +221,7 @@ def settle(variables: Mapping[str, Any], steps: int = SETTLING_STEPS) -> dict[st
 class ProjectionPool(nn.Module):
     """`ops.projection_pool` with learnable angles: (…, C) → (…, C/2), 1-Lipschitz.
 
-    Params: theta (C/2,), initialised U(0, π); training keeps it in [0, π] by `project_parameters` after each step.
+    Params: theta (C/2,), initialised U(0, π); training keeps it in [0, π] by `project` after each step.
     """
 
     @nn.compact
@@ -227,9 +234,20 @@ def _uniform_angles(key, shape, dtype=jnp.float32):
     return jax.random.uniform(key, shape, dtype, 0, jnp.pi)
 
 
-def project_parameters(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters with every pooling angle clipped to [0, π]; all else as it is."""
+def project(params: Mapping[str, Any], spectral: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(params, spectral) after a training step brought back to where they belong; the network stays the same.
+
+    Pooling angles are clipped to [0, π].  The layer of a held norm does not depend on the scale of its raw kernel, and a
+    gradient step is orthogonal to the kernel, so it always lengthens it, and the rate at which it learns falls with
+    the square of its length.  Raw kernels are therefore scaled back to a tracked norm of RAW_NORM.
+    """
     flat = traverse_util.flatten_dict(params)
-    return traverse_util.unflatten_dict(
-        {path: jnp.clip(leaf, 0, jnp.pi) if path[-1] == "theta" else leaf for path, leaf in flat.items()}
-    )
+    held = traverse_util.flatten_dict(spectral, is_leaf=lambda path, _: path[-1:] == ("vectors",))
+    for *layer, name in list(flat):
+        if name == "theta":
+            flat[*layer, name] = jnp.clip(flat[*layer, name], 0, jnp.pi)
+        elif name == "kernel" and (*layer, "norm") in held:
+            norm = held[*layer, "norm"]
+            flat[*layer, name] *= RAW_NORM / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
+            held[*layer, "norm"] = jnp.full_like(norm, RAW_NORM)
+    return traverse_util.unflatten_dict(flat), traverse_util.unflatten_dict(held)

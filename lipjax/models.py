@@ -11,7 +11,7 @@ import numpy as np
 from lipjax import ops
 from lipjax.folded import FoldedConv, fold_layer
 from lipjax.heads import CurvatureHead, LastLayerNormalization
-from lipjax.layers import DEFAULT_POLYNOMIAL, ProjectionPool, SkewOrthogonalConv
+from lipjax.layers import DEFAULT_POLYNOMIAL, ProjectionPool, SkewOrthogonalConv, settle
 from lipjax.ops.polynomials import Polynomial
 
 # Input normalisation of the authors' CIFAR networks; one std for all channels keeps its Lipschitz constant 1/std.
@@ -174,12 +174,16 @@ class LipConvnet(nn.Module):
         return bounds
 
     def tightened(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """The variables with each held norm inside the interval by proof, see `SkewOrthogonalConv.tightened`.
+        """The variables with each held norm settled and inside the interval by proof.
 
-        Call it after training, before evaluation; `load_trained` does.
+        See `settle` and `SkewOrthogonalConv.tightened`.  Call it after training, before evaluation; `load_trained` does.
+        Networks of a polynomial made for no interval stay as they are.
         """
         if self.folded:
             raise ValueError("LipConvnet: a folded network has no tracked norms; tighten it before folding")
+        if self.polynomial.norm is None:
+            return dict(variables)
+        variables = settle(variables)
         spectral = dict(variables["spectral"])
         for step, layer, own in self._layers(variables):
             spectral[step.name] = layer.tightened(own, step.size)["spectral"]

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from lipjax.attacks import feature_attack
 from lipjax.data import augmentation
-from lipjax.layers import project_parameters
+from lipjax.layers import project
 from lipjax.losses import curvature_regulariser, top_rivals
 from lipjax.models import LipConvnet
 
@@ -103,7 +103,7 @@ def make_train_step(
 
         (loss, (logits, spectral)), gradient = jax.value_and_grad(loss_function, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = project_parameters(optax.apply_updates(state.params, updates))
+        params, spectral = project(optax.apply_updates(state.params, updates), spectral)
 
         is_bad = ~(jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(params)))
         is_first_bad = is_bad & (metrics.first_bad_step < 0)

@@ -43,7 +43,7 @@ def tiny_config():
 
     config = default_config()
     config.update({"dataset": "digits", "crop_padding": 1, "flip": False, "init_channels": 2, "batch_size": 256})
-    config.update({"epochs": 4, "terms": 3, "eval_terms": 6, "radii": "0.1,0.25", "validation_fraction": 0.2})
+    config.update({"epochs": 4, "degree": 3, "radii": "0.1,0.25", "validation_fraction": 0.2})
     config.update({"mean": (0.3,), "std": 0.25})
     return config
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lipjax.config import build_model, check_config, default_config, parse_radii, read_config, write_config
+from lipjax.layers import held_polynomial
 from lipjax.ops import taylor
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -28,6 +29,9 @@ def test_every_config_is_valid_and_states_its_command(path):
         ("radii", "36/0", "comma-separated positive numbers"),
         ("gradient", "slow", r"one of \('fast', 'exact'"),
         ("std", 0.0, "a positive number"),
+        ("polynomial", "exp", r"one of \('equiripple', 'taylor'"),
+        ("degree", 1, "an integer from 2 to 10"),
+        ("norm", 3.0, r"a number in \[0.5, 2.9\]"),
         ("terms", 1, "an integer from 2 to 30"),
         ("batch_size", 0, "an integer >= 1"),
     ],
@@ -59,7 +63,8 @@ def test_parse_radii_keeps_the_text():
 
 def test_build_model_takes_every_key():
     config = default_config()
-    config.update({"depth": 10, "init_channels": 6, "terms": 4, "eval_terms": 9, "gradient": "exact", "std": 0.5})
+    config.update({"depth": 10, "init_channels": 6, "gradient": "exact", "std": 0.5, "polynomial": "taylor"})
+    config.update({"terms": 4, "eval_terms": 9})
     model = build_model(config, (16, 16, 1), 7)
     assert (model.depth, model.init_channels, model.input_size, model.in_channels, model.num_classes) == (
         10,
@@ -69,6 +74,9 @@ def test_build_model_takes_every_key():
         7,
     )
     assert (model.polynomial, model.eval_polynomial, model.gradient, model.std) == (taylor(4), taylor(9), "exact", 0.5)
+    config.update({"polynomial": "equiripple", "degree": 3, "norm": 1.4})
+    model = build_model(config, (16, 16, 1), 7)
+    assert (model.polynomial, model.eval_polynomial) == (held_polynomial(3, 1.4), None)
     config.mean = (0.1, 0.2)
     with pytest.raises(ValueError, match=r"config\.mean=.*: 'cifar10' has 1 channels"):
         build_model(config, (16, 16, 1), 7)

@@ -7,7 +7,7 @@ import pytest
 
 import lipjax
 from lipjax import ops
-from lipjax.layers import HEADROOM, SkewOrthogonalConv, held_polynomial, settle
+from lipjax.layers import HEADROOM, RAW_NORM, SkewOrthogonalConv, held_polynomial, project, settle
 from lipjax.models import architecture
 from lipjax.ops.convolution import dense_operator
 
@@ -184,6 +184,27 @@ def test_held_norms_follow_the_kernels_in_training(held):
     assert abs(jnp.vdot(gradient, kernel)) < 1e-4 * jnp.linalg.norm(gradient) * jnp.linalg.norm(kernel)
 
 
+def test_projection_changes_the_scale_of_raw_kernels_only(held):
+    model, variables = held
+    variables = settle(variables, steps=1000)
+    angles = {"pool": {"theta": jnp.array([-1.0, 1.0, 4.0])}}
+    params, spectral = project({**variables["params"], **angles}, variables["spectral"])
+    np.testing.assert_allclose(params.pop("pool")["theta"], [0, 1, np.pi], rtol=1e-6)
+    x = jax.random.uniform(jax.random.key(1), (2, 8, 8, 2))
+    projected = {"params": params, "spectral": spectral}
+    np.testing.assert_allclose(model.apply(projected, x), model.apply(variables, x), rtol=0, atol=1e-5)
+    assert all(own["norm"] == RAW_NORM for own in spectral.values())
+    settled = settle(projected, steps=1000)["spectral"]
+    np.testing.assert_allclose([own["norm"] for own in settled.values()], RAW_NORM, rtol=1e-5)
+
+
+def test_projection_leaves_the_kernels_of_paper_networks():
+    model = lipjax.LipConvnet(init_channels=2, input_size=4, in_channels=1, polynomial=ops.taylor(6))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+    params, spectral = project(variables["params"], variables["spectral"])
+    jax.tree.map(np.testing.assert_array_equal, (params, spectral), (variables["params"], variables["spectral"]))
+
+
 def test_tightened_networks_are_one_lipschitz_by_proof(held):
     """Norms tracked too low leave the interval: the bound says so, tightening brings them back and changes no other."""
     model, variables = held
@@ -194,7 +215,9 @@ def test_tightened_networks_are_one_lipschitz_by_proof(held):
     low["spectral"]["block1_conv0"]["norm"] *= 0.8
     bounds = model.layer_bounds(low)
     assert bounds["block1_conv0"] > 1.05
-    tight = model.tightened(low)
+    layer = SkewOrthogonalConv(16, polynomial=model.polynomial)
+    own = {collection: low[collection]["block1_conv0"] for collection in low}
+    tight = {**low, "spectral": {**low["spectral"], "block1_conv0": layer.tightened(own, 4)["spectral"]}}
     assert all(bound <= 1 for name, bound in model.layer_bounds(tight).items() if name != "input")
     norms = operator_norms(model, tight)
     assert model.polynomial.norm / 1.02 <= norms["block1_conv0"] <= model.polynomial.norm

@@ -10,6 +10,7 @@ TINY = [
     "--config.init_channels=2",
     "--config.hidden=4",
     "--config.epochs=1",
+    "--config.polynomial=taylor",
     "--config.terms=3",
     "--config.eval_terms=4",
 ]
