@@ -237,9 +237,9 @@ def _uniform_angles(key, shape, dtype=jnp.float32):
 def project(params: Mapping[str, Any], spectral: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(params, spectral) after a training step brought back to where they belong; the network stays the same.
 
-    Pooling angles are clipped to [0, π].  The layer of a held norm does not depend on the scale of its raw kernel, and a
-    gradient step is orthogonal to the kernel, so it always lengthens it, and the rate at which it learns falls with
-    the square of its length.  Raw kernels are therefore scaled back to a tracked norm of RAW_NORM.
+    Pooling angles are clipped to [0, π].  A layer of held norm does not depend on the scale of its raw kernel.  A
+    gradient step is orthogonal to the kernel and lengthens it, and the rate at which it learns falls with the square of
+    its length.  Raw kernels are therefore scaled back to a tracked norm of RAW_NORM.
     """
     flat = traverse_util.flatten_dict(params)
     held = traverse_util.flatten_dict(spectral, is_leaf=lambda path, _: path[-1:] == ("vectors",))

@@ -176,8 +176,8 @@ class LipConvnet(nn.Module):
     def tightened(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """The variables with each held norm settled and inside the interval by proof.
 
-        See `settle` and `SkewOrthogonalConv.tightened`.  Call it after training, before evaluation; `load_trained` does.
-        Networks of a polynomial made for no interval stay as they are.
+        Call it after training, before evaluation, as `load_trained` does; see `SkewOrthogonalConv.tightened`.  Networks
+        of a polynomial made for no interval stay as they are.
         """
         if self.folded:
             raise ValueError("LipConvnet: a folded network has no tracked norms; tighten it before folding")

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lipjax.ops import skew
+from lipjax.ops import orthogonal_conv, skew, taylor
 from lipjax.ops.convolution import dense_operator
 
 
@@ -56,3 +56,13 @@ def test_zero_kernel_stays_zero():
 def test_bad_shape(shape):
     with pytest.raises(ValueError, match=r"kernel must have shape \(k, k, C, C\) with k odd"):
         skew.skew_kernel(np.zeros(shape))
+
+
+def test_kernels_that_are_not_skew(rng):
+    kernel = skew.skew_kernel(jnp.asarray(rng.normal(size=(3, 3, 4, 4)), jnp.float32))
+    x = jnp.zeros((1, 4, 4, 4))
+    orthogonal_conv(x, kernel, taylor(3))
+    for bad in (kernel.at[0, 0, 0, 1].add(1e-2), jnp.ones((1, 1, 4, 4)), kernel * jnp.nan):
+        with pytest.raises(ValueError, match="kernel must be skew, .* got one that misses it by"):
+            orthogonal_conv(x, bad, taylor(3))
+    jax.jit(lambda k: orthogonal_conv(x, k, taylor(3)))(jnp.ones((1, 1, 4, 4)))  # traced: not checked

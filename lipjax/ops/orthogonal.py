@@ -12,7 +12,7 @@ import scipy.linalg
 
 from lipjax.ops.convolution import linear_operator, weight_gradient
 from lipjax.ops.polynomials import Polynomial
-from lipjax.ops.skew import check_kernel
+from lipjax.ops.skew import check_kernel, check_skew
 
 GRADIENTS = ("fast", "exact", "rank2")
 
@@ -28,8 +28,8 @@ def orthogonal_conv(x: jax.Array, kernel: jax.Array, polynomial: Polynomial, gra
 
     Args:
       x: (N, H, W, C) activations.
-      kernel: (k, k, C, C) HWIO, skew (see `skew_kernel`) and already normalised; this is not checked, as it may be
-        traced, and the backward pass relies on it (Aᵀ = −A).
+      kernel: (k, k, C, C) HWIO, skew (see `skew_kernel`) and already normalised.  The backward pass relies on Aᵀ = −A;
+        it is checked where the kernel is not traced.
       polynomial: nested coefficients and scale.
       gradient: 'exact' differentiates through the nest: d kernel gradients.  'fast' is the paper's equation 5 for any
         coefficients: one kernel gradient, s·c1·(v1 ⊗ u1), and only u1 is stored whatever the degree; the gradient with
@@ -41,9 +41,10 @@ def orthogonal_conv(x: jax.Array, kernel: jax.Array, polynomial: Polynomial, gra
       (N, H, W, C), in the dtype of x and kernel.
 
     Raises:
-      ValueError: unknown gradient, kernel not (k, k, C, C) with k odd, or channels of x and kernel that differ.
+      ValueError: unknown gradient, kernel not (k, k, C, C) with k odd, or not skew, other channels in x than in kernel.
     """
     check_kernel("orthogonal_conv", kernel)
+    check_skew("orthogonal_conv", kernel)
     if x.ndim != 4 or x.shape[-1] != kernel.shape[-1]:
         raise ValueError(f"orthogonal_conv: x must be (N, H, W, {kernel.shape[-1]}) as the kernel, got {x.shape}")
     if gradient == "exact":

@@ -15,6 +15,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from lipjax.ops.convolution import linear_operator
@@ -40,6 +41,20 @@ def check_kernel(caller: str, kernel: jax.Array) -> None:
     shape = jnp.shape(kernel)
     if len(shape) != 4 or shape[0] != shape[1] or shape[2] != shape[3] or shape[0] % 2 == 0:
         raise ValueError(f"{caller}: kernel must have shape (k, k, C, C) with k odd, got {shape}")
+
+
+def check_skew(caller: str, kernel: jax.Array) -> None:
+    """Raise ValueError unless a concrete kernel is skew up to rounding; a traced one cannot be checked."""
+    if isinstance(kernel, jax.core.Tracer):
+        return
+    kernel = np.asarray(kernel)
+    largest = np.abs(kernel).max(initial=0)
+    error = np.abs(kernel + np.flip(kernel, (0, 1)).swapaxes(2, 3)).max(initial=0)
+    if not error <= np.finfo(kernel.dtype).eps ** 0.5 * largest:
+        raise ValueError(
+            f"{caller}: kernel must be skew, L[h, w, i, o] = -L[k-1-h, k-1-w, o, i], as skew_kernel makes it; "
+            f"got one that misses it by {error:.2g} with entries up to {largest:.2g}"
+        )
 
 
 def reshaped_kernels(kernel_hwio: jax.Array) -> tuple[jax.Array, ...]:
