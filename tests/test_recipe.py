@@ -173,3 +173,23 @@ def test_every_step_draws_new_crops(setting):
         state, metrics = step(state, Metrics.zero(), images, labels, order, 0)
         losses.append(float(metrics.loss))
     assert len({round(loss, 3) for loss in losses}) == 3
+
+
+def test_memory_of_the_fast_step_does_not_grow_with_the_terms():
+    def temporary_bytes(gradient, terms):
+        config = tiny_config()
+        config.update({"polynomial": "taylor", "terms": terms, "gradient": gradient, "init_channels": 8})
+        model = build_model(config, (8, 8, 1), 10)
+        optimizer = make_optimizer(config, steps_per_epoch=2)
+        state = jax.eval_shape(lambda: initial_state(model, optimizer, 0))
+        images, labels = jnp.zeros((64, 8, 8, 1), jnp.uint8), jnp.zeros(64, jnp.int32)
+        step = make_train_step(model, optimizer, config, 16)
+        order = epoch_order(0, 1, 64, 64)
+        lowered = step.lower(state, Metrics.zero(), images, labels, order, 0)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    fast = [temporary_bytes("fast", terms) for terms in (4, 10)]
+    exact = [temporary_bytes("exact", terms) for terms in (4, 10)]
+    assert fast[1] < 1.05 * fast[0]
+    assert exact[1] > 1.3 * exact[0]
+    assert fast[1] < exact[1]
