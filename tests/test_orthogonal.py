@@ -236,3 +236,18 @@ def test_errors():
         ops.orthogonal_conv(x, jnp.zeros((2, 2, 4, 4)), ops.taylor(6))
     with pytest.raises(ValueError, match=r"x must be \(N, H, W, 6\)"):
         ops.orthogonal_conv(x, jnp.zeros((3, 3, 6, 6)), ops.taylor(6))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("gradient", ops.GRADIENTS)
+@pytest.mark.parametrize(("k", "size"), [(1, 3), (3, 2), (3, 5)])
+def test_operators_are_interchangeable(rng, k, size, gradient):
+    x, kernel, g = random_case(rng, k, size, 4, 1.5)
+    value, vjp = jax.vjp(lambda x, kernel: ops.orthogonal_conv(x, kernel, EQUIRIPPLE, gradient), x, kernel)
+    for operator in ("convolution", "dense", *(["matmul"] if k == 1 else [])):
+        forced = lambda x, kernel, o=operator: ops.orthogonal_conv(x, kernel, EQUIRIPPLE, gradient, operator=o)  # noqa: E731
+        other, other_vjp = jax.vjp(forced, x, kernel)
+        for actual, expected in zip((other, *other_vjp(g)), (value, *vjp(g)), strict=True):
+            assert_relative(actual, expected, 1e-12)
+    with pytest.raises(ValueError, match="operator must be one of .*, got 'fft'"):
+        ops.orthogonal_conv(x, kernel, EQUIRIPPLE, gradient, operator="fft")

@@ -21,7 +21,9 @@ GRADIENTS = ("fast", "exact", "rank2")
 _TYPICAL_NORM = 2.0
 
 
-def orthogonal_conv(x: jax.Array, kernel: jax.Array, polynomial: Polynomial, gradient: str = "fast") -> jax.Array:
+def orthogonal_conv(
+    x: jax.Array, kernel: jax.Array, polynomial: Polynomial, gradient: str = "fast", operator: str | None = None
+) -> jax.Array:
     """y = p(A) x = s [x + c1 A (x + c2 A (x + ... cd A x))], A the zero-padded convolution with a skew kernel.
 
     With Taylor coefficients this is the truncated exponential of equation 1, nested as in equation 2.
@@ -36,46 +38,48 @@ def orthogonal_conv(x: jax.Array, kernel: jax.Array, polynomial: Polynomial, gra
         respect to x is exact in every case.  'rank2' (not in the paper) is the best sum of two such terms for ‖A‖ about
         polynomial.norm (2 if None): two kernel gradients, two stored activations; several times closer to 'exact' than
         'fast' is, and equal to it up to degree 2.
+      operator: how A is applied, one of `convolution.OPERATORS`; None: by the rule of `convolution.chosen_operator`.
 
     Returns:
       (N, H, W, C), in the dtype of x and kernel.
 
     Raises:
-      ValueError: unknown gradient, kernel not (k, k, C, C) with k odd, or not skew, other channels in x than in kernel.
+      ValueError: unknown gradient, kernel not (k, k, C, C) with k odd, or not skew, other channels in x than in kernel,
+        an operator that is unknown or not for this kernel.
     """
     check_kernel("orthogonal_conv", kernel)
     check_skew("orthogonal_conv", kernel)
     if x.ndim != 4 or x.shape[-1] != kernel.shape[-1]:
         raise ValueError(f"orthogonal_conv: x must be (N, H, W, {kernel.shape[-1]}) as the kernel, got {x.shape}")
     if gradient == "exact":
-        return _nest(x, kernel, polynomial)[0]
+        return _nest(x, kernel, polynomial, operator)[0]
     if gradient == "fast":
-        return _fast(x, kernel, polynomial)
+        return _fast(x, kernel, polynomial, operator)
     if gradient == "rank2":
-        return _rank2(x, kernel, polynomial)
+        return _rank2(x, kernel, polynomial, operator)
     raise ValueError(f"orthogonal_conv: gradient must be one of {GRADIENTS}, got {gradient!r}")
 
 
-def _nest(x, kernel, polynomial, sign=1.0):
+def _nest(x, kernel, polynomial, operator, sign=1.0):
     """(p(±A) x, u1): u_d = x, u_{j−1} = x + c_j (±A) u_j, and p(±A) x = s u_0 (equation 2)."""
-    operator = linear_operator(kernel, *x.shape[1:3])
+    apply = linear_operator(kernel, *x.shape[1:3], operator)
     u = x
     for c in reversed(polynomial.coefficients[1:]):
-        u = x + (sign * c) * operator(u)
-    return polynomial.scale * (x + (sign * polynomial.coefficients[0]) * operator(u)), u
+        u = x + (sign * c) * apply(u)
+    return polynomial.scale * (x + (sign * polynomial.coefficients[0]) * apply(u)), u
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _fast(x, kernel, polynomial):
-    return _nest(x, kernel, polynomial)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _fast(x, kernel, polynomial, operator):
+    return _nest(x, kernel, polynomial, operator)[0]
 
 
-def _fast_fwd(x, kernel, polynomial):
-    y, u1 = _nest(x, kernel, polynomial)
+def _fast_fwd(x, kernel, polynomial, operator):
+    y, u1 = _nest(x, kernel, polynomial, operator)
     return y, (u1, kernel)
 
 
-def _fast_bwd(polynomial, residuals, g):
+def _fast_bwd(polynomial, operator, residuals, g):
     """Start with y = p(A) x, A skew.  In x: ∂ᵀ = p(A)ᵀ = p(−A), the same nest with −A (equation 3).
 
     In A: y = s (x + c1 A u1).  Differentiating every A in the nest gives, with v_d = g and v_{j−1} = g − c_j A v_j,
@@ -83,24 +87,24 @@ def _fast_bwd(polynomial, residuals, g):
     vary while the cotangent that reaches it is carried through the other factors as v1 (equation 5).
     """
     u1, kernel = residuals
-    x_gradient, v1 = _nest(g, kernel, polynomial, sign=-1.0)
+    x_gradient, v1 = _nest(g, kernel, polynomial, operator, sign=-1.0)
     return x_gradient, weight_gradient(u1, (polynomial.scale * polynomial.coefficients[0]) * v1, kernel.shape[0])
 
 
 _fast.defvjp(_fast_fwd, _fast_bwd)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _rank2(x, kernel, polynomial):
-    return _nest(x, kernel, polynomial)[0]  # not differentiated: the very bits of the other gradients
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _rank2(x, kernel, polynomial, operator):
+    return _nest(x, kernel, polynomial, operator)[0]  # not differentiated: the very bits of the other gradients
 
 
-def _rank2_fwd(x, kernel, polynomial):
-    y, combinations = _krylov(x, kernel, polynomial)
+def _rank2_fwd(x, kernel, polynomial, operator):
+    y, combinations = _krylov(x, kernel, polynomial, operator)
     return y, (combinations, kernel)
 
 
-def _rank2_bwd(polynomial, residuals, g):
+def _rank2_bwd(polynomial, operator, residuals, g):
     """Start with y = Σ a_k Aᵏ x, A skew.  In x: p(−A) g, as for the fast gradient.  In A, with i + j = k − 1:
 
         Σ_ij H_ij ((−A)ⁱ g) ⊗ (Aʲ x),    H_ij = a_{i+j+1}, 0 where i + j >= d       (equation 4, expanded).
@@ -109,7 +113,7 @@ def _rank2_bwd(polynomial, residuals, g):
     (λ_r, e_r) of largest |λ_r| leave, with w_r = L⁻ᵀ e_r, Σ_r λ_r (Σ_i w_ri (−A)ⁱ g) ⊗ (Σ_j w_rj Aʲ x).
     """
     combinations, kernel = residuals
-    x_gradient, g_combinations = _krylov(g, kernel, polynomial, sign=-1.0)
+    x_gradient, g_combinations = _krylov(g, kernel, polynomial, operator, sign=-1.0)
     eigenvalues = _leading_eigenpairs(polynomial)[0]
     kernel_gradient = sum(
         weight_gradient(u, eigenvalue * v, kernel.shape[0])
@@ -118,18 +122,18 @@ def _rank2_bwd(polynomial, residuals, g):
     return x_gradient, kernel_gradient
 
 
-def _krylov(x, kernel, polynomial, sign=1.0):
+def _krylov(x, kernel, polynomial, operator, sign=1.0):
     """(p(±A) x, [Σ_j w_rj (±A)ʲ x for r = 1, 2]) from the powers (±A)ʲ x, each used at once and not kept.
 
     Rounds a little more than the nest: in float32 with 14 powers at ‖A‖ = 2.8 relative errors of 3e-7 and 2.4e-7.
     """
-    operator = linear_operator(kernel, *x.shape[1:3])
+    apply = linear_operator(kernel, *x.shape[1:3], operator)
     weights = _leading_eigenpairs(polynomial)[1]
     first, *expanded = _expanded(polynomial)
     y, combinations = first * x, [0.0] * len(weights)
     for j, a in enumerate(expanded):
         combinations = [total + w[j] * x for total, w in zip(combinations, weights, strict=True)]
-        x = sign * operator(x)
+        x = sign * apply(x)
         y = y + a * x
     return y, combinations
 
