@@ -1,6 +1,6 @@
 """Pure functions on arrays: no Flax, no files, no global state."""
 
-from lipjax.ops.activations import max_min
+from lipjax.ops.activations import householder, householder2, max_min
 from lipjax.ops.bounds import conv_norm_bound
 from lipjax.ops.chebyshev import equiripple
 from lipjax.ops.curvature import curvature_bound
@@ -15,6 +15,8 @@ __all__ = [
     "conv_norm_bound",
     "curvature_bound",
     "equiripple",
+    "householder",
+    "householder2",
     "max_min",
     "max_pool",
     "orthogonal_conv",

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 def channel_halves(caller: str, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -23,3 +24,74 @@ def max_min(x: jax.Array) -> jax.Array:
     """
     a, b = channel_halves("max_min", x)
     return jnp.concatenate([jnp.maximum(a, b), jnp.minimum(a, b)], axis=-1)
+
+
+def householder(x: jax.Array, theta: jax.Array) -> jax.Array:
+    """Householder activation of order 1 (Singla et al., 2022): (…, C) → (…, C) on the pairs z = (c, c + C/2).
+
+    The line at angle θ/2 halves the plane of each pair: on its counter-clockwise side (z_2 cos θ/2 >= z_1 sin θ/2)
+    z stays; on the other it is reflected at the line.  θ = π/2 is MaxMin, with the halves swapped.  Continuous, and
+    orthogonal on each side, hence 1-Lipschitz and norm preserving.
+
+    Args:
+      x: (…, C), C even.
+      theta: (C/2,) in radians, any real numbers.
+
+    Raises:
+      ValueError: odd number of channels, or theta not of shape (C/2,).
+    """
+    first, second = channel_halves("householder", x)
+    theta = _angles("householder", "theta", theta, first)
+    reflected = _reflected(first, second, theta)
+    stays = second * jnp.cos(theta / 2) >= first * jnp.sin(theta / 2)
+    return jnp.concatenate([jnp.where(stays, a, b) for a, b in zip((first, second), reflected, strict=True)], axis=-1)
+
+
+def householder2(x: jax.Array, theta0: jax.Array, theta1: jax.Array, theta2: jax.Array) -> jax.Array:
+    """Householder activation of order 2 (Singla et al., 2022): (…, C) → (…, C) on the pairs z = (c, c + C/2).
+
+    Four sectors around the origin, counter-clockwise from angle θ0/2, of widths θ1/2, θ2/2, π − θ1/2 and π − θ2/2:
+    in the first z stays, in the second it is reflected at the line of angle (θ0 + θ1)/2, in the third turned by −θ2,
+    in the fourth reflected at the line of angle θ0/2.  Neighbours agree on the ray between them, so the map is
+    continuous, orthogonal on each sector, hence 1-Lipschitz and norm preserving.
+
+    Args:
+      x: (…, C), C even.
+      theta0, theta1, theta2: (C/2,) in radians, clipped to [0, 2π]; their gradients are 0 outside.
+
+    Raises:
+      ValueError: odd number of channels, or an angle not of shape (C/2,).
+    """
+    first, second = channel_halves("householder2", x)
+    theta0, theta1, theta2 = (
+        clipped(_angles("householder2", f"theta{i}", theta, first), 0, 2 * jnp.pi)
+        for i, theta in enumerate((theta0, theta1, theta2))
+    )
+    rays = (theta0, theta0 + theta1, theta0 + theta1 + theta2, theta0 + theta2 + 2 * jnp.pi)
+    beyond = [first * jnp.sin(ray / 2) <= second * jnp.cos(ray / 2) for ray in rays]
+    inside = [beyond[i] & ~beyond[i + 1] for i in range(3)]  # no sector is wider than π
+    turned = (
+        first * jnp.cos(theta2) + second * jnp.sin(theta2),
+        second * jnp.cos(theta2) - first * jnp.sin(theta2),
+    )
+    sectors = ((first, second), _reflected(first, second, theta0 + theta1), turned, _reflected(first, second, theta0))
+    return jnp.concatenate([jnp.select(inside, values[:3], values[3]) for values in zip(*sectors, strict=True)], -1)
+
+
+def _reflected(first, second, theta):
+    """The mirror image at the line of angle θ/2."""
+    cosine, sine = jnp.cos(theta), jnp.sin(theta)
+    return first * cosine + second * sine, first * sine - second * cosine
+
+
+def _angles(caller: str, name: str, theta: jax.Array, half: jax.Array) -> jax.Array:
+    theta = jnp.asarray(theta)
+    if theta.shape != half.shape[-1:]:
+        raise ValueError(f"{caller}: {name} must have shape {half.shape[-1:]}, got {theta.shape}")
+    return theta
+
+
+def clipped(theta: jax.Array, low: float, high: float) -> jax.Array:
+    """θ clipped to [low, high], with gradient 1 there, ends included, and 0 outside."""
+    inside = (theta >= low) & (theta <= high)
+    return jnp.where(inside, theta, lax.stop_gradient(jnp.clip(theta, low, high)))

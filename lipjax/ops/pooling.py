@@ -2,9 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from lipjax.ops.activations import channel_halves
+from lipjax.ops.activations import channel_halves, clipped
 
 
 def space_to_depth(x: jax.Array) -> jax.Array:
@@ -50,8 +49,7 @@ def projection_pool(x: jax.Array, theta: jax.Array) -> jax.Array:
     theta = jnp.asarray(theta)
     if theta.shape != first.shape[-1:]:
         raise ValueError(f"projection_pool: theta must have shape {first.shape[-1:]}, got {theta.shape}")
-    inside = (theta >= 0) & (theta <= jnp.pi)
-    half = jnp.where(inside, theta, lax.stop_gradient(jnp.clip(theta, 0, jnp.pi))) / 2
+    half = clipped(theta, 0, jnp.pi) / 2
     cosine, sine = jnp.cos(half), jnp.sin(half)
     height = jnp.abs(second)
     on_ray = first * cosine + height * sine >= 0
