@@ -16,6 +16,17 @@ def _one_blas_thread():
         yield
 
 
+@pytest.fixture(params=[1.0, 0.97, 0.8])
+def slack(request, monkeypatch):
+    """Scales the estimates of norms; returns what the bound may then exceed its least value by.
+
+    A good estimate hides a wrong proof, as the bound starts 0.1 % above it; a low one leaves all to the proof.
+    """
+    estimate = bounds._norm_estimate
+    monkeypatch.setattr(bounds, "_norm_estimate", lambda kernel, size: request.param * estimate(kernel, size))
+    return {1.0: 1.0016, 0.97: 1.02, 0.8: 1.15}[request.param]
+
+
 def true_norm(kernel, size):
     return np.linalg.norm(dense_operator(kernel, size, size), 2)
 
@@ -50,7 +61,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_never_below_the_true_norm(kind, rng):
+def test_never_below_the_true_norm(kind, slack, rng):
     """Both proofs, on 60 kernels of each kind, skew (as they are) and not (through the dilation)."""
     for i in range(60):
         k, size, c = int(rng.choice([1, 3, 5])), int(rng.integers(1, 9)), int(rng.integers(1, 4))
@@ -58,9 +69,9 @@ def test_never_below_the_true_norm(kind, rng):
         kernel = KINDS[kind](rng, k, c, d) * 10.0 ** rng.integers(-3, 4)
         kernel = skew(kernel) if i % 2 else kernel
         true = true_norm(kernel, size)
-        assert true <= exact_norm_bound(kernel, size) <= 1.0016 * true + 1e-300
+        assert true <= exact_norm_bound(kernel, size) <= slack * true
         assert true <= circulant_norm_bound(kernel, size)
-        assert true <= ops.conv_norm_bound(kernel, size) <= 1.0016 * true + 1e-300
+        assert true <= ops.conv_norm_bound(kernel, size) <= slack * true
 
 
 def test_larger_images(rng):
@@ -75,7 +86,7 @@ def test_larger_images(rng):
 @pytest.mark.parametrize("general", [False, True])
 @pytest.mark.parametrize("taps", [[-1, 0, 1], [1, 0.5, -1], [0, 0, 1], [1, 2, 1]])
 @pytest.mark.parametrize("size", [2, 3, 4, 7])
-def test_circulant_bound_on_tridiagonal_matrices(taps, size, general, rng):
+def test_circulant_bound_on_tridiagonal_matrices(taps, size, general, slack, rng):
     """One frequency decides here: a grid one point short, or without one of its points, bounds too little."""
     kernel = np.zeros((3, 3, 1, 1) if general else (3, 3, 2, 2))
     if general:
@@ -84,14 +95,14 @@ def test_circulant_bound_on_tridiagonal_matrices(taps, size, general, rng):
         kernel[1, :, 0, 1], kernel[1, :, 1, 0] = taps, -np.array(taps)[::-1]
     true = np.linalg.norm(scipy.linalg.toeplitz([taps[1], taps[0]] + [0] * (size - 2), taps[1:] + [0] * (size - 2)), 2)
     for oriented in (kernel, kernel.swapaxes(0, 1)):
-        assert true <= circulant_norm_bound(oriented, size) <= 1.25 * true
+        assert true <= circulant_norm_bound(oriented, size) <= 1.25 * slack * true
     # of the derivative and of the smoothing kernel, one twist puts the grid half a step from the peak: exact
     if taps[0] in (taps[2], -taps[2]) and taps[1] in (0, 2):
-        assert circulant_norm_bound(kernel, size) <= 1.0016 * true
+        assert circulant_norm_bound(kernel, size) <= slack * true
 
 
 @pytest.mark.parametrize("end", [1, -1])
-def test_all_frequencies_count(end):
+def test_all_frequencies_count(end, slack):
     """−ω has the negated spectrum of ω: the largest eigenvalue of iA stands at positive or negative frequencies."""
     kernel = np.zeros((3, 3, 2, 2))
     rotation = np.array([[0.0, -1.0], [1.0, 0.0]])
@@ -99,7 +110,7 @@ def test_all_frequencies_count(end):
     for size in range(2, 10):
         for oriented in (kernel, -kernel, kernel.swapaxes(0, 1)):
             true = true_norm(oriented, size)
-            assert true <= circulant_norm_bound(oriented, size) <= 1.25 * true
+            assert true <= circulant_norm_bound(oriented, size) <= 1.25 * slack * true
 
 
 @pytest.mark.parametrize(("size", "limit"), [(1, 1.0016), (2, 1.0016), (4, 1.0016), (8, 1.03), (12, 1.02), (16, 1.015)])
@@ -132,14 +143,11 @@ def test_rule(monkeypatch):
 
 
 @pytest.mark.parametrize("bound", [exact_norm_bound, circulant_norm_bound])
-def test_a_low_norm_estimate_is_not_believed(bound, monkeypatch, rng):
-    estimate = bounds._norm_estimate
-    for factor in (0.9, 0.0):
-        monkeypatch.setattr(
-            bounds, "_norm_estimate", lambda kernel, size, factor=factor: factor * estimate(kernel, size)
-        )
-        kernel = skew(rng.normal(size=(3, 3, 5, 5)))
-        assert true_norm(kernel, 6) <= bound(kernel, 6)
+def test_no_estimate_at_all(bound, monkeypatch, rng):
+    monkeypatch.setattr(bounds, "_norm_estimate", lambda kernel, size: 0.0)
+    kernel = skew(rng.normal(size=(3, 3, 5, 5)))
+    true = true_norm(kernel, 6)
+    assert true <= bound(kernel, 6) <= 1.6 * true
 
 
 def test_the_factorisation_decides_at_the_norm(rng):

@@ -254,9 +254,10 @@ def _norm_estimate(kernel: np.ndarray, size: int) -> float:
     padded = np.zeros((size + k - 1, size + k - 1, channels), np.float32)
     image = padded[k // 2 : k // 2 + size, k // 2 : k // 2 + size]
     patches = np.lib.stride_tricks.sliding_window_view(padded, (k, k), (0, 1)).transpose(0, 1, 3, 4, 2)
-    vector = np.random.default_rng(0).normal(size=image.shape).astype(np.float32)
+    vector: np.ndarray = np.random.default_rng(0).normal(size=image.shape).astype(np.float32)
     vector = vector / np.linalg.norm(vector)
-    previous, lengths, estimate = np.zeros_like(vector), [0.0], 0.0
+    previous: np.ndarray = np.zeros_like(vector)
+    lengths, estimate = [0.0], 0.0
     while len(lengths) < 400:
         image[:] = vector
         following = (patches.reshape(-1, k * k * channels) @ taps).reshape(image.shape) + lengths[-1] * previous
