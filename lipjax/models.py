@@ -1,12 +1,15 @@
 """LipConvnet-n (paper, Table 2): a 1-Lipschitz backbone of skew orthogonal convolutions and a small head."""
 
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
+import threadpoolctl
 
 from lipjax import ops
 from lipjax.folded import FoldedConv, fold_layer
@@ -169,9 +172,7 @@ class LipConvnet(nn.Module):
         std = self.input_scale()[1].min()
         # A float32 network divides by the rounded std, which may be a little smaller.
         bounds = {"input": math.nextafter(1.0 / min(float(std), float(np.float32(std))), math.inf)}
-        for step, layer, own in self._layers(variables):
-            bounds[step.name] = layer.lipschitz_bound(own, step.size)
-        return bounds
+        return bounds | self._in_parallel(lambda step, layer, own: layer.lipschitz_bound(own, step.size), variables)
 
     def tightened(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """The variables with each held norm settled and inside the interval by proof.
@@ -184,10 +185,18 @@ class LipConvnet(nn.Module):
         if self.polynomial.norm is None:
             return dict(variables)
         variables = settle(variables)
-        spectral = dict(variables["spectral"])
-        for step, layer, own in self._layers(variables):
-            spectral[step.name] = layer.tightened(own, step.size)["spectral"]
-        return {**variables, "spectral": spectral}
+        tight = self._in_parallel(lambda step, layer, own: layer.tightened(own, step.size)["spectral"], variables)
+        return {**variables, "spectral": {**variables["spectral"], **tight}}
+
+    def _in_parallel(self, function: Callable[..., Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+        """{name: function(step, layer, its variables)} of the convolutions, one thread each.
+
+        The threads of BLAS itself are slower here, and stall where other work keeps a core busy.
+        """
+        layers = list(self._layers(variables))
+        with threadpoolctl.threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+            results = pool.map(lambda arguments: function(*arguments), layers)
+            return {step.name: result for (step, *_), result in zip(layers, results, strict=True)}
 
     def _layers(self, variables: Mapping[str, Any]) -> Iterator[tuple[ConvStep, Any, dict[str, Any]]]:
         """Each convolution outside the network, with its own variables."""

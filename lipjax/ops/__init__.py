@@ -4,6 +4,7 @@ from lipjax.ops.activations import householder, householder2, max_min
 from lipjax.ops.bounds import conv_norm_bound
 from lipjax.ops.chebyshev import equiripple
 from lipjax.ops.curvature import curvature_bound
+from lipjax.ops.curves import curve_distance
 from lipjax.ops.orthogonal import GRADIENTS, orthogonal_conv
 from lipjax.ops.polynomials import Polynomial, taylor
 from lipjax.ops.pooling import max_pool, projection_pool, space_to_depth
@@ -14,6 +15,7 @@ __all__ = [
     "Polynomial",
     "conv_norm_bound",
     "curvature_bound",
+    "curve_distance",
     "equiripple",
     "householder",
     "householder2",
