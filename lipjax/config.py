@@ -38,6 +38,7 @@ def default_config() -> ConfigDict:
     config.head = "lln"
     config.hidden = 4096  # Hidden units of the curvature head.
     config.pooling = "max"
+    config.pool_vertices = 4  # Of each curve of pooling 'polyline'.
     config.activation = "max_min"
     config.polynomial = "equiripple"  # With the norms of the convolutions held; or 'taylor', the paper's.
     config.degree = 4  # Equiripple: convolutions a layer ...
@@ -104,6 +105,7 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "head": _choice(*models.HEADS),
     "hidden": _integer(1),
     "pooling": _choice(*models.POOLINGS),
+    "pool_vertices": _integer(3),
     "activation": _choice(*models.ACTIVATIONS),
     "polynomial": _choice("equiripple", "taylor"),
     "degree": _integer(*DEGREES),
@@ -178,6 +180,7 @@ def build_model(config: ConfigDict, image_shape: tuple[int, ...], num_classes: i
         head=config.head,
         hidden=config.hidden,
         pooling=config.pooling,
+        pool_vertices=config.pool_vertices,
         activation=config.activation,
         polynomial=held_polynomial(config.degree, config.norm) if is_held else ops.taylor(config.terms),
         eval_polynomial=None if is_held else ops.taylor(config.eval_terms),

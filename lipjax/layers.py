@@ -218,22 +218,6 @@ def settle(variables: Mapping[str, Any], steps: int = SETTLING_STEPS) -> dict[st
     return {**variables, "spectral": traverse_util.unflatten_dict(spectral)}
 
 
-class ProjectionPool(nn.Module):
-    """`ops.projection_pool` with learnable angles: (…, C) → (…, C/2), 1-Lipschitz.
-
-    Params: theta (C/2,), initialised U(0, π); training keeps it in [0, π] by `project` after each step.
-    """
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        theta = self.param("theta", _uniform_angles, (x.shape[-1] // 2,))
-        return ops.projection_pool(x, theta)
-
-
-def _uniform_angles(key, shape, dtype=jnp.float32):
-    return jax.random.uniform(key, shape, dtype, 0, jnp.pi)
-
-
 def project(params: Mapping[str, Any], spectral: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(params, spectral) after a training step brought back to where they belong; the network stays the same.
 

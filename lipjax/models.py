@@ -12,18 +12,25 @@ import numpy as np
 import threadpoolctl
 
 from lipjax import ops
+from lipjax.activations import Activation, Householder, Householder2, MaxMin
 from lipjax.folded import FoldedConv, fold_layer
 from lipjax.heads import CurvatureHead, LastLayerNormalization
-from lipjax.layers import DEFAULT_POLYNOMIAL, ProjectionPool, SkewOrthogonalConv, settle
+from lipjax.layers import DEFAULT_POLYNOMIAL, SkewOrthogonalConv, settle
 from lipjax.ops.polynomials import Polynomial
+from lipjax.pooling import DistancePool, PointPool, PolylinePool, ProjectionPool
 
 # Input normalisation of the authors' CIFAR networks; one std for all channels keeps its Lipschitz constant 1/std.
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = 0.2507
 
 HEADS = ("lln", "crc")
-POOLINGS = ("max", "projection")
-ACTIVATIONS = {"max_min": ops.max_min}
+POOLINGS: dict[str, type[DistancePool] | None] = {
+    "max": None,  # `ops.max_pool`, no layer
+    "projection": ProjectionPool,
+    "polyline": PolylinePool,
+    "point": PointPool,
+}
+ACTIVATIONS: dict[str, type[Activation]] = {"max_min": MaxMin, "householder": Householder, "householder2": Householder2}
 
 
 class ConvStep(NamedTuple):
@@ -80,8 +87,10 @@ class LipConvnet(nn.Module):
       head: 'lln' (last layer normalization) or 'crc' (curvature head: the last block then ends in the activation and
         keeps all its channels, so that there are twice as many features).
       hidden: hidden units of the curvature head.
-      pooling: of channel halves, 'max' or 'projection' (a cone with a learnable angle per channel pair).
-      activation: 'max_min', on channel halves.
+      pooling: of channel pairs, 'max', or the distance to a learnable set: 'projection' (a cone), 'polyline' (with
+        `pool_vertices` vertices), 'point'.
+      pool_vertices: vertices of each polyline, at least 3.
+      activation: on channel pairs, 'max_min', 'householder' or 'householder2'.
       polynomial: p of every layer in training, a `Polynomial`: `layers.held_polynomial(degree, norm)` or any other made
         for an interval (the norms of the convolutions are then held inside it), or the paper's `ops.taylor(6)`.
       eval_polynomial: p in evaluation; None: the same.
@@ -103,6 +112,7 @@ class LipConvnet(nn.Module):
     head: str = "lln"
     hidden: int = 4096
     pooling: str = "max"
+    pool_vertices: int = 4
     activation: str = "max_min"
     polynomial: Polynomial = DEFAULT_POLYNOMIAL
     eval_polynomial: Polynomial | None = None
@@ -118,9 +128,13 @@ class LipConvnet(nn.Module):
     def setup(self):
         self.convolutions = [self._layer(step, name=step.name) for step in self.steps()]
         self.pools = {
-            step.name: ProjectionPool(name=f"{step.name}_pool")
+            step.name: self._pool(name=f"{step.name}_pool")
             for step in self.steps()
-            if step.pool and self.pooling == "projection"
+            if step.pool and self.pooling != "max"
+        }
+        activation = ACTIVATIONS[self.activation]
+        self.activations = {
+            step.name: activation(name=f"{step.name}_activation") for step in self.steps() if not step.pool
         }
         if self.head == "crc":
             self.classifier: nn.Module = CurvatureHead(self.num_classes, self.hidden, name="head")
@@ -146,10 +160,10 @@ class LipConvnet(nn.Module):
             if step.rearrange:
                 x = ops.space_to_depth(x)
             x = convolution(x, train)
-            if step.pool:
-                x = ops.max_pool(x) if self.pooling == "max" else self.pools[step.name](x)
+            if not step.pool:
+                x = self.activations[step.name](x)
             else:
-                x = ACTIVATIONS[self.activation](x)
+                x = ops.max_pool(x) if self.pooling == "max" else self.pools[step.name](x)
         return x.reshape(x.shape[0], -1)
 
     def steps(self) -> list[ConvStep]:
@@ -187,6 +201,19 @@ class LipConvnet(nn.Module):
         variables = settle(variables)
         tight = self._in_parallel(lambda step, layer, own: layer.tightened(own, step.size)["spectral"], variables)
         return {**variables, "spectral": {**variables["spectral"], **tight}}
+
+    def _pool(self, **keywords) -> DistancePool:
+        if self.pooling == "polyline":
+            return PolylinePool(self.pool_vertices, **keywords)
+        pool = POOLINGS[self.pooling]
+        assert pool is not None
+        return pool(**keywords)
+
+    def pooling_layer(self) -> DistancePool:
+        """A pooling layer of the network's kind, on its own; ValueError for max pooling, which has no parameters."""
+        if self.pooling == "max":
+            raise ValueError("LipConvnet: pooling='max' has nothing to learn")
+        return self._pool(parent=None)
 
     def _in_parallel(self, function: Callable[..., Any], variables: Mapping[str, Any]) -> dict[str, Any]:
         """{name: function(step, layer, its variables)} of the convolutions, one thread each.
@@ -250,7 +277,8 @@ def _check(model: LipConvnet) -> None:
     require("num_classes", ">= 2", model.num_classes >= 2)
     require("head", f"one of {HEADS}", model.head in HEADS)
     require("hidden", "an integer >= 1", model.hidden >= 1)
-    require("pooling", f"one of {POOLINGS}", model.pooling in POOLINGS)
+    require("pooling", f"one of {tuple(POOLINGS)}", model.pooling in POOLINGS)
+    require("pool_vertices", "an integer >= 3", model.pool_vertices >= 3)
     require("activation", f"one of {tuple(ACTIVATIONS)}", model.activation in ACTIVATIONS)
     require("gradient", f"one of {ops.GRADIENTS}", model.gradient in ops.GRADIENTS)
     for name in ("polynomial", "eval_polynomial"):

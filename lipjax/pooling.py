@@ -1,0 +1,118 @@
+"""Learnable pooling: distances of groups of channels to a set, each 1-Lipschitz (paper, section 6)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lipjax import ops
+from lipjax.ops import curves
+from lipjax.ops.activations import channel_halves
+
+
+class DistancePool(nn.Module):
+    """Pooling by the distance to a set, which is 1-Lipschitz whatever the set (paper, Theorem 2)."""
+
+    def lipschitz_bound(self, variables: Any = None, size: int | None = None) -> float:
+        """1, for all parameters and resolutions."""
+        del variables, size
+        return 1.0
+
+
+class ProjectionPool(DistancePool):
+    """`ops.projection_pool` with learnable angles: (…, C) → (…, C/2).
+
+    Params: theta (C/2,), initialised U(0, π); training keeps it in [0, π] by `layers.project` after each step.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        theta = self.param("theta", uniform_angles, (x.shape[-1] // 2,))
+        return ops.projection_pool(x, theta)
+
+
+class PolylinePool(DistancePool):
+    """Signed distance of channel pairs (c, c + C/2) to learnable polylines with end rays: (…, C) → (…, C/2).
+
+    `ops.curve_distance(…, rays=True, signed=True)`, plus `corner` where it starts as max pooling.  1-Lipschitz wherever
+    the vertices move, even where a polyline comes to cross itself (`ops.curves`).
+
+    Params: vertices (C/2, V, 2).
+
+    Attributes:
+      num_vertices: V >= 3.
+      start: 'cone', two rays from the origin at ±θ/2 around the first axis, θ random in U(0, π) as in `ProjectionPool`;
+        or 'max', rays from (T, T) to −∞ along both axes, where the output is max(x, y) for all x, y <= T.
+      corner: T.
+
+    Raises:
+      ValueError: fewer than 3 vertices, another start, an odd number of channels.
+    """
+
+    num_vertices: int = 4
+    start: str = "cone"
+    corner: float = 4.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.num_vertices < 3:
+            raise ValueError(f"PolylinePool: num_vertices must be at least 3, got {self.num_vertices}")
+        if self.start not in POLYLINE_STARTS:
+            raise ValueError(f"PolylinePool: start must be one of {POLYLINE_STARTS}, got {self.start!r}")
+        first, second = channel_halves("PolylinePool", x)
+        init = self._cones if self.start == "cone" else self._corners
+        vertices = self.param("vertices", init, (first.shape[-1], self.num_vertices, 2))
+        distance = curves.signed_distance_to_rays(first, second, vertices)
+        return distance if self.start == "cone" else distance + self.corner
+
+    def _offsets(self) -> np.ndarray:
+        """Signed distances of the vertices from the middle one along the curve."""
+        return np.arange(self.num_vertices) - self.num_vertices // 2
+
+    def _cones(self, key, shape, dtype=jnp.float32):
+        half = uniform_angles(key, shape[:1], dtype)[:, None] / 2
+        offsets = self._offsets()
+        # In along the upper ray, out along the lower one: the inside of the cone is on the left, hence negative.
+        return jnp.stack([abs(offsets) * jnp.cos(half), -offsets * jnp.sin(half)], -1).astype(dtype)
+
+    def _corners(self, key, shape, dtype=jnp.float32):
+        del key
+        offsets = self._offsets()
+        corner = self.corner + np.stack([np.minimum(-offsets, 0), np.minimum(offsets, 0)], -1)
+        return jnp.broadcast_to(jnp.asarray(corner, dtype), shape)
+
+
+POLYLINE_STARTS = ("cone", "max")
+
+
+class PointPool(DistancePool):
+    """Distance of groups of n channels (c, c + C/n, …) to a learnable point u: (…, C) → (…, C/n).
+
+    The set M_u = {u} of the paper, in n dimensions.  The gradient at u itself is 0.
+
+    Params: point (C/n, n), initialised N(0, 1).
+
+    Attributes:
+      dimensions: n >= 2.
+
+    Raises:
+      ValueError: n < 2, or channels that are not a multiple of n.
+    """
+
+    dimensions: int = 2
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        n, channels = self.dimensions, x.shape[-1]
+        if n < 2 or channels % n:
+            raise ValueError(f"PointPool: channels must be a multiple of dimensions >= 2, got {channels} and {n}")
+        point = self.param("point", nn.initializers.normal(1.0), (channels // n, n))
+        squared = jnp.sum((x.reshape(*x.shape[:-1], n, channels // n) - point.T) ** 2, axis=-2)
+        return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
+
+
+def uniform_angles(key, shape, dtype=jnp.float32):
+    """Initialiser U(0, π)."""
+    return jax.random.uniform(key, shape, dtype, 0, jnp.pi)
