@@ -5,7 +5,7 @@
 The images are small and centred: crops and flips would only lose certified accuracy.  The attack radius is the one at
 which certified accuracy is to be high.
 
-Measured (seed 0): 98.61 % standard and 78.33 % certified at 0.5 on the 360 test images, after 32 s of training on 2 CPU
+Measured (seed 0): 98.89 % standard and 76.39 % certified at 0.5 on the 360 test images, after 26 s of training on 2 CPU
 cores.
 """
 

@@ -25,7 +25,7 @@ def test_files_of_a_run(trained):
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2, 3, 4]
     assert records[-1]["loss"] < records[0]["loss"]
-    assert records[-1]["validation_accuracy"] > 0.3
+    assert records[-1]["validation_accuracy"] > 0.2
     assert 0 <= records[-1]["validation_certified_estimate_0.1"] <= records[-1]["validation_accuracy"]
     assert int(state.step) == 4 * (1150 // 256)
     assert Checkpoints(workdir).has("best")
