@@ -111,9 +111,11 @@ class SkewOrthogonalConv(nn.Module):
             return skew.operator_power_steps(kernel, start, SETTLING_STEPS)
 
         if self.is_initializing():
-            norm, image = settled()
-        image = self.variable("spectral", "image", lambda: image)
-        norm = self.variable("spectral", "norm", lambda: norm)
+            start_norm, start_image = settled()
+        elif not self.has_variable("spectral", "image"):
+            raise ValueError("SkewOrthogonalConv: the variables have no 'spectral' collection of held norms")
+        image = self.variable("spectral", "image", lambda: start_image)
+        norm = self.variable("spectral", "norm", lambda: start_norm)
         present = norm.value
         if train:
             moved = image.value

@@ -232,6 +232,12 @@ def test_tightening_leaves_paper_networks_as_they_are():
     jax.tree.map(np.testing.assert_array_equal, model.tightened(variables), dict(variables))
 
 
+def test_held_norms_without_their_variables(held):
+    model, variables = held
+    with pytest.raises(ValueError, match="no 'spectral' collection of held norms"):
+        model.apply({"params": variables["params"]}, jnp.zeros((1, 8, 8, 2)))
+
+
 def test_no_held_norm_without_interval():
     with pytest.raises(ValueError, match="was made for no interval"):
         _ = SkewOrthogonalConv(4, polynomial=ops.taylor(6)).held_norm
