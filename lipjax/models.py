@@ -16,6 +16,7 @@ from lipjax.activations import Activation, Householder, Householder2, MaxMin
 from lipjax.folded import FoldedConv, fold_layer
 from lipjax.heads import CurvatureHead, LastLayerNormalization
 from lipjax.layers import DEFAULT_POLYNOMIAL, SkewOrthogonalConv, settle
+from lipjax.ops.fusion import stored
 from lipjax.ops.polynomials import Polynomial
 from lipjax.pooling import DistancePool, PointPool, PolylinePool, ProjectionPool
 
@@ -159,12 +160,12 @@ class LipConvnet(nn.Module):
         for step, convolution in zip(self.steps(), self.convolutions, strict=True):
             if step.rearrange:
                 x = ops.space_to_depth(x)
-            x = convolution(x, train)
+            x = stored(convolution(stored(x), train))
             if not step.pool:
                 x = self.activations[step.name](x)
             else:
                 x = ops.max_pool(x) if self.pooling == "max" else self.pools[step.name](x)
-        return x.reshape(x.shape[0], -1)
+        return stored(x.reshape(x.shape[0], -1))
 
     def steps(self) -> list[ConvStep]:
         """The convolutions with their resolutions and channels, see `architecture`."""
