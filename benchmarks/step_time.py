@@ -2,8 +2,10 @@
 
     python benchmarks/step_time.py --output=benchmarks/results/step_time.json
     python benchmarks/step_time.py --render=benchmarks/results/step_time.json
+    python benchmarks/step_time.py --variants=manifolds --depths=5,15 --init_channels=8,16   # pooling and activations
 
-Random images, LLN and max pooling.  For each network the steps of all variants are interleaved; figures are medians.
+Random images, LLN and, but for the manifolds, max pooling.  For each network the steps of all variants are interleaved;
+figures are medians.
 Compilation is timed without a persistent cache, on one run.  Memory is the temporary memory of the compiled step,
 without its arguments (images, parameters, optimiser state).  A network already in the output is not run again, so that
 a long run can be resumed.
@@ -26,6 +28,7 @@ DEPTHS = flags.DEFINE_list("depths", ["5", "10", "20", "40"], "n of LipConvnet-n
 INIT_CHANNELS = flags.DEFINE_list("init_channels", ["8", "16", "32"], "Channels after the first convolution.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a step.")
 STEPS = flags.DEFINE_integer("steps", 5, "Timed steps of each variant.")
+VARIANTS = flags.DEFINE_enum("variants", "layers", ["layers", "manifolds"], "What is compared.")
 OUTPUT = flags.DEFINE_string("output", None, "JSON file to write or to complete.")
 RENDER = flags.DEFINE_string("render", None, "Print the tables of this JSON file, and run nothing.")
 
@@ -37,7 +40,23 @@ POLYNOMIALS = {
     "equiripple 5 at 1.9": {"polynomial": "equiripple", "degree": 5, "norm": 1.9},
 }
 GRADIENTS = ("exact", "fast", "rank2")
-BASELINE = "taylor 6, exact"
+# Name → changes of the default config; the first is what the others are divided by.
+COMPARED = {
+    "layers": {
+        f"{polynomial}, {gradient}": {**keys, "gradient": gradient}
+        for polynomial, keys in POLYNOMIALS.items()
+        for gradient in GRADIENTS
+    },
+    "manifolds": {
+        "max": {},
+        "cone": {"pooling": "projection"},
+        "polyline, 4 vertices": {"pooling": "polyline"},
+        "polyline, 9 vertices (8 segments)": {"pooling": "polyline", "pool_vertices": 9},
+        "point": {"pooling": "point"},
+        "Householder": {"activation": "householder"},
+        "Householder, order 2": {"activation": "householder2"},
+    },
+}
 
 
 def main(_):
@@ -69,23 +88,21 @@ def measure(depth: int, channels: int) -> dict:
     labels = jax.numpy.asarray(rng.integers(0, 10, 2 * batch))
     order = epoch_order(0, 1, len(labels), batch)
     variants, runs = {}, {}
-    for polynomial, keys in POLYNOMIALS.items():
-        for gradient in GRADIENTS:
-            config = default_config()
-            config.update({"depth": depth, "init_channels": channels, "gradient": gradient, **keys})
-            model = build_model(config, (32, 32, 3), 10)
-            optimizer = make_optimizer(config, steps_per_epoch=390)
-            state, metrics = random_state(model, optimizer, rng), Metrics.zero()
-            step = make_train_step(model, optimizer, config, pixel_max=255)
-            started = time.perf_counter()
-            compiled = step.lower(state, metrics, images, labels, order, 0).compile()
-            name = f"{polynomial}, {gradient}"
-            variants[name] = {
-                "compile_seconds": time.perf_counter() - started,
-                "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
-                "defect": defect(model, keys),
-            }
-            runs[name] = [compiled, jax.block_until_ready(compiled(state, metrics, images, labels, order, 0))]
+    for name, keys in COMPARED[VARIANTS.value].items():
+        config = default_config()
+        config.update({"depth": depth, "init_channels": channels, **keys})
+        model = build_model(config, (32, 32, 3), 10)
+        optimizer = make_optimizer(config, steps_per_epoch=390)
+        state, metrics = random_state(model, optimizer, rng), Metrics.zero()
+        step = make_train_step(model, optimizer, config, pixel_max=255)
+        started = time.perf_counter()
+        compiled = step.lower(state, metrics, images, labels, order, 0).compile()
+        variants[name] = {
+            "compile_seconds": time.perf_counter() - started,
+            "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+            "defect": defect(model),
+        }
+        runs[name] = [compiled, jax.block_until_ready(compiled(state, metrics, images, labels, order, 0))]
     seconds = {name: [] for name in runs}
     for _ in range(STEPS.value):
         for name, run in runs.items():
@@ -111,9 +128,9 @@ def random_state(model, optimizer, rng) -> TrainState:
     return TrainState(jax.numpy.zeros((), int), params, dict(spectral), optimizer.init(params))
 
 
-def defect(model, keys) -> float:
+def defect(model) -> float:
     """1 − min |p(it)| / max |p(it)|, up to the norm held; for Taylor up to 2, where trained kernels are."""
-    lowest, highest = model.polynomial.gain(keys.get("norm", 2.0))
+    lowest, highest = model.polynomial.gain(model.polynomial.norm or 2.0)
     return 1 - lowest / highest
 
 
@@ -122,17 +139,17 @@ def render(result: dict) -> str:
     lines = []
     for network in result["networks"]:
         variants = network["variants"]
-        baseline = variants[BASELINE]["seconds"]
+        baseline, steps = next((name, v["steps"]) for name, v in variants.items())
         lines += [
             f"LipConvnet-{network['depth']}, {network['init_channels']} initial channels, "
-            f"batch {network['batch_size']}, median of {variants[BASELINE]['steps']} steps:",
+            f"batch {network['batch_size']}, median of {steps} steps:",
             "",
-            "| polynomial, gradient | s/step | ÷ Taylor 6 exact | images/s | compile s | temporary MB | defect |",
+            f"| | s/step | ÷ {baseline} | images/s | compile s | temporary MB | defect |",
             "|---|---|---|---|---|---|---|",
         ]
         for name, v in variants.items():
             lines.append(
-                f"| {name} | {v['seconds']:.3f} | {v['seconds'] / baseline:.2f} | "
+                f"| {name} | {v['seconds']:.3f} | {v['seconds'] / variants[baseline]['seconds']:.2f} | "
                 f"{network['batch_size'] / v['seconds']:.0f} | {v['compile_seconds']:.0f} | "
                 f"{v['temporary_bytes'] / 2**20:.0f} | {v['defect']:.1e} |"
             )
