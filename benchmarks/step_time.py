@@ -135,26 +135,47 @@ def defect(model) -> float:
 
 
 def render(result: dict) -> str:
-    """Markdown: one table for each network."""
-    lines = []
-    for network in result["networks"]:
+    """Markdown: the ratios of all networks in one table, then one table for each network."""
+    networks = sorted(result["networks"], key=lambda network: (network["init_channels"], network["depth"]))
+    lines = summary(networks) if len(networks) > 1 else []
+    for network in networks:
         variants = network["variants"]
         baseline, steps = next((name, v["steps"]) for name, v in variants.items())
         lines += [
-            f"LipConvnet-{network['depth']}, {network['init_channels']} initial channels, "
-            f"batch {network['batch_size']}, median of {steps} steps:",
+            f"{title(network)}, batch {network['batch_size']}, median of {steps} steps:",
             "",
             f"| | s/step | ÷ {baseline} | images/s | compile s | temporary MB | defect |",
             "|---|---|---|---|---|---|---|",
         ]
         for name, v in variants.items():
             lines.append(
-                f"| {name} | {v['seconds']:.3f} | {v['seconds'] / variants[baseline]['seconds']:.2f} | "
+                f"| {name} | {v['seconds']:.3f} | {ratio(network, name):.2f} | "
                 f"{network['batch_size'] / v['seconds']:.0f} | {v['compile_seconds']:.0f} | "
                 f"{v['temporary_bytes'] / 2**20:.0f} | {v['defect']:.1e} |"
             )
         lines.append("")
     return "\n".join(lines)
+
+
+def summary(networks: list[dict]) -> list[str]:
+    """Lines of a table with a row for each network: the baseline's seconds, and the others divided by it."""
+    baseline, *others = networks[0]["variants"]
+    lines = [" | ".join(["| network", f"{baseline}: s/step", *others]) + " |", "|---" * (len(others) + 2) + "|"]
+    for network in networks:
+        seconds = network["variants"][baseline]["seconds"]
+        ratios = [f"{ratio(network, name):.2f}" for name in others]
+        lines.append(" | ".join([f"| {title(network)}", f"{seconds:.3f}", *ratios]) + " |")
+    return [*lines, ""]
+
+
+def title(network: dict) -> str:
+    return f"LipConvnet-{network['depth']}, {network['init_channels']} channels"
+
+
+def ratio(network: dict, name: str) -> float:
+    """Seconds of a variant over those of the first one."""
+    first, *_ = network["variants"].values()
+    return network["variants"][name]["seconds"] / first["seconds"]
 
 
 if __name__ == "__main__":
