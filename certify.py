@@ -1,8 +1,8 @@
 """Certify a trained classifier on the test split.
 
-    python certify.py --workdir=runs/digits [--data_dir=DIR --num_examples=N --radii=36/255,0.5]
+    python certify.py --workdir=runs/digits [--split=test --data_dir=DIR --num_examples=N --radii=36/255,0.5]
 
-Kept short: the logic is in `lipjax.certification`.
+Kept short: the logic is in `lipjax.certification`.  A rerun of a command that was stopped goes on where it was.
 """
 
 import sys
@@ -10,14 +10,18 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from lipjax import compilation
-from lipjax.certification import certify_run
+from lipjax import certification, compilation
+from lipjax.certification import SPLITS, certify_run
 from lipjax.checkpoint import CheckpointError
 from lipjax.data import DataError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of train.py.", required=True)
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data is, if not where training read it.")
 NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "Certify only the first so many images.")
+SPLIT = flags.DEFINE_enum("split", "test", SPLITS, "Which images; validation: held out of training; train: the rest.")
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", certification.BATCH_SIZE, "Images at a time; smaller needs less memory."
+)
 RADII = flags.DEFINE_string("radii", None, "Such as 36/255,0.5 (l2, pixels in [0, 1]); default: as in the config.")
 
 
@@ -28,7 +32,14 @@ def main(argv):
         logging.set_verbosity(logging.WARNING)
     compilation.use_cache()
     try:
-        certify_run(Path(WORKDIR.value), DATA_DIR.value, NUM_EXAMPLES.value, RADII.value)
+        certify_run(
+            Path(WORKDIR.value),
+            DATA_DIR.value,
+            NUM_EXAMPLES.value,
+            RADII.value,
+            split=SPLIT.value,
+            batch_size=BATCH_SIZE.value,
+        )
     except (ValueError, OSError, DataError, CheckpointError) as error:
         sys.exit(f"certify.py: {error}")
 

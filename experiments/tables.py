@@ -56,7 +56,7 @@ def _equiripple(degree: int, norm: float) -> dict[str, Any]:
     return {"degree": degree, "norm": norm}
 
 
-_SETTINGS = [(3, 1.4), (3, 1.9), (4, 1.0), (4, 1.4), (4, 1.9), (4, 2.4), (5, 1.9)]
+_SETTINGS = [(3, 1.4), (4, 1.0), (4, 1.4), (4, 1.9), (4, 2.4), (5, 1.9)]
 _POOLINGS = {
     "max": {},
     "cone": CONE,

@@ -17,8 +17,8 @@ _TIGHT_AT_ONCE = 2e11  # multiplications; all pairs of 10 classes × 512 × 512 
 class CurvatureCache:
     """The proven bounds m(l, i) of a head (`ops.curvature_bound`), computed when first needed.
 
-    `bounds()` is tight for every pair if that costs a few seconds at most; otherwise it is the cheap bound, and
-    `tight(pairs)` replaces it where a refinement asks.  With a path, what has been computed is kept in that .npz under
+    `bounds()` is tight for every pair if that costs a few seconds at most, otherwise cheap; `tight(pairs)` is for the
+    pairs of a refinement.  With a path, what has been computed is kept in that .npz under
     a SHA-256 of weights and values; a file that is damaged or belongs to other weights is ignored and replaced.  The
     digest guards against accidents, not against a forger: keep the file where the checkpoint is.
 
@@ -42,17 +42,20 @@ class CurvatureCache:
         self._load()
 
     def bounds(self) -> np.ndarray:
-        """(K, K) float64, the best bound known of m(l, i) at [l, i]; diagonal 0."""
+        """(K, K) float64, a bound of m(l, i) at [l, i]; diagonal 0.
+
+        It does not depend on what was asked before: certificates are the same in whatever order images come.
+        """
         rows, columns = self._w1.shape
         everything = len(self._w2) * (len(self._w2) - 1) * rows * columns * min(rows, columns)
         if np.isnan(self._tight).any() and everything <= _TIGHT_AT_ONCE:
             self.tight(np.argwhere(np.isnan(self._tight)))
-        if not np.isnan(self._tight).any():
+        if everything <= _TIGHT_AT_ONCE:
             return self._tight.copy()
         if self._cheap is None:
             self._cheap = cheap_curvature_bound(self._w1, self._w2)
             self._save()
-        return np.fmin(self._cheap, self._tight)  # fmin: where one is NaN, the other
+        return self._cheap.copy()
 
     def tight(self, pairs) -> np.ndarray:
         """(P,) tight bounds of the pairs (P, 2); computes, and saves, those that are not known yet."""

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax import ops
-from lipjax.layers import SkewOrthogonalConv
+from lipjax.layers import SkewOrthogonalConv, polynomial_proof
 from lipjax.ops.bounds import dense_norm_bound
 from lipjax.ops.polynomials import Polynomial
+from lipjax.proof import Link
 
 # A matrix costs (H·W·C)² multiplications an image, the nest of degree d H·W·d·k²·C²: fewer for H·W <= 9 d.  Beyond 4096
 # unknowns the matrix is large (64 MB in float32 there) and slow to prove a bound of.
@@ -57,10 +58,17 @@ class FoldedConv(nn.Module):
 
     def lipschitz_bound(self, variables: Mapping[str, Any], size: int) -> float:
         """A proven bound: of the norm of the matrix, or max |p(it)| over the proven norms of the kernel's operator."""
+        return self.proof(variables, size).lipschitz
+
+    def proof(self, variables: Mapping[str, Any], size: int) -> Link:
+        """`lipschitz_bound` and how it was obtained."""
         params = variables["params"]
         if "matrix" in params:
-            return dense_norm_bound(np.asarray(params["matrix"], np.float64))
-        return self.polynomial.gain(ops.conv_norm_bound(np.asarray(params["kernel"]), size))[1]
+            bound = dense_norm_bound(np.asarray(params["matrix"], np.float64))
+            kind = f"matrix {' × '.join(map(str, params['matrix'].shape))}, {size}×{size} pixels"
+            return Link("", kind, bound, "Cholesky factorisation of its Gram matrix, rounding included")
+        norm = ops.conv_norm_bound(np.asarray(params["kernel"]), size)
+        return polynomial_proof(self.polynomial, norm, params["kernel"].shape, size)
 
 
 def apply_kernel(x: jax.Array, kernel: jax.Array, polynomial: Polynomial) -> jax.Array:

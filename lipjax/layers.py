@@ -11,8 +11,9 @@ import numpy as np
 from flax import traverse_util
 
 from lipjax import ops
-from lipjax.ops import skew
+from lipjax.ops import bounds, skew
 from lipjax.ops.polynomials import Polynomial
+from lipjax.proof import Link
 
 # Power iterations that settle the tracked norms from anywhere.
 SETTLING_STEPS = 50
@@ -139,14 +140,21 @@ class SkewOrthogonalConv(nn.Module):
           variables: {'params': …, 'spectral': …} of this layer alone.
           size: height and width of its input.
         """
-        polynomial = self.eval_polynomial or self.polynomial
+        return self.proof(variables, size).lipschitz
+
+    def proof(self, variables: Mapping[str, Any], size: int) -> Link:
+        """`lipschitz_bound` with σ̄ and how both were obtained."""
+        shape = variables["params"]["kernel"].shape
+        return polynomial_proof(self.eval_polynomial or self.polynomial, self._norm_bound(variables, size), shape, size)
+
+    def _norm_bound(self, variables: Mapping[str, Any], size: int) -> float:
+        """σ̄."""
         if self.polynomial.norm is None:
             with jax.enable_x64(True):
                 kernel = self.normalised_kernel(jax.tree.map(_in_float64, dict(variables)))
-            return polynomial.gain(ops.conv_norm_bound(np.asarray(kernel), size))[1]
+            return ops.conv_norm_bound(np.asarray(kernel), size)
         scale = self.held_norm / max(float(variables["spectral"]["norm"]), float(np.finfo(np.float32).tiny))
-        proven = _proven_norm(variables["params"]["kernel"], size)
-        return polynomial.gain(proven * scale * (1 + 4 * np.finfo(float).eps))[1]
+        return _proven_norm(variables["params"]["kernel"], size) * scale * (1 + 4 * np.finfo(float).eps)
 
     def normalised_kernel(self, variables: Mapping[str, Any]) -> jax.Array:
         """The normalised skew kernel of evaluation, (k, k, C, C)."""
@@ -171,6 +179,18 @@ class SkewOrthogonalConv(nn.Module):
         norm = np.asarray(variables["spectral"]["norm"])
         least = np.nextafter(norm.dtype.type(proven * self.held_norm / interval * (1 + 1e-15)), norm.dtype.type(np.inf))
         return {**variables, "spectral": {**variables["spectral"], "norm": jnp.asarray(np.maximum(norm, least))}}
+
+
+def polynomial_proof(polynomial: Polynomial, norm: float, shape: tuple[int, ...], size: int) -> Link:
+    """The proof of p(A), A the operator of a skew kernel of the given shape with ‖A‖ <= norm."""
+    held = "made for no interval" if polynomial.norm is None else f"made for norms up to {polynomial.norm:.6g}"
+    return Link(
+        "",
+        f"skew orthogonal convolution {shape[0]}×{shape[0]}, {shape[2]} channels, {size}×{size} pixels",
+        polynomial.gain(norm)[1],
+        f"max |p(it)| up to the norm, p of degree {polynomial.degree} {held}; norm: {bounds.method(shape, size)}",
+        norm,
+    )
 
 
 def _in_float64(leaf) -> jax.Array:

@@ -19,6 +19,7 @@ from lipjax.layers import DEFAULT_POLYNOMIAL, SkewOrthogonalConv, settle
 from lipjax.ops.fusion import stored
 from lipjax.ops.polynomials import Polynomial
 from lipjax.pooling import DistancePool, PointPool, PolylinePool, ProjectionPool
+from lipjax.proof import Link, product
 
 # Input normalisation of the authors' CIFAR networks; one std for all channels keeps its Lipschitz constant 1/std.
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
@@ -178,16 +179,31 @@ class LipConvnet(nn.Module):
         shape = (self.in_channels,)
         return np.broadcast_to(np.asarray(mean, float), shape), np.broadcast_to(np.asarray(std, float), shape)
 
-    def layer_bounds(self, variables: Mapping[str, Any]) -> dict[str, float]:
-        """Proven Lipschitz bounds by layer, input to features; layers not listed are 1-Lipschitz.
-
-        'input' is 1 / min(std); each convolution has max |p(it)| over its proven norm interval
-        (`SkewOrthogonalConv.lipschitz_bound`).
-        """
+    def chain_of_proof(self, variables: Mapping[str, Any]) -> list[Link]:
+        """A link for each map from pixels to features, in order; `lipschitz_bound` is the product of their bounds."""
         std = self.input_scale()[1].min()
         # A float32 network divides by the rounded std, which may be a little smaller.
-        bounds = {"input": math.nextafter(1.0 / min(float(std), float(np.float32(std))), math.inf)}
-        return bounds | self._in_parallel(lambda step, layer, own: layer.lipschitz_bound(own, step.size), variables)
+        bound = math.nextafter(1.0 / min(float(std), float(np.float32(std))), math.inf)
+        links = [Link("input", "(x − mean) / std", bound, "1 / min(std), rounded up")]
+        proofs = self._in_parallel(lambda step, layer, own: layer.proof(own, step.size), variables)
+        for step in self.steps():
+            if step.rearrange:
+                links.append(Link(f"{step.name}_rearrangement", "rearrangement", 1.0, "a permutation"))
+            links.append(proofs[step.name]._replace(layer=step.name))
+            if step.pool:
+                by_distance = "a distance to a set, signed or not: Theorem 2 and Corollary 1"
+                method = "the larger of two numbers" if self.pooling == "max" else by_distance
+                links.append(Link(f"{step.name}_pool", f"pooling '{self.pooling}'", 1.0, method))
+            else:
+                name = f"{step.name}_activation"
+                links.append(
+                    Link(name, f"activation '{self.activation}'", 1.0, "isometries, continuous where they meet")
+                )
+        return links
+
+    def layer_bounds(self, variables: Mapping[str, Any]) -> dict[str, float]:
+        """Proven Lipschitz bounds by layer, input to features: those of `chain_of_proof`."""
+        return {link.layer: link.lipschitz for link in self.chain_of_proof(variables)}
 
     def tightened(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """The variables with each held norm settled and inside the interval by proof.
@@ -240,11 +256,8 @@ class LipConvnet(nn.Module):
         return SkewOrthogonalConv(step.features, step.kernel_size, *polynomials, self.gradient, **keywords)
 
     def lipschitz_bound(self, variables: Mapping[str, Any]) -> float:
-        """A proven bound of Lip(g), pixels to features, 1/std included: the product of `layer_bounds`, rounded up."""
-        product = 1.0
-        for bound in self.layer_bounds(variables).values():
-            product = math.nextafter(product * bound, math.inf)
-        return product
+        """A proven bound of Lip(g), pixels to features, 1/std included: the product of `chain_of_proof`, rounded up."""
+        return product(self.chain_of_proof(variables))
 
 
 def fold(model: LipConvnet, variables: Mapping[str, Any]) -> tuple[LipConvnet, dict[str, Any]]:

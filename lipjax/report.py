@@ -10,16 +10,18 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lipjax.certificates import Certificate
 from lipjax.models import LipConvnet
 
 
-def plot_certified_accuracy(path: Path, certificate: Certificate, labels: np.ndarray, title: str) -> None:
-    """Write a PNG of certified accuracy against the l2 radius; at radius 0 the curve starts at standard accuracy."""
-    radii = np.sort(certificate.radius[np.isfinite(certificate.radius)])
+def plot_certified_accuracy(path: Path, radius: np.ndarray, right: np.ndarray, title: str) -> None:
+    """Write a PNG of certified accuracy against the l2 radius; at radius 0 the curve starts at standard accuracy.
+
+    radius (N,) and whether each prediction is right (N,).
+    """
+    radii = np.sort(radius[np.isfinite(radius)])
     # Certified accuracy is the fraction with radius > ε, a step function that falls at each image's own radius.
-    accuracy = 1 - np.arange(1, len(radii) + 1) / len(certificate.radius)
-    standard = float(np.mean(certificate.prediction == labels))
+    accuracy = 1 - np.arange(1, len(radii) + 1) / len(radius)
+    standard = float(np.mean(right))
     figure = Figure(figsize=(6, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

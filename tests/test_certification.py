@@ -108,7 +108,7 @@ def test_num_examples_and_batches_do_not_change_results(certified, tmp_path, mon
     shutil.copytree(workdir, tmp_path / "run")
     full = (workdir / "certificates" / "per_image.csv").read_text().splitlines()
     monkeypatch.setattr("lipjax.certification.BATCH_SIZE", 100)
-    summary = certify_run(tmp_path / "run", num_examples=130, radii="0.1", say=lambda line: None)
+    summary = certify_run(tmp_path / "run", num_examples=130, radii="0.1", say=lambda line: None, batch_size=100)
     assert summary["num_examples"] == 130
     part = (tmp_path / "run" / "certificates" / "per_image.csv").read_text().splitlines()
     assert len(part) == 131
@@ -137,9 +137,10 @@ def _products(jaxpr):
         if "precision" in equation.params:
             yield equation.primitive.name, equation.params["precision"]
         for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from _products(inner)
+            for part in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(part, "jaxpr", part)
+                if hasattr(inner, "eqns"):
+                    yield from _products(inner)
 
 
 @pytest.mark.parametrize(

@@ -98,14 +98,12 @@ def large_head(rng, monkeypatch):
     return random_weights(rng, 10, 6, 4)
 
 
-def test_cache_starts_cheap_and_tightens_what_is_asked_for(large_head):
+def test_cache_is_cheap_and_tight_where_asked_for(large_head):
     cache = CurvatureCache(None, *large_head)
     tight, cheap = curvature_bound(*large_head), cheap_curvature_bound(*large_head)
     np.testing.assert_array_equal(cache.bounds(), cheap)
     np.testing.assert_array_equal(cache.tight([(1, 2), (3, 0), (1, 1)]), [tight[1, 2], tight[3, 0], 0])
-    expected = cheap.copy()
-    expected[1, 2], expected[3, 0] = tight[1, 2], tight[3, 0]
-    np.testing.assert_array_equal(cache.bounds(), expected)
+    np.testing.assert_array_equal(cache.bounds(), cheap)  # whatever was asked before
 
 
 def test_cache_of_a_small_head_is_tight_everywhere(rng):

@@ -71,10 +71,21 @@ def conv_norm_bound(kernel, size: int) -> float:
         raise ValueError(f"conv_norm_bound: size must be at least 1, got {size}")
     kernel = _skew(kernel)
     size = 1 if len(kernel) == 1 else size
-    unknowns = size * kernel.shape[2]
-    if size == 1 or unknowns <= (_SMALL_IMAGE_LIMIT if size <= _SMALL_IMAGE else _EXACT_LIMIT):
-        return exact_norm_bound(kernel, size)
-    return circulant_norm_bound(kernel, size)
+    return (exact_norm_bound if is_exact(kernel.shape, size) else circulant_norm_bound)(kernel, size)
+
+
+def is_exact(shape: tuple[int, ...], size: int) -> bool:
+    """Whether `conv_norm_bound` factorises the operator of a skew kernel of that shape itself."""
+    size = 1 if shape[0] == 1 else size
+    return size == 1 or size * shape[2] <= (_SMALL_IMAGE_LIMIT if size <= _SMALL_IMAGE else _EXACT_LIMIT)
+
+
+def method(shape: tuple[int, ...], size: int) -> str:
+    """How `conv_norm_bound` proves its bound for a skew kernel of that shape, in words."""
+    if is_exact(shape, size):
+        return "Cholesky factorisation of the operator, rounding included"
+    grid = size + min(shape[0] // 2, size - 1)
+    return f"Cholesky factorisations of a twisted circulant at all {grid} frequencies, rounding included"
 
 
 def _skew(kernel: np.ndarray) -> np.ndarray:
