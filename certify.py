@@ -1,8 +1,8 @@
 """Certify a trained classifier on the test split.
 
-    python certify.py --workdir=runs/digits [--split=test --data_dir=DIR --num_examples=N --radii=36/255,0.5]
+    python certify.py --workdir=runs/digits [--attack=fast --split=test --num_examples=N --radii=36/255,0.5]
 
-Kept short: the logic is in `lipjax.certification`.  A rerun of a command that was stopped goes on where it was.
+Kept short: the logic is in `lipjax.certified_split`.  A rerun of a command that was stopped goes on where it was.
 """
 
 import sys
@@ -10,8 +10,10 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from lipjax import certification, compilation
-from lipjax.certification import SPLITS, certify_run
+from lipjax import compilation
+from lipjax.attacked import CertificateViolated
+from lipjax.certification import BATCH_SIZE
+from lipjax.certified_split import ATTACKS, SPLITS, certify_run
 from lipjax.checkpoint import CheckpointError
 from lipjax.data import DataError
 
@@ -19,8 +21,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of train.py.", r
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data is, if not where training read it.")
 NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "Certify only the first so many images.")
 SPLIT = flags.DEFINE_enum("split", "test", SPLITS, "Which images; validation: held out of training; train: the rest.")
-BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", certification.BATCH_SIZE, "Images at a time; smaller needs less memory."
+IMAGES_AT_A_TIME = flags.DEFINE_integer("batch_size", BATCH_SIZE, "Images at a time; smaller needs less memory.")
+ATTACK = flags.DEFINE_enum(
+    "attack", "none", ATTACKS, "Attack the images too: fast 10 steps, strong 50 steps × 5 starts."
 )
 RADII = flags.DEFINE_string("radii", None, "Such as 36/255,0.5 (l2, pixels in [0, 1]); default: as in the config.")
 
@@ -38,9 +41,10 @@ def main(argv):
             NUM_EXAMPLES.value,
             RADII.value,
             split=SPLIT.value,
-            batch_size=BATCH_SIZE.value,
+            batch_size=IMAGES_AT_A_TIME.value,
+            attack=ATTACK.value,
         )
-    except (ValueError, OSError, DataError, CheckpointError) as error:
+    except (ValueError, OSError, DataError, CheckpointError, CertificateViolated) as error:
         sys.exit(f"certify.py: {error}")
 
 

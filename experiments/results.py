@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from experiments.tables import Cell
-from lipjax.certification import certify_run
+from lipjax.certified_split import certify_run
 from lipjax.config import read_config
 from lipjax.training import METRICS_FILE, train
 
@@ -55,7 +55,7 @@ def run(cell: Cell, runs: Path, results: Path, data_dir: str | None) -> dict[str
     """Train and certify a cell, from where it was stopped, and write its result.
 
     Raises:
-      As `lipjax.training.train` and `lipjax.certification.certify_run`.
+      As `lipjax.training.train` and `lipjax.certified_split.certify_run`.
     """
     workdir = runs / cell.scale / cell.name
     train(cell.config(data_dir), workdir)

@@ -13,24 +13,35 @@ from matplotlib.figure import Figure
 from lipjax.models import LipConvnet
 
 
-def plot_certified_accuracy(path: Path, radius: np.ndarray, right: np.ndarray, title: str) -> None:
+def plot_certified_accuracy(
+    path: Path, radius: np.ndarray, right: np.ndarray, closest: np.ndarray | None, title: str
+) -> None:
     """Write a PNG of certified accuracy against the l2 radius; at radius 0 the curve starts at standard accuracy.
 
-    radius (N,) and whether each prediction is right (N,).
+    radius (N,), whether each prediction is right (N,), and, of an attack, the distances (N,) of the closest
+    misclassified points it found: the robust accuracy lies between the two curves.
     """
-    radii = np.sort(radius[np.isfinite(radius)])
-    # Certified accuracy is the fraction with radius > ε, a step function that falls at each image's own radius.
-    accuracy = 1 - np.arange(1, len(radii) + 1) / len(radius)
-    standard = float(np.mean(right))
     figure = Figure(figsize=(6, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    axes.step(np.concatenate([[0.0], radii]), 100 * np.concatenate([[standard], accuracy]), where="post")
-    axes.set(xlabel="l2 radius, pixels in [0, 1]", ylabel="certified accuracy, %", title=title)
+    _survival(axes, radius, right, label="certified: at least")
+    if closest is not None:
+        _survival(axes, closest, right, label="attacked: at most")
+        axes.legend()
+    axes.set(xlabel="l2 radius, pixels in [0, 1]", ylabel="accuracy, %", title=title)
     axes.set_xlim(left=0)
     axes.set_ylim(0, 100)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
+
+
+def _survival(axes, distance: np.ndarray, right: np.ndarray, label: str) -> None:
+    """The fraction with distance > ε, a step function of ε that falls at each image's own."""
+    finite = np.sort(distance[np.isfinite(distance)])
+    fractions = 1 - np.arange(1, len(finite) + 1) / len(distance)
+    axes.step(
+        np.concatenate([[0.0], finite]), 100 * np.concatenate([[right.mean()], fractions]), where="post", label=label
+    )
 
 
 def plot_level_sets(path: Path, model: LipConvnet, variables: Mapping[str, Any], pairs: int = 4) -> None:

@@ -1,45 +1,35 @@
-"""Rows of certified images, on disk batch by batch, so that a certification that was killed goes on where it was."""
+"""Rows of results, on disk batch by batch, so that a certification that was killed goes on where it was."""
 
 import csv
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
-
-COLUMNS = ("index", "label", "prediction", "rival", "radius", "exact")
-
-
-class Row(NamedTuple):
-    """One image, as in per_image.csv; the radius with all its digits."""
-
-    index: int
-    label: int
-    prediction: int
-    rival: int
-    radius: float
-    exact: int
+from typing import Any, get_type_hints
 
 
 class PartialRows:
-    """Rows of the images certified so far; every batch is on disk before the next one begins.
+    """Rows of the images done so far; every batch is on disk before the next one begins.
 
     The first line of the file is `key`, which says what the rows are of.  Rows of another key, and the rows of a batch
     that was cut short, are dropped.  `batch` images make a batch; only the last one of all may have fewer.
+
+    Args:
+      row: the NamedTuple of a row, of ints and floats, `index` the first: 0, 1, 2, ….  Floats keep all their digits.
 
     Attributes:
       rows: those that are there.
     """
 
-    def __init__(self, path: Path, key: str, batch: int):
-        self._path = path
+    def __init__(self, path: Path, key: str, batch: int, row: type):
+        self._path, self._row = path, row
         lines = path.read_text().split("\n") if path.exists() else []
         # The text after the last newline is empty, or a row cut short.
         complete = lines[1:-1] if lines and lines[0] == key else []
-        self.rows = _parsed(complete)
+        self.rows = _parsed(complete, row)
         del self.rows[len(self.rows) // batch * batch :]
         write_whole(path, key + "\n" + _text(self.rows))
 
-    def append(self, rows: Iterable[Row]) -> None:
+    def append(self, rows: Iterable[Any]) -> None:
         """Add a batch of rows."""
         rows = list(rows)
         with self._path.open("a", newline="") as file:
@@ -48,7 +38,7 @@ class PartialRows:
 
     def finish(self, path: Path) -> None:
         """Write all rows to `path` under a line with their names, at once, and remove the partial file."""
-        write_whole(path, ",".join(COLUMNS) + "\n" + _text(self.rows))
+        write_whole(path, ",".join(self._row._fields) + "\n" + _text(self.rows))
         self._path.unlink()
 
 
@@ -59,22 +49,22 @@ def write_whole(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _parsed(lines: list[str]) -> list[Row]:
+def _parsed(lines: list[str], row: Any) -> list[Any]:
     """Rows up to the first line that is not the row it should be."""
-    rows: list[Row] = []
+    types = get_type_hints(row).values()
+    rows: list[Any] = []
     for fields in csv.reader(lines):
         try:
-            index, label, prediction, rival, radius, exact = fields
-            row = Row(int(index), int(label), int(prediction), int(rival), float(radius), int(exact))
+            rows.append(row(*(number(field) for number, field in zip(types, fields, strict=True))))
         except ValueError:
             break
-        if row.index != len(rows):
+        if rows[-1].index != len(rows) - 1:
+            del rows[-1]
             break
-        rows.append(row)
     return rows
 
 
-def _text(rows: list[Row]) -> str:
+def _text(rows: list[Any]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([*row[:4], repr(row.radius), row.exact] for row in rows)
+    csv.writer(buffer, lineterminator="\n").writerows(map(repr, row) for row in rows)
     return buffer.getvalue()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import lipjax
-from lipjax.certification import certify_run, load_trained, penultimate_features
+from lipjax.certification import load_trained, penultimate_features
+from lipjax.certified_split import certify_run
 from lipjax.checkpoint import CheckpointError, sha256
 from lipjax.data import load
 
@@ -103,11 +104,10 @@ def test_an_attack_finds_nothing_inside_the_radius(certified):
     np.testing.assert_allclose(moved, 0.999 * radius[:, 0, 0, 0], rtol=1e-3)
 
 
-def test_num_examples_and_batches_do_not_change_results(certified, tmp_path, monkeypatch):
+def test_num_examples_and_batches_do_not_change_results(certified, tmp_path):
     workdir, *_ = certified
     shutil.copytree(workdir, tmp_path / "run")
     full = (workdir / "certificates" / "per_image.csv").read_text().splitlines()
-    monkeypatch.setattr("lipjax.certification.BATCH_SIZE", 100)
     summary = certify_run(tmp_path / "run", num_examples=130, radii="0.1", say=lambda line: None, batch_size=100)
     assert summary["num_examples"] == 130
     part = (tmp_path / "run" / "certificates" / "per_image.csv").read_text().splitlines()

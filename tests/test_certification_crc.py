@@ -8,7 +8,8 @@ import pytest
 from conftest import tiny_config
 
 from lipjax.certificates import certify_crc
-from lipjax.certification import certify_run, load_trained, penultimate_features
+from lipjax.certification import load_trained, penultimate_features
+from lipjax.certified_split import certify_run
 from lipjax.training import train
 
 

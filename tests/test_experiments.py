@@ -1,6 +1,7 @@
 """Experiments: cells, results files and tables."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,8 @@ from experiments.render import render
 from experiments.results import FORMAT, ResultError, path_of, read, run
 from experiments.tables import SCALES, TABLES, Cell, cells
 from lipjax.config import check_config
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -65,3 +68,12 @@ def test_bad_results_files_are_named(tmp_path, text, message):
     with pytest.raises(ResultError, match=message) as error:
         read(cell, tmp_path)
     assert str(path_of(cell, tmp_path)) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "page"), [("layers", "orthogonal"), ("pooling", "pooling"), ("activations", "pooling")]
+)
+def test_the_tables_of_the_docs_are_those_of_the_results(table):
+    assert (
+        render(table, "small", ROOT / "experiments" / "results") in (ROOT / "docs" / f"{PAGES[table]}.md").read_text()
+    )

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from lipjax import certification, rows
-from lipjax.certification import certify_run
+from lipjax import certified_split, rows
+from lipjax.certified_split import Row, certify_run
 from lipjax.config import read_config
 from lipjax.data import load
-from lipjax.rows import PartialRows, Row
+from lipjax.rows import PartialRows
 
 ROOT = Path(__file__).parent.parent
 BATCH = 40  # of 360 images
@@ -58,8 +58,8 @@ def stopped_after(monkeypatch, batches, error):
         done.append(None)
         return certify_with_bound(*arguments, **keywords)
 
-    certify_with_bound = certification.certify_with_bound
-    monkeypatch.setattr(certification, "certify_with_bound", certify)
+    certify_with_bound = certified_split.certify_with_bound
+    monkeypatch.setattr(certified_split, "certify_with_bound", certify)
 
 
 def test_stopped_and_resumed(whole, workdir, monkeypatch):
@@ -72,7 +72,7 @@ def test_stopped_and_resumed(whole, workdir, monkeypatch):
     with monkeypatch.context() as patch:
         stopped_after(patch, 6, pytest.fail.Exception("batches were certified twice"))
         certify_run(workdir, say=lines.append, batch_size=BATCH)
-    assert f"going on after {3 * BATCH} images" in lines
+    assert f"certified already: {3 * BATCH} images; going on" in lines
     assert results(workdir) == results(whole)
 
 
@@ -135,10 +135,10 @@ ROWS = [Row(i, i % 3, i % 3, (i + 1) % 3, i / 7, 1) for i in range(6)]
 def test_only_whole_batches_of_the_same_key_are_kept(tmp_path, text, kept):
     path = tmp_path / "rows"
     path.write_text(text.format(*(rows._text([row]) for row in ROWS)))
-    partial = PartialRows(path, "KEY", 2)
+    partial = PartialRows(path, "KEY", 2, Row)
     assert partial.rows == ROWS[:kept]
     partial.append(ROWS[kept : kept + 2])
-    assert PartialRows(path, "KEY", 2).rows == ROWS[: kept + 2]
+    assert PartialRows(path, "KEY", 2, Row).rows == ROWS[: kept + 2]
     partial.finish(tmp_path / "all.csv")
     assert (tmp_path / "all.csv").read_text().splitlines()[:2] == [
         "index,label,prediction,rival,radius,exact",

@@ -1,0 +1,241 @@
+"""Certification of a whole split: rows on disk as they come, the summary, the table and the curve."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from lipjax import report
+from lipjax.attacked import AttackRow, attack_batch
+from lipjax.certificate import Certificate
+from lipjax.certification import BATCH_SIZE, certify_with_bound, load_trained
+from lipjax.checkpoint import sha256
+from lipjax.config import parse_radii
+from lipjax.curvature_cache import CurvatureCache
+from lipjax.data import Dataset, Split
+from lipjax.models import LipConvnet
+from lipjax.pgd import STRENGTHS
+from lipjax.proof import product
+from lipjax.rows import PartialRows, write_whole
+
+SPLITS = ("test", "train", "validation")
+ATTACKS = ("none", *STRENGTHS)
+PROGRESS_SECONDS = 10.0
+
+
+def certify_run(
+    workdir: Path,
+    data_dir: str | None = None,
+    num_examples: int | None = None,
+    radii: str | None = None,
+    say: Callable[[str], None] = print,
+    split: str = "test",
+    batch_size: int = BATCH_SIZE,
+    attack: str = "none",
+) -> dict[str, Any]:
+    """Certify a split of a trained workdir; writes certificates/{summary.json, per_image.csv, curve.png}.
+
+    With an attack also attack.csv: index and distance of the closest misclassified point found (`attacked.AttackRow`).
+
+    Rows go to per_image.partial.csv batch by batch.  A certification that was stopped goes on from there, to the same
+    bytes; results of an earlier one stay until the new ones are whole.
+
+    Args:
+      split: 'test'; 'validation', the held-out training images; or 'train', the others.  The folder of a split other
+        than 'test' is certificates_SPLIT.
+      batch_size: images at a time.
+      attack: 'none', or a key of `pgd.STRENGTHS`: each image is attacked at each of the radii and just inside its own.
+
+    Returns:
+      The summary: standard_accuracy, certified_accuracy by radius as typed, lipschitz_bound, chain_of_proof, …
+
+    Raises:
+      ValueError, FileNotFoundError, CheckpointError: bad arguments, an empty split, no training there, a damaged
+        checkpoint.
+      CertificateViolated: an attack succeeded inside a certified radius.
+    """
+    for name, value in {"num_examples": num_examples, "batch_size": batch_size}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
+    for name, value, allowed in (("split", split, SPLITS), ("attack", attack, ATTACKS)):
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r}: must be one of {allowed}")
+    named_radii = parse_radii(radii) if radii is not None else None
+    config, dataset, model, variables = load_trained(workdir, data_dir)
+    named_radii = named_radii or parse_radii(config.radii)
+    images, labels = (part[:num_examples] for part in _split(dataset, split, config))
+    if not len(labels):
+        raise ValueError(
+            f"split={split!r}: has no images; config.validation_fraction={config.validation_fraction} of the training "
+            "images were held out"
+        )
+    started = time.perf_counter()
+    say("proving a bound of the Lipschitz constant …")
+    chain = model.chain_of_proof(variables)
+    lipschitz_bound = product(chain)
+    curvature = None
+    if model.head == "crc":
+        head = variables["params"]["head"]
+        curvature = CurvatureCache(workdir / "checkpoints" / "curvature.npz", head["w1"], head["w2"])
+
+    folder = workdir / ("certificates" if split == "test" else f"certificates_{split}")
+    folder.mkdir(exist_ok=True)
+    params_sha256 = sha256(variables["params"])
+    # What the radius of an image depends on, beside its number in the split.
+    key = [config.dataset, split, params_sha256, lipschitz_bound, batch_size]
+
+    def batch(start: int) -> tuple[np.ndarray, np.ndarray]:
+        part = slice(start, start + batch_size)
+        return images[part].astype(np.float32) / np.float32(dataset.pixel_max), labels[part]
+
+    partial = PartialRows(folder / "per_image.partial.csv", json.dumps(key), batch_size, Row)
+    for start in _remaining(partial, len(labels), batch_size, say, "certified"):
+        certificate = certify_with_bound(model, variables, *batch(start), lipschitz_bound, curvature)
+        partial.append(rows(start, certificate, batch(start)[1]))
+    radius = np.array([row.radius for row in partial.rows])
+    right = np.array([row.prediction == row.label for row in partial.rows])
+    exact = np.array([row.exact for row in partial.rows])
+    closest = None
+    if attack != "none":
+        key += [attack, list(named_radii.values())]
+        attacks = PartialRows(folder / "attack.partial.csv", json.dumps(key), batch_size, AttackRow)
+        distances = list(named_radii.values())
+        for start in _remaining(attacks, len(labels), batch_size, say, "attacked"):
+            own = radius[start : start + batch_size]
+            attacks.append(attack_batch(model, variables, *batch(start), own, distances, attack, start, folder))
+        closest = np.array([row.distance for row in attacks.rows])
+        attacks.finish(folder / "attack.csv")
+    else:  # one of an earlier run may be of other parameters
+        (folder / "attack.csv").unlink(missing_ok=True)
+
+    summary = {
+        "dataset": config.dataset,
+        "split": split,
+        "num_examples": len(labels),
+        "standard_accuracy": float(np.mean(right)),
+        "certified_accuracy": {text: float(np.mean(radius > r)) for text, r in named_radii.items()},
+        "average_certified_radius": _finite_or_none(radius.mean()),
+        "attack": None if closest is None else _attack_summary(attack, closest, radius, named_radii),
+        "lipschitz_bound": lipschitz_bound,
+        "chain_of_proof": [*(link._asdict() for link in chain), _head_link(model)],
+        "exact_fraction": float(exact[right].mean()) if right.any() else None,
+        "seconds": time.perf_counter() - started,
+        "params_sha256": params_sha256,
+    }
+    report.plot_certified_accuracy(folder / "curve.png", radius, right, closest, f"{config.dataset}, {split} split")
+    write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    partial.finish(folder / "per_image.csv")
+    say(table(summary))
+    say(f"wrote {folder}/summary.json, per_image.csv and curve.png")
+    return summary
+
+
+def _split(dataset: Dataset, split: str, config: ConfigDict) -> Split:
+    if split == "test":
+        return dataset.test
+    return dataset.hold_out(config.validation_fraction, config.seed)[SPLITS.index(split) - 1]
+
+
+def _head_link(model: LipConvnet) -> dict[str, Any]:
+    """The last link: distances to the head's decision boundaries take the place of a Lipschitz bound."""
+    if model.head == "crc":
+        kind, method = "curvature head", "weak duality with a proven curvature bound, all rivals (docs/crc.md)"
+    else:
+        kind, method = "last-layer normalization", "distance to each rival's hyperplane, all rivals, closed form"
+    return {"layer": "head", "kind": kind, "lipschitz": None, "method": method, "norm": None}
+
+
+class Row(NamedTuple):
+    """One image of per_image.csv."""
+
+    index: int
+    label: int
+    prediction: int
+    rival: int
+    radius: float
+    exact: int
+
+
+def rows(start: int, certificate: Certificate, labels: np.ndarray) -> list[Row]:
+    """Rows of a batch of images whose first one has the index `start`."""
+    columns = (labels, certificate.prediction, certificate.rival, certificate.radius, certificate.exact)
+    return [
+        Row(start + i, int(label), int(prediction), int(rival), float(radius), int(exact))
+        for i, (label, prediction, rival, radius, exact) in enumerate(zip(*columns, strict=True))
+    ]
+
+
+def _attack_summary(strength: str, closest: np.ndarray, certified: np.ndarray, radii: Mapping[str, float]):
+    """Robust accuracy cannot be above what the attack leaves."""
+    steps, starts = STRENGTHS[strength]
+    return {
+        "strength": strength,
+        "steps": steps,
+        "starts": starts,
+        "robust_accuracy_upper_bound": {text: float(np.mean(closest > r)) for text, r in radii.items()},
+        # Those that float64 confirms are an error; these are roundings of the float32 network next to a boundary.
+        "inside_certified_radius_in_float32": int(np.sum(closest < certified)),
+    }
+
+
+def _remaining(
+    partial: PartialRows, total: int, batch_size: int, say: Callable[[str], None], done: str
+) -> Iterator[int]:
+    """Starts of the batches whose rows are missing, with a line of progress now and then."""
+    del partial.rows[total:]
+    first = len(partial.rows)
+    if first:
+        say(f"{done} already: {first} images; going on")
+    progress = Progress(say, first, total)
+    for start in range(first, total, batch_size):
+        yield start
+        progress(len(partial.rows))
+
+
+class Progress:
+    """A line every ten seconds: images done, images/s and time left."""
+
+    def __init__(self, say: Callable[[str], None], first: int, total: int):
+        self._say, self._first, self._total = say, first, total
+        self._started = self._last = time.perf_counter()
+
+    def __call__(self, done: int) -> None:
+        now = time.perf_counter()
+        if now - self._last < PROGRESS_SECONDS:
+            return
+        self._last = now
+        rate = (done - self._first) / (now - self._started)
+        left = (self._total - done) / rate
+        self._say(f"{done}/{self._total} images  {rate:.0f} images/s  {left:.0f} s left")
+
+
+def _finite_or_none(value) -> float | None:
+    """JSON has no infinity: an average over a radius without end has no value."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "none" if value is None else format(value, form)
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The summary as printed by certify.py."""
+    certified = summary["certified_accuracy"].items()
+    rows = [("standard accuracy", f"{summary['standard_accuracy']:.2%}")]
+    rows += [(f"certified accuracy at {radius}", f"{accuracy:.2%}") for radius, accuracy in certified]
+    if summary["attack"]:
+        upper = summary["attack"]["robust_accuracy_upper_bound"].items()
+        rows += [(f"not broken by the attack at {radius}", f"{accuracy:.2%}") for radius, accuracy in upper]
+    rows += [
+        ("average certified radius", _shown(summary["average_certified_radius"], ".4f")),
+        ("proven bound of Lip(features)", f"{summary['lipschitz_bound']:.5f}"),
+        ("head certificates that are exact", _shown(summary["exact_fraction"], ".2%")),
+    ]
+    head = f"{summary['dataset']}, {summary['split']} split, {summary['num_examples']} images"
+    head += f" ({summary['seconds']:.1f} s); radii: l2, pixels in [0, 1]"
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([head, *(f"  {name:<{width}}  {value:>9}" for name, value in rows)])

@@ -1,0 +1,124 @@
+"""l2 attacks on images: what an adversary does find, beside what the certificates say he cannot.
+
+An attack proves that an image is not robust at some distance.  That it fails proves nothing.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lipjax.models import LipConvnet
+
+# (steps, starts); the first start is the image itself.
+STRENGTHS = {"fast": (10, 1), "strong": (50, 5)}
+MOMENTUM = 0.75
+BISECTIONS = 10
+
+
+class Attack(NamedTuple):
+    """The images (N, H, W, C) of smallest margin that were found, and those margins f_l − max f_i, (N,)."""
+
+    images: np.ndarray
+    margins: np.ndarray
+
+
+def l2_attack(
+    model: LipConvnet, variables: Mapping[str, Any], images, labels, radius, key: jax.Array, steps: int, starts: int
+) -> Attack:
+    """Projected gradient descent on the margin f_l − max over i ≠ l of f_i within ‖x' − x‖ <= radius.
+
+    Steps have the length radius · 2.5 / steps · (1 − t / steps) along a running mean of unit gradients; the points with
+    the smallest margin of all steps and starts are returned.  Pixels may leave [0, 1], as they may for the certificate.
+
+    Args:
+      images: (N, H, W, C) float32; labels: (N,) integers.
+      radius: (N,), one for each image; at 0 nothing moves.
+      key: starts but the first are at random points of the sphere.
+    """
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    radius = jnp.asarray(radius, images.dtype).reshape(-1, 1, 1, 1)
+    best, smallest = images, _margins(model, variables, images, labels)
+    for start in range(starts):
+        delta = jnp.zeros_like(images)
+        if start:
+            delta = radius * _unit(jax.random.normal(jax.random.fold_in(key, start), images.shape, images.dtype))
+        velocity = jnp.zeros_like(images)
+        for step in range(steps):
+            length = 2.5 / steps * (1 - step / steps)
+            delta, velocity = _step(model, variables, images, labels, radius, delta, velocity, length)
+            best, smallest = _better(model, variables, images + delta, labels, best, smallest)
+    return Attack(np.asarray(best), np.asarray(smallest))
+
+
+def towards(model: LipConvnet, variables: Mapping[str, Any], images, labels, attack: Attack) -> np.ndarray:
+    """Distances (N,) of misclassified points on the segments to the attacks, found by bisection; inf where none is.
+
+    Distances are float64 norms of what the network was given, 0 for images that it gets wrong.
+    """
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    found = attack.margins <= 0
+    direction = jnp.asarray(attack.images) - images
+    low, high = np.zeros(len(images)), np.where(_wrong(model, variables, images, labels), 0.0, 1.0)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        moved = images + jnp.asarray(middle, images.dtype).reshape(-1, 1, 1, 1) * direction
+        is_wrong = _wrong(model, variables, moved, labels)
+        low, high = np.where(is_wrong, low, middle), np.where(is_wrong, middle, high)
+    reached = images + jnp.asarray(high, images.dtype).reshape(-1, 1, 1, 1) * direction
+    return np.where(found, distance(images, reached), np.inf)
+
+
+def _wrong(model, variables, images, labels) -> np.ndarray:
+    return np.asarray(_margins(model, variables, images, labels)) <= 0
+
+
+def distance(images, others) -> np.ndarray:
+    """‖x' − x‖ of each pair of images, (N,), in float64."""
+    difference = np.asarray(others, np.float64) - np.asarray(images, np.float64)
+    return np.sqrt((difference**2).sum(axis=(1, 2, 3)))
+
+
+def margins_in_float64(model: LipConvnet, variables: Mapping[str, Any], images, labels) -> np.ndarray:
+    """f_l − max f_i of the network in float64, (N,)."""
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), dict(variables))
+        return np.asarray(_margins(model, double, jnp.asarray(np.asarray(images, np.float64)), jnp.asarray(labels)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _margins(model, variables, images, labels):
+    with jax.default_matmul_precision("highest"):
+        return _margin(model.apply(variables, images), labels)
+
+
+def _margin(logits, labels):
+    own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    rivals = jnp.max(jnp.where(own, -jnp.inf, logits), axis=-1)
+    return jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0] - rivals
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _step(model, variables, images, labels, radius, delta, velocity, length):
+    gradient = jax.grad(lambda delta: jnp.sum(_margin(model.apply(variables, images + delta), labels)))(delta)
+    velocity = MOMENTUM * velocity + (1 - MOMENTUM) * _unit(gradient)
+    delta = delta - length * radius * _unit(velocity)
+    return delta * jnp.minimum(1, radius / jnp.maximum(_norm(delta), jnp.finfo(delta.dtype).tiny)), velocity
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _better(model, variables, images, labels, best, smallest):
+    margins = _margins(model, variables, images, labels)
+    nearer = margins < smallest
+    return jnp.where(nearer[:, None, None, None], images, best), jnp.minimum(margins, smallest)
+
+
+def _norm(x):
+    return jnp.sqrt(jnp.sum(x**2, axis=(1, 2, 3), keepdims=True))
+
+
+def _unit(x):
+    return x / jnp.maximum(_norm(x), jnp.finfo(x.dtype).tiny)
