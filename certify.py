@@ -1,4 +1,4 @@
-"""Certify a trained classifier on the test split.
+"""Certify a trained classifier on a split of its data.
 
     python certify.py --workdir=runs/digits [--attack=fast --split=test --num_examples=N --radii=36/255,0.5]
 

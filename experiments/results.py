@@ -37,16 +37,15 @@ def read(cell: Cell, results: Path) -> dict[str, Any] | None:
         result = json.loads(path.read_text())
     except ValueError as error:
         raise ResultError(f"{path}: not JSON ({error}); remove it to run the cell again") from error
-    if not isinstance(result, dict) or result.get("format") != FORMAT:
-        raise ResultError(
-            f"{path}: needs format {FORMAT}, got {result.get('format') if isinstance(result, dict) else result!r}"
-        )
-    expected = _published(cell.config())
-    differing = sorted(key for key in expected if result["config"].get(key) != expected[key])
+    found = result.get("format") if isinstance(result, dict) else result
+    if found != FORMAT:
+        raise ResultError(f"{path}: needs format {FORMAT}, got {found!r}")
+    there, expected = result.get("config", {}), _published(cell.config())
+    differing = sorted(key for key in expected if there.get(key) != expected[key])
     if differing:
         key = differing[0]
         raise ResultError(
-            f"{path}: of another config: {key} is {result['config'].get(key)!r}, the table asks for {expected[key]!r}"
+            f"{path}: of another config: {key} is {there.get(key)!r}, the table asks for {expected[key]!r}"
         )
     return result
 

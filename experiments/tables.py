@@ -77,7 +77,6 @@ TABLES = {
             **{f"LLN, max, equiripple {d} at {n}": LLN | _equiripple(d, n) for d, n in _SETTINGS},
             "LLN, max, Taylor 6 → 15": LLN | {"polynomial": "taylor"},
             **{f"CRC, cone, equiripple {d} at {n}": CRC | CONE | _equiripple(d, n) for d, n in _SETTINGS},
-            "CRC, cone, Taylor 6 → 15": CRC | CONE | {"polynomial": "taylor"},
             "LLN, max, LipConvnet-15": LLN | {"depth": 15},
         },
     ),

@@ -1,4 +1,4 @@
-"""From images to certified radii, and the table and files of a whole test split."""
+"""From images to certified radii."""
 
 import dataclasses
 import os

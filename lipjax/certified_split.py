@@ -1,11 +1,13 @@
 """Certification of a whole split: rows on disk as they come, the summary, the table and the curve."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -61,9 +63,9 @@ def certify_run(
     for name, value in {"num_examples": num_examples, "batch_size": batch_size}.items():
         if value is not None and value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")
-    for name, value, allowed in (("split", split, SPLITS), ("attack", attack, ATTACKS)):
-        if value not in allowed:
-            raise ValueError(f"{name}={value!r}: must be one of {allowed}")
+    for name, choice, allowed in (("split", split, SPLITS), ("attack", attack, ATTACKS)):
+        if choice not in allowed:
+            raise ValueError(f"{name}={choice!r}: must be one of {allowed}")
     named_radii = parse_radii(radii) if radii is not None else None
     config, dataset, model, variables = load_trained(workdir, data_dir)
     named_radii = named_radii or parse_radii(config.radii)
@@ -85,8 +87,9 @@ def certify_run(
     folder = workdir / ("certificates" if split == "test" else f"certificates_{split}")
     folder.mkdir(exist_ok=True)
     params_sha256 = sha256(variables["params"])
-    # What the radius of an image depends on, beside its number in the split.
-    key = [config.dataset, split, params_sha256, lipschitz_bound, batch_size]
+    # What the results of an image depend on, beside its number in the split, to the last bit.
+    program = [jax.default_backend(), jax.__version__]
+    key = [sha256(variables), config.to_json(), split, len(labels), batch_size, lipschitz_bound, *program]
 
     def batch(start: int) -> tuple[np.ndarray, np.ndarray]:
         part = slice(start, start + batch_size)
@@ -99,7 +102,7 @@ def certify_run(
     radius = np.array([row.radius for row in partial.rows])
     right = np.array([row.prediction == row.label for row in partial.rows])
     exact = np.array([row.exact for row in partial.rows])
-    closest = None
+    attacks = closest = None
     if attack != "none":
         key += [attack, list(named_radii.values())]
         attacks = PartialRows(folder / "attack.partial.csv", json.dumps(key), batch_size, AttackRow)
@@ -108,9 +111,6 @@ def certify_run(
             own = radius[start : start + batch_size]
             attacks.append(attack_batch(model, variables, *batch(start), own, distances, attack, start, folder))
         closest = np.array([row.distance for row in attacks.rows])
-        attacks.finish(folder / "attack.csv")
-    else:  # one of an earlier run may be of other parameters
-        (folder / "attack.csv").unlink(missing_ok=True)
 
     summary = {
         "dataset": config.dataset,
@@ -126,9 +126,16 @@ def certify_run(
         "seconds": time.perf_counter() - started,
         "params_sha256": params_sha256,
     }
-    report.plot_certified_accuracy(folder / "curve.png", radius, right, closest, f"{config.dataset}, {split} split")
+    report.plot_certified_accuracy(folder / "curve.tmp", radius, right, closest, f"{config.dataset}, {split} split")
+    (folder / "curve.tmp").replace(folder / "curve.png")
+    partial.write(folder / "per_image.csv")
+    if attacks:
+        attacks.write(folder / "attack.csv")
+    else:  # that of an earlier certification may be of other parameters
+        (folder / "attack.csv").unlink(missing_ok=True)
     write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    partial.finish(folder / "per_image.csv")
+    for rows_on_disk in filter(None, (attacks, partial)):
+        rows_on_disk.remove()
     say(table(summary))
     say(f"wrote {folder}/summary.json, per_image.csv and curve.png")
     return summary
@@ -149,7 +156,8 @@ def _head_link(model: LipConvnet) -> dict[str, Any]:
     return {"layer": "head", "kind": kind, "lipschitz": None, "method": method, "norm": None}
 
 
-class Row(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Row:
     """One image of per_image.csv."""
 
     index: int
@@ -186,7 +194,6 @@ def _remaining(
     partial: PartialRows, total: int, batch_size: int, say: Callable[[str], None], done: str
 ) -> Iterator[int]:
     """Starts of the batches whose rows are missing, with a line of progress now and then."""
-    del partial.rows[total:]
     first = len(partial.rows)
     if first:
         say(f"{done} already: {first} images; going on")

@@ -67,7 +67,10 @@ class FoldedConv(nn.Module):
             bound = dense_norm_bound(np.asarray(params["matrix"], np.float64))
             kind = f"matrix {' × '.join(map(str, params['matrix'].shape))}, {size}×{size} pixels"
             return Link("", kind, bound, "Cholesky factorisation of its Gram matrix, rounding included")
-        norm = ops.conv_norm_bound(np.asarray(params["kernel"]), size)
+        kernel = np.asarray(params["kernel"])
+        if not np.array_equal(kernel, -np.flip(kernel, (0, 1)).swapaxes(2, 3)):
+            raise ValueError("FoldedConv: the kernel is not skew, so nothing is known of |p(A)|; fold the network anew")
+        norm = ops.conv_norm_bound(kernel, size)
         return polynomial_proof(self.polynomial, norm, params["kernel"].shape, size)
 
 

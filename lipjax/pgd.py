@@ -3,7 +3,6 @@
 An attack proves that an image is not robust at some distance.  That it fails proves nothing.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -54,26 +53,24 @@ def l2_attack(
     return Attack(np.asarray(best), np.asarray(smallest))
 
 
-def towards(model: LipConvnet, variables: Mapping[str, Any], images, labels, attack: Attack) -> np.ndarray:
-    """Distances (N,) of misclassified points on the segments to the attacks, found by bisection; inf where none is.
+def pulled_back(model: LipConvnet, variables: Mapping[str, Any], images, labels, attack: Attack) -> Attack:
+    """The attack with each misclassified point moved towards its image, by bisection, as far as it stays that."""
+    images, labels, ends = jnp.asarray(images), jnp.asarray(labels), jnp.asarray(attack.images)
 
-    Distances are float64 norms of what the network was given, 0 for images that it gets wrong.
-    """
-    images, labels = jnp.asarray(images), jnp.asarray(labels)
-    found = attack.margins <= 0
-    direction = jnp.asarray(attack.images) - images
-    low, high = np.zeros(len(images)), np.where(_wrong(model, variables, images, labels), 0.0, 1.0)
+    def between(fraction):
+        fraction = jnp.asarray(fraction, images.dtype).reshape(-1, 1, 1, 1)
+        return jnp.where(fraction == 1, ends, images + fraction * (ends - images))
+
+    def margins(points):
+        return np.asarray(_margins(model, variables, points, labels))
+
+    low, high = np.zeros(len(images)), np.where(margins(images) <= 0, 0.0, 1.0)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        moved = images + jnp.asarray(middle, images.dtype).reshape(-1, 1, 1, 1) * direction
-        is_wrong = _wrong(model, variables, moved, labels)
+        is_wrong = margins(between(middle)) <= 0
         low, high = np.where(is_wrong, low, middle), np.where(is_wrong, middle, high)
-    reached = images + jnp.asarray(high, images.dtype).reshape(-1, 1, 1, 1) * direction
-    return np.where(found, distance(images, reached), np.inf)
-
-
-def _wrong(model, variables, images, labels) -> np.ndarray:
-    return np.asarray(_margins(model, variables, images, labels)) <= 0
+    reached = between(np.where(margins(ends) <= 0, high, 1.0))
+    return Attack(np.asarray(reached), margins(reached))
 
 
 def distance(images, others) -> np.ndarray:
@@ -89,7 +86,7 @@ def margins_in_float64(model: LipConvnet, variables: Mapping[str, Any], images, 
         return np.asarray(_margins(model, double, jnp.asarray(np.asarray(images, np.float64)), jnp.asarray(labels)))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jax.jit(static_argnums=0)
 def _margins(model, variables, images, labels):
     with jax.default_matmul_precision("highest"):
         return _margin(model.apply(variables, images), labels)
@@ -101,7 +98,7 @@ def _margin(logits, labels):
     return jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0] - rivals
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jax.jit(static_argnums=0)
 def _step(model, variables, images, labels, radius, delta, velocity, length):
     gradient = jax.grad(lambda delta: jnp.sum(_margin(model.apply(variables, images + delta), labels)))(delta)
     velocity = MOMENTUM * velocity + (1 - MOMENTUM) * _unit(gradient)
@@ -109,7 +106,7 @@ def _step(model, variables, images, labels, radius, delta, velocity, length):
     return delta * jnp.minimum(1, radius / jnp.maximum(_norm(delta), jnp.finfo(delta.dtype).tiny)), velocity
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jax.jit(static_argnums=0)
 def _better(model, variables, images, labels, best, smallest):
     margins = _margins(model, variables, images, labels)
     nearer = margins < smallest

@@ -24,24 +24,25 @@ def plot_certified_accuracy(
     figure = Figure(figsize=(6, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    _survival(axes, radius, right, label="certified: at least")
-    if closest is not None:
-        _survival(axes, closest, right, label="attacked: at most")
+    curves = {"certified: at least": radius} | ({} if closest is None else {"attacked: at most": closest})
+    reach = max((curve[np.isfinite(curve)].max(initial=0.0) for curve in curves.values()), default=0.0)
+    for label, distance in curves.items():
+        _survival(axes, distance, right, reach, label)
+    if len(curves) > 1:
         axes.legend()
     axes.set(xlabel="l2 radius, pixels in [0, 1]", ylabel="accuracy, %", title=title)
     axes.set_xlim(left=0)
     axes.set_ylim(0, 100)
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, format="png")
 
 
-def _survival(axes, distance: np.ndarray, right: np.ndarray, label: str) -> None:
-    """The fraction with distance > ε, a step function of ε that falls at each image's own."""
+def _survival(axes, distance: np.ndarray, right: np.ndarray, reach: float, label: str) -> None:
+    """The fraction with distance > ε up to ε = reach, a step function that falls at each image's own distance."""
     finite = np.sort(distance[np.isfinite(distance)])
-    fractions = 1 - np.arange(1, len(finite) + 1) / len(distance)
-    axes.step(
-        np.concatenate([[0.0], finite]), 100 * np.concatenate([[right.mean()], fractions]), where="post", label=label
-    )
+    fractions = np.concatenate([[right.mean()], 1 - np.arange(1, len(finite) + 1) / len(distance)])
+    ends = np.concatenate([[0.0], finite, [reach]])
+    axes.step(ends, 100 * np.concatenate([fractions, fractions[-1:]]), where="post", label=label)
 
 
 def plot_level_sets(path: Path, model: LipConvnet, variables: Mapping[str, Any], pairs: int = 4) -> None:

@@ -1,7 +1,9 @@
 """Rows of results, on disk batch by batch, so that a certification that was killed goes on where it was."""
 
 import csv
+import dataclasses
 import io
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -14,7 +16,7 @@ class PartialRows:
     that was cut short, are dropped.  `batch` images make a batch; only the last one of all may have fewer.
 
     Args:
-      row: the NamedTuple of a row, of ints and floats, `index` the first: 0, 1, 2, ….  Floats keep all their digits.
+      row: the dataclass of a row, of ints and floats, `index` the first: 0, 1, 2, ….  Floats keep all their digits.
 
     Attributes:
       rows: those that are there.
@@ -22,7 +24,7 @@ class PartialRows:
 
     def __init__(self, path: Path, key: str, batch: int, row: type):
         self._path, self._row = path, row
-        lines = path.read_text().split("\n") if path.exists() else []
+        lines = path.read_text(errors="replace").split("\n") if path.exists() else []
         # The text after the last newline is empty, or a row cut short.
         complete = lines[1:-1] if lines and lines[0] == key else []
         self.rows = _parsed(complete, row)
@@ -34,18 +36,26 @@ class PartialRows:
         rows = list(rows)
         with self._path.open("a", newline="") as file:
             file.write(_text(rows))
+            file.flush()
+            os.fsync(file.fileno())
         self.rows += rows
 
-    def finish(self, path: Path) -> None:
-        """Write all rows to `path` under a line with their names, at once, and remove the partial file."""
-        write_whole(path, ",".join(self._row._fields) + "\n" + _text(self.rows))
+    def write(self, path: Path) -> None:
+        """Write all rows to `path` under a line with their names, at once."""
+        write_whole(path, ",".join(field.name for field in dataclasses.fields(self._row)) + "\n" + _text(self.rows))
+
+    def remove(self) -> None:
+        """Remove the partial file."""
         self._path.unlink()
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, newline="")
+    with temporary.open("w", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 
@@ -53,10 +63,11 @@ def _parsed(lines: list[str], row: Any) -> list[Any]:
     """Rows up to the first line that is not the row it should be."""
     types = get_type_hints(row).values()
     rows: list[Any] = []
-    for fields in csv.reader(lines):
+    for line in lines:
         try:
+            (fields,) = csv.reader([line])
             rows.append(row(*(number(field) for number, field in zip(types, fields, strict=True))))
-        except ValueError:
+        except (ValueError, csv.Error):
             break
         if rows[-1].index != len(rows) - 1:
             del rows[-1]
@@ -66,5 +77,5 @@ def _parsed(lines: list[str], row: Any) -> list[Any]:
 
 def _text(rows: list[Any]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(map(repr, row) for row in rows)
+    csv.writer(buffer, lineterminator="\n").writerows(map(repr, dataclasses.astuple(row)) for row in rows)
     return buffer.getvalue()

@@ -56,6 +56,15 @@ def test_bound_holds_for_the_folded_network(networks):
     assert abs(distances[0] - distances[1]) <= bound * np.linalg.norm(images - y)
 
 
+def test_a_folded_kernel_that_is_not_skew_has_no_bound(networks):
+    *_, folded, folded_variables, _ = networks
+    name = next(step.name for step in folded.steps() if "kernel" in folded_variables["params"][step.name])
+    layer = folded_variables["params"][name]
+    changed = layer | {"kernel": layer["kernel"].at[0, 0, 0, 1].add(1e-6)}
+    with pytest.raises(ValueError, match="the kernel is not skew"):
+        folded.lipschitz_bound({"params": folded_variables["params"] | {name: changed}})
+
+
 def test_certificates_of_the_folded_network(networks):
     model, variables, folded, folded_variables, images = networks
     labels = np.asarray(model.apply(variables, images).argmax(1))
