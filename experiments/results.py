@@ -11,6 +11,7 @@ from experiments.tables import Cell
 from lipjax.certified_split import certify_run
 from lipjax.config import read_config
 from lipjax.training import METRICS_FILE, train
+from lipjax.whole_file import write_whole
 
 FORMAT = 1
 
@@ -73,9 +74,7 @@ def run(cell: Cell, runs: Path, results: Path, data_dir: str | None) -> dict[str
     }
     path = path_of(cell, results)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    temporary.replace(path)
+    write_whole(path, json.dumps(result, indent=1) + "\n")
     return result
 
 

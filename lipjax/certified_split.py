@@ -22,7 +22,8 @@ from lipjax.data import Dataset, Split
 from lipjax.models import LipConvnet
 from lipjax.pgd import STRENGTHS
 from lipjax.proof import product
-from lipjax.rows import PartialRows, write_whole
+from lipjax.rows import PartialRows
+from lipjax.whole_file import write_whole
 
 SPLITS = ("test", "train", "validation")
 ATTACKS = ("none", *STRENGTHS)
@@ -97,8 +98,8 @@ def certify_run(
 
     partial = PartialRows(folder / "per_image.partial.csv", json.dumps(key), batch_size, Row)
     for start in _remaining(partial, len(labels), batch_size, say, "certified"):
-        certificate = certify_with_bound(model, variables, *batch(start), lipschitz_bound, curvature)
-        partial.append(rows(start, certificate, batch(start)[1]))
+        pixels, own = batch(start)
+        partial.append(rows(start, certify_with_bound(model, variables, pixels, own, lipschitz_bound, curvature), own))
     radius = np.array([row.radius for row in partial.rows])
     right = np.array([row.prediction == row.label for row in partial.rows])
     exact = np.array([row.exact for row in partial.rows])
@@ -144,7 +145,8 @@ def certify_run(
 def _split(dataset: Dataset, split: str, config: ConfigDict) -> Split:
     if split == "test":
         return dataset.test
-    return dataset.hold_out(config.validation_fraction, config.seed)[SPLITS.index(split) - 1]
+    training, validation = dataset.hold_out(config.validation_fraction, config.seed)
+    return training if split == "train" else validation
 
 
 def _head_link(model: LipConvnet) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from lipjax import models, ops
 from lipjax.layers import held_polynomial
 from lipjax.models import LipConvnet
 from lipjax.ops.chebyshev import DEGREES, NORMS
+from lipjax.whole_file import write_whole
 
 CONFIG_FILE = "config.json"
 
@@ -206,9 +207,7 @@ def write_config(config: ConfigDict, workdir: Path) -> None:
                 f"workdir={str(workdir)!r} holds a run of another config ({found}); choose another workdir"
             )
         return
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    temporary.replace(path)
+    write_whole(path, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def read_config(workdir: Path) -> ConfigDict:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lipjax import ops
 from lipjax.layers import SkewOrthogonalConv, polynomial_proof
-from lipjax.ops.bounds import dense_norm_bound
+from lipjax.ops.bounds import dense_norm_bound, is_skew
 from lipjax.ops.polynomials import Polynomial
 from lipjax.proof import Link
 
@@ -68,7 +68,7 @@ class FoldedConv(nn.Module):
             kind = f"matrix {' × '.join(map(str, params['matrix'].shape))}, {size}×{size} pixels"
             return Link("", kind, bound, "Cholesky factorisation of its Gram matrix, rounding included")
         kernel = np.asarray(params["kernel"])
-        if not np.array_equal(kernel, -np.flip(kernel, (0, 1)).swapaxes(2, 3)):
+        if not is_skew(kernel):
             raise ValueError("FoldedConv: the kernel is not skew, so nothing is known of |p(A)|; fold the network anew")
         norm = ops.conv_norm_bound(kernel, size)
         return polynomial_proof(self.polynomial, norm, params["kernel"].shape, size)

@@ -40,7 +40,7 @@ def l2_attack(
     """
     images, labels = jnp.asarray(images), jnp.asarray(labels)
     radius = jnp.asarray(radius, images.dtype).reshape(-1, 1, 1, 1)
-    best, smallest = images, _margins(model, variables, images, labels)
+    found = images, jnp.full(len(images), jnp.inf, images.dtype)
     for start in range(starts):
         delta = jnp.zeros_like(images)
         if start:
@@ -48,9 +48,10 @@ def l2_attack(
         velocity = jnp.zeros_like(images)
         for step in range(steps):
             length = 2.5 / steps * (1 - step / steps)
-            delta, velocity = _step(model, variables, images, labels, radius, delta, velocity, length)
-            best, smallest = _better(model, variables, images + delta, labels, best, smallest)
-    return Attack(np.asarray(best), np.asarray(smallest))
+            delta, velocity, found = _step(model, variables, images, labels, radius, delta, velocity, length, found)
+        margins = _margins(model, variables, images + delta, labels)
+        found = _better(images + delta, margins, found)
+    return Attack(*map(np.asarray, found))
 
 
 def pulled_back(model: LipConvnet, variables: Mapping[str, Any], images, labels, attack: Attack) -> Attack:
@@ -89,26 +90,28 @@ def margins_in_float64(model: LipConvnet, variables: Mapping[str, Any], images, 
 @jax.jit(static_argnums=0)
 def _margins(model, variables, images, labels):
     with jax.default_matmul_precision("highest"):
-        return _margin(model.apply(variables, images), labels)
-
-
-def _margin(logits, labels):
+        logits = model.apply(variables, images)
     own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     rivals = jnp.max(jnp.where(own, -jnp.inf, logits), axis=-1)
     return jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0] - rivals
 
 
 @jax.jit(static_argnums=0)
-def _step(model, variables, images, labels, radius, delta, velocity, length):
-    gradient = jax.grad(lambda delta: jnp.sum(_margin(model.apply(variables, images + delta), labels)))(delta)
+def _step(model, variables, images, labels, radius, delta, velocity, length, found):
+    def margins_of(delta):
+        margins = _margins(model, variables, images + delta, labels)
+        return jnp.sum(margins), margins
+
+    gradient, margins = jax.grad(margins_of, has_aux=True)(delta)
+    found = _better(images + delta, margins, found)
     velocity = MOMENTUM * velocity + (1 - MOMENTUM) * _unit(gradient)
     delta = delta - length * radius * _unit(velocity)
-    return delta * jnp.minimum(1, radius / jnp.maximum(_norm(delta), jnp.finfo(delta.dtype).tiny)), velocity
+    delta = delta * jnp.minimum(1, radius / jnp.maximum(_norm(delta), jnp.finfo(delta.dtype).tiny))
+    return delta, velocity, found
 
 
-@jax.jit(static_argnums=0)
-def _better(model, variables, images, labels, best, smallest):
-    margins = _margins(model, variables, images, labels)
+def _better(images, margins, found):
+    best, smallest = found
     nearer = margins < smallest
     return jnp.where(nearer[:, None, None, None], images, best), jnp.minimum(margins, smallest)
 

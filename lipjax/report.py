@@ -25,7 +25,7 @@ def plot_certified_accuracy(
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     curves = {"certified: at least": radius} | ({} if closest is None else {"attacked: at most": closest})
-    reach = max((curve[np.isfinite(curve)].max(initial=0.0) for curve in curves.values()), default=0.0)
+    reach = max(curve[np.isfinite(curve)].max(initial=0.0) for curve in curves.values())
     for label, distance in curves.items():
         _survival(axes, distance, right, reach, label)
     if len(curves) > 1:

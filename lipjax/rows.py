@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from lipjax.whole_file import write_whole
+
 
 class PartialRows:
     """Rows of the images done so far; every batch is on disk before the next one begins.
@@ -47,16 +49,6 @@ class PartialRows:
     def remove(self) -> None:
         """Remove the partial file."""
         self._path.unlink()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _parsed(lines: list[str], row: Any) -> list[Any]:

@@ -19,6 +19,7 @@ from lipjax.data import Dataset, Split, load
 from lipjax.layers import settle
 from lipjax.models import LipConvnet
 from lipjax.recipe import Metrics, TrainState, epoch_order, initial_state, make_optimizer, make_train_step
+from lipjax.whole_file import write_whole
 
 METRICS_FILE = "metrics.jsonl"
 PROGRESS_SECONDS = 10.0
@@ -154,9 +155,7 @@ def _keep_metrics(path: Path, epochs: int) -> None:
                 kept.append(line + "\n")
         except ValueError:
             continue
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    write_whole(path, "".join(kept))
 
 
 class Progress:

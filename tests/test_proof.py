@@ -61,6 +61,13 @@ def test_links_of_convolutions_bound_their_operators(network):
             images = np.eye(unknowns).reshape(unknowns, step.size, step.size, step.in_channels)
             zero = np.zeros_like(images[:1])
             matrix = np.asarray(layer.apply(own, images) - layer.apply(own, zero)).reshape(unknowns, -1)
+            kernel = layer.normalised_kernel(own)
+            channels = kernel.shape[-1]
+            images = np.eye(step.size**2 * channels).reshape(-1, step.size, step.size, channels)
+            operator = lipjax.ops.orthogonal_conv(images, kernel, lipjax.ops.Polynomial((1.0,))) - images
+        norm = np.linalg.norm(np.asarray(operator).reshape(len(images), -1), 2)
+        assert norm <= link.norm * (1 + 1e-12)  # rounding of the normalised kernel is not in the bound
+        assert link.norm <= 1.1 * norm
         true = np.linalg.norm(matrix, 2)
         assert true <= link.lipschitz * (1 + 1e-12)  # 1e-12: rounding of the matrix, which is not exact
         assert link.lipschitz <= 1.1 * true

@@ -88,11 +88,16 @@ def method(shape: tuple[int, ...], size: int) -> str:
     return f"Cholesky factorisations of a twisted circulant at all {grid} frequencies, rounding included"
 
 
+def is_skew(kernel: np.ndarray) -> bool:
+    """Whether the operator of a kernel is skew to the last bit; `skew.check_skew` allows for rounding."""
+    return np.array_equal(kernel, -np.flip(kernel, (0, 1)).swapaxes(2, 3))
+
+
 def _skew(kernel: np.ndarray) -> np.ndarray:
     """The kernel itself if it is skew, else the skew kernel [[0, K], [−K*, 0]] on C_in + C_out channels."""
-    adjoint = np.flip(kernel, (0, 1)).swapaxes(2, 3)
-    if kernel.shape == adjoint.shape and np.array_equal(kernel, -adjoint):
+    if is_skew(kernel):
         return kernel
+    adjoint = np.flip(kernel, (0, 1)).swapaxes(2, 3)
     k, _, c_in, c_out = kernel.shape
     dilation = np.zeros((k, k, c_in + c_out, c_in + c_out))
     dilation[:, :, :c_in, c_in:] = kernel

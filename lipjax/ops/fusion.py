@@ -9,9 +9,9 @@ def stored(x: jax.Array) -> jax.Array:
     """x itself, (…), computed once and kept in memory; the same for its cotangent.
 
     XLA on the CPU fuses chains of cheap operations across the whole depth of a network, once for each use of each
-    layer, and so computes the same poolings and residual sums again and again; with the cone that took longer than all
-    convolutions.  It drops `lax.optimization_barrier` before it fuses, but not a conditional whose predicate is known
-    at run time only.  GPUs and TPUs fuse soberly and need nothing.  Under vmap, and for integers, there is no border.
+    layer, and so computes the same poolings and residual sums again and again.  It drops `lax.optimization_barrier`
+    before it fuses, but not a conditional whose predicate is known at run time only.  GPUs and TPUs fuse soberly and
+    need nothing.  Under vmap, and for integers, there is no border.
     """
     if x.size == 0:
         return x
