@@ -4,10 +4,10 @@
     python benchmarks/step_time.py --render=benchmarks/results/step_time.json
     python benchmarks/step_time.py --variants=manifolds --depths=5,15 --init_channels=8,16   # pooling and activations
 
-Random images, LLN and, but for the manifolds, max pooling.  The steps of all variants of a network alternate; figures are
-medians.  Compilation is timed without a persistent cache, on one run.  Memory is the temporary memory of the compiled
-step, without its arguments (images, parameters, optimiser state).  A network already in the output is not run again, so
-that a long run can be resumed.
+Random images, LLN and, but for the manifolds, max pooling.  The steps of all variants of a network alternate; the
+figures are medians.  Compilation is timed without a persistent cache, on one run.  Memory is the temporary memory of
+the compiled step, without its arguments (images, parameters, optimiser state).  A network already in the output is not
+run again, so that a long run can be resumed.
 """
 
 import json

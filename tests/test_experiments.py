@@ -71,7 +71,8 @@ def test_bad_results_files_are_named(tmp_path, text, message):
     assert str(path_of(cell, tmp_path)) in str(error.value)
 
 
-def test_the_table_of_the_docs_is_that_of_the_results():
-    table = render("layers", "small", ROOT / "experiments" / "results")
+@pytest.mark.parametrize(("name", "page"), [("layers", "orthogonal.md"), ("pooling", "pooling.md")])
+def test_the_tables_of_the_docs_are_those_of_the_results(name, page):
+    table = render(name, "small", ROOT / "experiments" / "results")
     assert "not run" not in table
-    assert table in (ROOT / "docs" / "orthogonal.md").read_text()
+    assert table in (ROOT / "docs" / page).read_text()
