@@ -25,6 +25,8 @@ IMAGES_AT_A_TIME = flags.DEFINE_integer("batch_size", BATCH_SIZE, "Images at a t
 ATTACK = flags.DEFINE_enum(
     "attack", "none", ATTACKS, "Attack the images too: fast 10 steps, strong 50 steps × 5 starts."
 )
+FLOAT_SLACK = flags.DEFINE_float("float_slack", 0.0, "An error of the features, in l2, that certificates shall cover.")
+PRECISIONS = flags.DEFINE_bool("precisions", False, "Measure float32 and bfloat16 features against float64 ones.")
 RADII = flags.DEFINE_string("radii", None, "Such as 36/255,0.5 (l2, pixels in [0, 1]); default: as in the config.")
 
 
@@ -43,6 +45,8 @@ def main(argv):
             split=SPLIT.value,
             batch_size=IMAGES_AT_A_TIME.value,
             attack=ATTACK.value,
+            float_slack=FLOAT_SLACK.value,
+            precisions=PRECISIONS.value,
         )
     except (ValueError, OSError, DataError, CheckpointError, CertificateViolated) as error:
         sys.exit(f"certify.py: {error}")

@@ -21,6 +21,7 @@ from lipjax.curvature_cache import CurvatureCache
 from lipjax.data import Dataset, Split
 from lipjax.models import LipConvnet
 from lipjax.pgd import STRENGTHS
+from lipjax.precision import PrecisionRow, precision_batch, precision_summary
 from lipjax.proof import product
 from lipjax.rows import PartialRows
 from lipjax.whole_file import write_whole
@@ -39,6 +40,8 @@ def certify_run(
     split: str = "test",
     batch_size: int = BATCH_SIZE,
     attack: str = "none",
+    float_slack: float = 0.0,
+    precisions: bool = False,
 ) -> dict[str, Any]:
     """Certify a split of a trained workdir; writes certificates/{summary.json, per_image.csv, curve.png}.
 
@@ -52,6 +55,8 @@ def certify_run(
         than 'test' is certificates_SPLIT.
       batch_size: images at a time.
       attack: 'none', or a key of `pgd.STRENGTHS`: each image is attacked at each of the radii and just inside its own.
+      float_slack: an error of the features, in l2, that is taken off every certificate (`certification.certify`).
+      precisions: also measure how far features and logits are from those in float64, per image to precision.csv.
 
     Returns:
       The summary: standard_accuracy, certified_accuracy by radius as typed, lipschitz_bound, chain_of_proof, …
@@ -64,6 +69,8 @@ def certify_run(
     for name, value in {"num_examples": num_examples, "batch_size": batch_size}.items():
         if value is not None and value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")
+    if not 0 <= float_slack < np.inf:
+        raise ValueError(f"float_slack={float_slack!r}: must be a finite number >= 0")
     for name, choice, allowed in (("split", split, SPLITS), ("attack", attack, ATTACKS)):
         if choice not in allowed:
             raise ValueError(f"{name}={choice!r}: must be one of {allowed}")
@@ -90,7 +97,8 @@ def certify_run(
     params_sha256 = sha256(variables["params"])
     # What the results of an image depend on, beside its number in the split, to the last bit.
     program = [jax.default_backend(), jax.__version__]
-    key = [sha256(variables), config.to_json(), split, len(labels), batch_size, lipschitz_bound, *program]
+    network = [sha256(variables), config.to_json(), split, len(labels), batch_size, *program]
+    key = [*network, lipschitz_bound, float_slack]
 
     def batch(start: int) -> tuple[np.ndarray, np.ndarray]:
         part = slice(start, start + batch_size)
@@ -99,7 +107,8 @@ def certify_run(
     partial = PartialRows(folder / "per_image.partial.csv", json.dumps(key), batch_size, Row)
     for start in _remaining(partial, len(labels), batch_size, say, "certified"):
         pixels, own = batch(start)
-        partial.append(rows(start, certify_with_bound(model, variables, pixels, own, lipschitz_bound, curvature), own))
+        certificate = certify_with_bound(model, variables, pixels, own, lipschitz_bound, curvature, float_slack)
+        partial.append(rows(start, certificate, own))
     radius = np.array([row.radius for row in partial.rows])
     right = np.array([row.prediction == row.label for row in partial.rows])
     exact = np.array([row.exact for row in partial.rows])
@@ -112,6 +121,11 @@ def certify_run(
             own = radius[start : start + batch_size]
             attacks.append(attack_batch(model, variables, *batch(start), own, distances, attack, start, folder))
         closest = np.array([row.distance for row in attacks.rows])
+    measured = None
+    if precisions:
+        measured = PartialRows(folder / "precision.partial.csv", json.dumps(network), batch_size, PrecisionRow)
+        for start in _remaining(measured, len(labels), batch_size, say, "measured in float64"):
+            measured.append(precision_batch(model, variables, batch(start)[0], start))
 
     summary = {
         "dataset": config.dataset,
@@ -121,6 +135,8 @@ def certify_run(
         "certified_accuracy": {text: float(np.mean(radius > r)) for text, r in named_radii.items()},
         "average_certified_radius": _finite_or_none(radius.mean()),
         "attack": None if closest is None else _attack_summary(attack, closest, radius, named_radii),
+        "precision": precision_summary(measured.rows) if measured else None,
+        "float_slack": float_slack,
         "lipschitz_bound": lipschitz_bound,
         "chain_of_proof": [*(link._asdict() for link in chain), _head_link(model)],
         "exact_fraction": float(exact[right].mean()) if right.any() else None,
@@ -130,12 +146,13 @@ def certify_run(
     report.plot_certified_accuracy(folder / "curve.tmp", radius, right, closest, f"{config.dataset}, {split} split")
     (folder / "curve.tmp").replace(folder / "curve.png")
     partial.write(folder / "per_image.csv")
-    if attacks:
-        attacks.write(folder / "attack.csv")
-    else:  # that of an earlier certification may be of other parameters
-        (folder / "attack.csv").unlink(missing_ok=True)
+    for name, further in {"attack.csv": attacks, "precision.csv": measured}.items():
+        if further:
+            further.write(folder / name)
+        else:  # that of an earlier certification may be of other parameters
+            (folder / name).unlink(missing_ok=True)
     write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    for rows_on_disk in filter(None, (attacks, partial)):
+    for rows_on_disk in filter(None, (attacks, measured, partial)):
         rows_on_disk.remove()
     say(table(summary))
     say(f"wrote {folder}/summary.json, per_image.csv and curve.png")
@@ -244,6 +261,10 @@ def table(summary: Mapping[str, Any]) -> str:
         ("proven bound of Lip(features)", f"{summary['lipschitz_bound']:.5f}"),
         ("head certificates that are exact", _shown(summary["exact_fraction"], ".2%")),
     ]
+    if summary["float_slack"]:
+        rows.append(("taken off for rounding of the features", f"{summary['float_slack']:.1e}"))
+    for name, difference in (summary["precision"] or {}).items():
+        rows.append((f"features in {name} off by at most", f"{difference['features_max']:.1e}"))
     head = f"{summary['dataset']}, {summary['split']} split, {summary['num_examples']} images"
     head += f" ({summary['seconds']:.1f} s); radii: l2, pixels in [0, 1]"
     width = max(len(name) for name, _ in rows)

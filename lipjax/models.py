@@ -20,6 +20,7 @@ from lipjax.ops.fusion import stored
 from lipjax.ops.polynomials import Polynomial
 from lipjax.pooling import DistancePool, PointPool, PolylinePool, ProjectionPool
 from lipjax.proof import Link, product
+from lipjax.shapes import scale_bound
 
 # Input normalisation of the authors' CIFAR networks; one std for all channels keeps its Lipschitz constant 1/std.
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
@@ -181,10 +182,7 @@ class LipConvnet(nn.Module):
 
     def chain_of_proof(self, variables: Mapping[str, Any]) -> list[Link]:
         """A link for each map from pixels to features, in order; `lipschitz_bound` is the product of their bounds."""
-        std = self.input_scale()[1].min()
-        # A float32 network divides by the rounded std, which may be a little smaller.
-        bound = math.nextafter(1.0 / min(float(std), float(np.float32(std))), math.inf)
-        links = [Link("input", "(x − mean) / std", bound, "1 / min(std), rounded up")]
+        links = [Link("input", "(x − mean) / std", scale_bound(self.input_scale()[1]), "1 / min(std), rounded up")]
         proofs = self._in_parallel(lambda step, layer, own: layer.proof(own, step.size), variables)
         for step in self.steps():
             if step.rearrange:

@@ -21,6 +21,19 @@ class DistancePool(nn.Module):
         return 1.0
 
 
+class MaxPool(nn.Module):
+    """`ops.max_pool`, (…, C) → (…, C/2); no parameters."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.max_pool(x)
+
+    def lipschitz_bound(self, variables: Any = None, size: int | None = None) -> float:
+        """1."""
+        del variables, size
+        return 1.0
+
+
 class ProjectionPool(DistancePool):
     """`ops.projection_pool` with learnable angles: (…, C) → (…, C/2).
 

@@ -105,7 +105,8 @@ def evaluate(
     variables = {"params": state.params, "spectral": state.spectral}
     images = split.images.astype(np.float32) / np.float32(dataset.pixel_max)
     features = penultimate_features(model, variables, images)
-    certificate = certify_features(model, variables, features, split.labels, 1 / float(model.input_scale()[1].min()))
+    lipschitz = 1 / float(model.input_scale()[1].min())
+    certificate = certify_features(model.head, variables["params"]["head"], features, split.labels, lipschitz)
     record = {"validation_accuracy": float(np.mean(certificate.prediction == split.labels))}
     for text, radius in parse_radii(config.radii).items():
         record[f"validation_certified_estimate_{text}"] = certified_accuracy(certificate, radius)

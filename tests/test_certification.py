@@ -171,3 +171,44 @@ def test_bad_workdirs_and_flags(certified, tmp_path):
         certify_run(workdir, num_examples=0)
     with pytest.raises(ValueError, match="radii='x'"):
         certify_run(workdir, radii="x")
+
+
+def test_float_slack_and_precisions(certified, tmp_path):
+    """The slack is taken off in feature space; precision.csv has the distances of the features to those in float64."""
+    workdir, full, _ = certified
+    shutil.copytree(workdir, tmp_path / "run")
+    lines = []
+    summary = certify_run(
+        tmp_path / "run", num_examples=100, radii="0.1", say=lines.append, float_slack=0.01, precisions=True
+    )
+    folder = tmp_path / "run" / "certificates"
+
+    def column(path, name):
+        with path.open() as file:
+            return np.array([float(row[name]) for row in csv.DictReader(file)])
+
+    before, after = (column(path / "per_image.csv", "radius") for path in (workdir / "certificates", folder))
+    expected = np.maximum(before[:100] - 0.01 / full["lipschitz_bound"], 0)
+    # Another batch size may sum in another order; float32 features differ in their last bits.
+    np.testing.assert_allclose(after, expected, rtol=0, atol=1e-6)
+    assert 0 < (after > 0).sum() < 100
+
+    _, dataset, model, variables = load_trained(workdir)
+    images = dataset.test.images[:100] / 16.0
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), variables)
+        exact = np.asarray(model.apply(double, jnp.asarray(images), method="features"))
+    distance = np.linalg.norm(penultimate_features(model, variables, images.astype("float32")) - exact, axis=1)
+    measured = column(folder / "precision.csv", "features_float32")
+    assert summary["precision"]["float32"]["features_max"] == measured.max()
+    assert 0 < measured.max() < 1e-4
+    # The same roundings but for the order of sums, which depends on the batch size.
+    assert distance.max() / 5 < measured.max() < 5 * distance.max()
+    assert summary["precision"]["bfloat16"]["features_mean"] > 100 * summary["precision"]["float32"]["features_mean"]
+    assert summary["float_slack"] == 0.01
+    assert "features in float32 off by at most" in "\n".join(lines)
+    assert full["precision"] is None
+
+    certify_run(tmp_path / "run", num_examples=100, radii="0.1", say=lines.append)
+    assert not (folder / "precision.csv").exists()
+    np.testing.assert_array_equal(before[:100] > 0, column(folder / "per_image.csv", "radius") > 0)
