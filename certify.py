@@ -27,6 +27,11 @@ ATTACK = flags.DEFINE_enum(
 )
 FLOAT_SLACK = flags.DEFINE_float("float_slack", 0.0, "An error of the features, in l2, that certificates shall cover.")
 PRECISIONS = flags.DEFINE_bool("precisions", False, "Measure float32 and bfloat16 features against float64 ones.")
+PAPER_PROTOCOL = flags.DEFINE_bool(
+    "paper_protocol",
+    False,
+    "Print also what the paper's protocol gives: layers taken as 1-Lipschitz, 9 rivals; no proof.",
+)
 RADII = flags.DEFINE_string("radii", None, "Such as 36/255,0.5 (l2, pixels in [0, 1]); default: as in the config.")
 
 
@@ -47,6 +52,7 @@ def main(argv):
             attack=ATTACK.value,
             float_slack=FLOAT_SLACK.value,
             precisions=PRECISIONS.value,
+            paper_protocol=PAPER_PROTOCOL.value,
         )
     except (ValueError, OSError, DataError, CheckpointError, CertificateViolated) as error:
         sys.exit(f"certify.py: {error}")

@@ -8,7 +8,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lipjax import network
@@ -16,6 +15,7 @@ from lipjax.certificates import Certificate, certify_crc, certify_lln
 from lipjax.checkpoint import Checkpoints
 from lipjax.config import build_model, read_config
 from lipjax.data import load
+from lipjax.devices import over_devices, padded_to_devices
 from lipjax.models import LipConvnet
 from lipjax.proof import product
 from lipjax.recipe import TrainState, initial_state, make_optimizer
@@ -82,11 +82,11 @@ def penultimate_features(model: nn.Module, variables: Mapping[str, Any], images:
     """g(x) for images (N, H, W, C), batch by batch, every product at full precision (no TF32, no bf16)."""
     if jax.config.read("jax_enable_x64"):
         images = images.astype(np.result_type(images, *jax.tree.leaves(variables["params"])))
-    size = min(BATCH_SIZE, max(len(images), 1))
+    size = padded_to_devices(min(BATCH_SIZE, max(len(images), 1)))
     batches = [images[start : start + size] for start in range(0, max(len(images), 1), size)]
     padded = [np.concatenate([b, np.zeros((size - len(b), *b.shape[1:]), b.dtype)]) for b in batches]
     with jax.default_matmul_precision("highest"):
-        features = [np.asarray(_features(model, variables, jnp.asarray(b))) for b in padded]
+        features = [np.asarray(_features(model, variables, over_devices(b))) for b in padded]
     return np.concatenate(features)[: len(images)]
 
 

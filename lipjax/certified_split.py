@@ -20,6 +20,7 @@ from lipjax.config import parse_radii
 from lipjax.curvature_cache import CurvatureCache
 from lipjax.data import Dataset, Split
 from lipjax.models import LipConvnet
+from lipjax.paper_protocol import PaperRow, paper_batch
 from lipjax.pgd import STRENGTHS
 from lipjax.precision import PrecisionRow, precision_batch, precision_summary
 from lipjax.proof import product
@@ -28,6 +29,7 @@ from lipjax.whole_file import write_whole
 
 SPLITS = ("test", "train", "validation")
 ATTACKS = ("none", *STRENGTHS)
+FILES = ("per_image", "attack", "precision", "paper_protocol")  # .csv
 PROGRESS_SECONDS = 10.0
 
 
@@ -42,6 +44,7 @@ def certify_run(
     attack: str = "none",
     float_slack: float = 0.0,
     precisions: bool = False,
+    paper_protocol: bool = False,
 ) -> dict[str, Any]:
     """Certify a split of a trained workdir; writes certificates/{summary.json, per_image.csv, curve.png}.
 
@@ -57,6 +60,7 @@ def certify_run(
       attack: 'none', or a key of `pgd.STRENGTHS`: each image is attacked at each of the radii and just inside its own.
       float_slack: an error of the features, in l2, that is taken off every certificate (`certification.certify`).
       precisions: also measure how far features and logits are from those in float64, per image to precision.csv.
+      paper_protocol: also what the paper's protocol gives, which is no proof, per image to paper_protocol.csv.
 
     Returns:
       The summary: standard_accuracy, certified_accuracy by radius as typed, lipschitz_bound, chain_of_proof, …
@@ -104,28 +108,47 @@ def certify_run(
         part = slice(start, start + batch_size)
         return images[part].astype(np.float32) / np.float32(dataset.pixel_max), labels[part]
 
-    partial = PartialRows(folder / "per_image.partial.csv", json.dumps(key), batch_size, Row)
-    for start in _remaining(partial, len(labels), batch_size, say, "certified"):
-        pixels, own = batch(start)
+    files: dict[str, PartialRows] = {}
+
+    def measure(name: str, row: type, key: list, done: str, of_batch: Callable[..., list]) -> list:
+        """The rows of NAME.csv: those on disk, and those of the batches that are missing."""
+        files[name] = PartialRows(folder / f"{name}.partial.csv", json.dumps(key), batch_size, row)
+        for start in _remaining(files[name], len(labels), batch_size, say, done):
+            files[name].append(of_batch(start, *batch(start)))
+        return files[name].rows
+
+    def certified_rows(start, pixels, own):
         certificate = certify_with_bound(model, variables, pixels, own, lipschitz_bound, curvature, float_slack)
-        partial.append(rows(start, certificate, own))
-    radius = np.array([row.radius for row in partial.rows])
-    right = np.array([row.prediction == row.label for row in partial.rows])
-    exact = np.array([row.exact for row in partial.rows])
-    attacks = closest = None
+        return rows(start, certificate, own)
+
+    certified = measure("per_image", Row, key, "certified", certified_rows)
+    radius = np.array([row.radius for row in certified])
+    right = np.array([row.prediction == row.label for row in certified])
+    exact = np.array([row.exact for row in certified])
+    closest = None
     if attack != "none":
-        key += [attack, list(named_radii.values())]
-        attacks = PartialRows(folder / "attack.partial.csv", json.dumps(key), batch_size, AttackRow)
         distances = list(named_radii.values())
-        for start in _remaining(attacks, len(labels), batch_size, say, "attacked"):
-            own = radius[start : start + batch_size]
-            attacks.append(attack_batch(model, variables, *batch(start), own, distances, attack, start, folder))
-        closest = np.array([row.distance for row in attacks.rows])
-    measured = None
+
+        def attacked_rows(start, pixels, own):
+            inside = radius[start : start + batch_size]
+            return attack_batch(model, variables, pixels, own, inside, distances, attack, start, folder)
+
+        attacked = measure("attack", AttackRow, [*key, attack, distances], "attacked", attacked_rows)
+        closest = np.array([row.distance for row in attacked])
+    precision = paper = None
     if precisions:
-        measured = PartialRows(folder / "precision.partial.csv", json.dumps(network), batch_size, PrecisionRow)
-        for start in _remaining(measured, len(labels), batch_size, say, "measured in float64"):
-            measured.append(precision_batch(model, variables, batch(start)[0], start))
+
+        def precision_rows(start, pixels, own):
+            return precision_batch(model, variables, pixels, start)
+
+        precision = precision_summary(measure("precision", PrecisionRow, network, "compared", precision_rows))
+    if paper_protocol:
+
+        def paper_rows(start, pixels, own):
+            return paper_batch(model, variables, pixels, own, start)
+
+        papers = measure("paper_protocol", PaperRow, network, "done by the paper's protocol", paper_rows)
+        paper = {text: float(np.mean([row.radius > r for row in papers])) for text, r in named_radii.items()}
 
     summary = {
         "dataset": config.dataset,
@@ -135,7 +158,8 @@ def certify_run(
         "certified_accuracy": {text: float(np.mean(radius > r)) for text, r in named_radii.items()},
         "average_certified_radius": _finite_or_none(radius.mean()),
         "attack": None if closest is None else _attack_summary(attack, closest, radius, named_radii),
-        "precision": precision_summary(measured.rows) if measured else None,
+        "precision": precision,
+        "paper_protocol_not_a_proof": paper,
         "float_slack": float_slack,
         "lipschitz_bound": lipschitz_bound,
         "chain_of_proof": [*(link._asdict() for link in chain), _head_link(model)],
@@ -145,14 +169,13 @@ def certify_run(
     }
     report.plot_certified_accuracy(folder / "curve.tmp", radius, right, closest, f"{config.dataset}, {split} split")
     (folder / "curve.tmp").replace(folder / "curve.png")
-    partial.write(folder / "per_image.csv")
-    for name, further in {"attack.csv": attacks, "precision.csv": measured}.items():
-        if further:
-            further.write(folder / name)
+    for name in FILES:
+        if name in files:
+            files[name].write(folder / f"{name}.csv")
         else:  # that of an earlier certification may be of other parameters
-            (folder / name).unlink(missing_ok=True)
+            (folder / f"{name}.csv").unlink(missing_ok=True)
     write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    for rows_on_disk in filter(None, (attacks, measured, partial)):
+    for rows_on_disk in files.values():
         rows_on_disk.remove()
     say(table(summary))
     say(f"wrote {folder}/summary.json, per_image.csv and curve.png")
@@ -263,6 +286,8 @@ def table(summary: Mapping[str, Any]) -> str:
     ]
     if summary["float_slack"]:
         rows.append(("taken off for rounding of the features", f"{summary['float_slack']:.1e}"))
+    for radius, accuracy in (summary["paper_protocol_not_a_proof"] or {}).items():
+        rows.append((f"paper's protocol at {radius}, not a proof", f"{accuracy:.2%}"))
     for name, difference in (summary["precision"] or {}).items():
         rows.append((f"features in {name} off by at most", f"{difference['features_max']:.1e}"))
     head = f"{summary['dataset']}, {summary['split']} split, {summary['num_examples']} images"

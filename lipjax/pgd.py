@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lipjax.devices import over_devices
 from lipjax.models import LipConvnet
 
 # (steps, starts); the first start is the image itself.
@@ -38,7 +39,7 @@ def l2_attack(
       radius: (N,), one for each image; at 0 nothing moves.
       key: starts but the first are at random points of the sphere.
     """
-    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    images, labels = over_devices(images), jnp.asarray(labels)
     radius = jnp.asarray(radius, images.dtype).reshape(-1, 1, 1, 1)
     found = images, jnp.full(len(images), jnp.inf, images.dtype)
     for start in range(starts):
