@@ -19,6 +19,7 @@ from lipjax.checkpoint import sha256
 from lipjax.config import parse_radii
 from lipjax.curvature_cache import CurvatureCache
 from lipjax.data import Dataset, Split
+from lipjax.html_report import write_html_report
 from lipjax.models import LipConvnet
 from lipjax.paper_protocol import PaperRow, paper_batch
 from lipjax.pgd import STRENGTHS
@@ -46,7 +47,7 @@ def certify_run(
     precisions: bool = False,
     paper_protocol: bool = False,
 ) -> dict[str, Any]:
-    """Certify a split of a trained workdir; writes certificates/{summary.json, per_image.csv, curve.png}.
+    """Certify a split of a trained workdir; writes certificates/{report.html, summary.json, per_image.csv, curve.png}.
 
     With an attack also attack.csv: index and distance of the closest misclassified point found (`attacked.AttackRow`).
 
@@ -174,11 +175,12 @@ def certify_run(
             files[name].write(folder / f"{name}.csv")
         else:  # that of an earlier certification may be of other parameters
             (folder / f"{name}.csv").unlink(missing_ok=True)
+    write_html_report(folder / "report.html", summary, table(summary), certified, closest, images, dataset.pixel_max)
     write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     for rows_on_disk in files.values():
         rows_on_disk.remove()
     say(table(summary))
-    say(f"wrote {folder}/summary.json, per_image.csv and curve.png")
+    say(f"wrote {folder}/report.html, summary.json, per_image.csv and curve.png")
     return summary
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from lipjax.models import LipConvnet
 
 
 def plot_certified_accuracy(
-    path: Path, radius: np.ndarray, right: np.ndarray, closest: np.ndarray | None, title: str
+    path: Path | IO[bytes], radius: np.ndarray, right: np.ndarray, closest: np.ndarray | None, title: str
 ) -> None:
     """Write a PNG of certified accuracy against the l2 radius; at radius 0 the curve starts at standard accuracy.
 
@@ -43,6 +43,17 @@ def _survival(axes, distance: np.ndarray, right: np.ndarray, reach: float, label
     fractions = np.concatenate([[right.mean()], 1 - np.arange(1, len(finite) + 1) / len(distance)])
     ends = np.concatenate([[0.0], finite, [reach]])
     axes.step(ends, 100 * np.concatenate([fractions, fractions[-1:]]), where="post", label=label)
+
+
+def plot_radii(path: Path | IO[bytes], radius: np.ndarray) -> None:
+    """Write a PNG with the histogram of certified radii (N,) of rightly classified images."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.hist(radius[np.isfinite(radius)], bins=40)
+    axes.set(xlabel="certified l2 radius, pixels in [0, 1]", ylabel="rightly classified images")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120, format="png")
 
 
 def plot_level_sets(path: Path, model: LipConvnet, variables: Mapping[str, Any], pairs: int = 4) -> None:
