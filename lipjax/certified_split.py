@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from lipjax import report
 from lipjax.attacked import AttackRow, attack_batch
+from lipjax.batches import remaining
 from lipjax.certificate import Certificate
 from lipjax.certification import BATCH_SIZE, certify_with_bound, load_trained
 from lipjax.checkpoint import sha256
@@ -26,12 +27,12 @@ from lipjax.pgd import STRENGTHS
 from lipjax.precision import PrecisionRow, precision_batch, precision_summary
 from lipjax.proof import product
 from lipjax.rows import PartialRows
+from lipjax.summary_table import table
 from lipjax.whole_file import write_whole
 
 SPLITS = ("test", "train", "validation")
 ATTACKS = ("none", *STRENGTHS)
 FILES = ("per_image", "attack", "precision", "paper_protocol")  # .csv
-PROGRESS_SECONDS = 10.0
 
 
 def certify_run(
@@ -114,7 +115,7 @@ def certify_run(
     def measure(name: str, row: type, key: list, done: str, of_batch: Callable[..., list]) -> list:
         """The rows of NAME.csv: those on disk, and those of the batches that are missing."""
         files[name] = PartialRows(folder / f"{name}.partial.csv", json.dumps(key), batch_size, row)
-        for start in _remaining(files[name], len(labels), batch_size, say, done):
+        for start in remaining(files[name], len(labels), batch_size, say, done):
             files[name].append(of_batch(start, *batch(start)))
         return files[name].rows
 
@@ -234,65 +235,6 @@ def _attack_summary(strength: str, closest: np.ndarray, certified: np.ndarray, r
     }
 
 
-def _remaining(
-    partial: PartialRows, total: int, batch_size: int, say: Callable[[str], None], done: str
-) -> Iterator[int]:
-    """Starts of the batches whose rows are missing, with a line of progress now and then."""
-    first = len(partial.rows)
-    if first:
-        say(f"{done} already: {first} images; going on")
-    progress = Progress(say, first, total)
-    for start in range(first, total, batch_size):
-        yield start
-        progress(len(partial.rows))
-
-
-class Progress:
-    """A line every ten seconds: images done, images/s and time left."""
-
-    def __init__(self, say: Callable[[str], None], first: int, total: int):
-        self._say, self._first, self._total = say, first, total
-        self._started = self._last = time.perf_counter()
-
-    def __call__(self, done: int) -> None:
-        now = time.perf_counter()
-        if now - self._last < PROGRESS_SECONDS:
-            return
-        self._last = now
-        rate = (done - self._first) / (now - self._started)
-        left = (self._total - done) / rate
-        self._say(f"{done}/{self._total} images  {rate:.0f} images/s  {left:.0f} s left")
-
-
 def _finite_or_none(value) -> float | None:
     """JSON has no infinity: an average over a radius without end has no value."""
     return float(value) if np.isfinite(value) else None
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "none" if value is None else format(value, form)
-
-
-def table(summary: Mapping[str, Any]) -> str:
-    """The summary as printed by certify.py."""
-    certified = summary["certified_accuracy"].items()
-    rows = [("standard accuracy", f"{summary['standard_accuracy']:.2%}")]
-    rows += [(f"certified accuracy at {radius}", f"{accuracy:.2%}") for radius, accuracy in certified]
-    if summary["attack"]:
-        upper = summary["attack"]["robust_accuracy_upper_bound"].items()
-        rows += [(f"not broken by the attack at {radius}", f"{accuracy:.2%}") for radius, accuracy in upper]
-    rows += [
-        ("average certified radius", _shown(summary["average_certified_radius"], ".4f")),
-        ("proven bound of Lip(features)", f"{summary['lipschitz_bound']:.5f}"),
-        ("head certificates that are exact", _shown(summary["exact_fraction"], ".2%")),
-    ]
-    if summary["float_slack"]:
-        rows.append(("taken off for rounding of the features", f"{summary['float_slack']:.1e}"))
-    for radius, accuracy in (summary["paper_protocol_not_a_proof"] or {}).items():
-        rows.append((f"paper's protocol at {radius}, not a proof", f"{accuracy:.2%}"))
-    for name, difference in (summary["precision"] or {}).items():
-        rows.append((f"features in {name} off by at most", f"{difference['features_max']:.1e}"))
-    head = f"{summary['dataset']}, {summary['split']} split, {summary['num_examples']} images"
-    head += f" ({summary['seconds']:.1f} s); radii: l2, pixels in [0, 1]"
-    width = max(len(name) for name, _ in rows)
-    return "\n".join([head, *(f"  {name:<{width}}  {value:>9}" for name, value in rows)])

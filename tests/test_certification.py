@@ -119,30 +119,6 @@ def test_num_examples_and_batches_do_not_change_results(certified, tmp_path):
         np.testing.assert_allclose(float(a_radius), float(b_radius), atol=1e-6)
 
 
-def test_every_product_of_the_features_is_at_full_precision(certified):
-    workdir, *_ = certified
-    _, _, model, variables = load_trained(workdir)
-    images = np.zeros((1, 8, 8, 1), "float32")
-    assert penultimate_features(model, variables, images).dtype == np.float32
-    with jax.default_matmul_precision("highest"):
-        jaxpr = jax.make_jaxpr(lambda v, x: model.apply(v, x, method="features"))(variables, images)
-    products = list(_products(jaxpr.jaxpr))
-    assert {name for name, _ in products} == {"conv_general_dilated", "dot_general"}
-    highest = jax.lax.Precision.HIGHEST
-    assert all(precision == (highest, highest) for _, precision in products)
-
-
-def _products(jaxpr):
-    for equation in jaxpr.eqns:
-        if "precision" in equation.params:
-            yield equation.primitive.name, equation.params["precision"]
-        for value in equation.params.values():
-            for part in value if isinstance(value, tuple | list) else (value,):
-                inner = getattr(part, "jaxpr", part)
-                if hasattr(inner, "eqns"):
-                    yield from _products(inner)
-
-
 @pytest.mark.parametrize(
     ("images", "labels", "text"),
     [

@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from lipjax.certified_split import Row, table
+from lipjax.certified_split import Row
 from lipjax.html_report import write_html_report
+from lipjax.summary_table import table
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 VOID = {"meta", "img", "br"}
