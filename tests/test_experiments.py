@@ -71,7 +71,9 @@ def test_bad_results_files_are_named(tmp_path, text, message):
     assert str(path_of(cell, tmp_path)) in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "page"), [("layers", "orthogonal.md"), ("pooling", "pooling.md"), ("activations", "pooling.md")])
+@pytest.mark.parametrize(
+    ("name", "page"), [("layers", "orthogonal.md"), ("pooling", "pooling.md"), ("activations", "pooling.md")]
+)
 def test_the_tables_of_the_docs_are_those_of_the_results(name, page):
     table = render(name, "small", ROOT / "experiments" / "results")
     assert "not run" not in table
