@@ -10,7 +10,7 @@ import numpy as np
 
 from lipjax import ops
 from lipjax.layers import SkewOrthogonalConv, polynomial_proof
-from lipjax.ops.bounds import dense_norm_bound, is_skew
+from lipjax.ops.bounds import dense_norm_bound, dense_rounding, is_skew
 from lipjax.ops.polynomials import Polynomial
 from lipjax.proof import Link
 
@@ -65,8 +65,10 @@ class FoldedConv(nn.Module):
         params = variables["params"]
         if "matrix" in params:
             bound = dense_norm_bound(np.asarray(params["matrix"], np.float64))
-            kind = f"matrix {' × '.join(map(str, params['matrix'].shape))}, {size}×{size} pixels"
-            return Link("", kind, bound, "Cholesky factorisation of its Gram matrix, rounding included")
+            shape = params["matrix"].shape
+            rounding = f"at most {dense_rounding(shape):.1e} of it is allowance for rounding"
+            kind = f"matrix {shape[0]} × {shape[1]}, {size}×{size} pixels"
+            return Link("", kind, bound, f"Cholesky factorisation of its Gram matrix; {rounding}")
         kernel = np.asarray(params["kernel"])
         if not is_skew(kernel):
             raise ValueError("FoldedConv: the kernel is not skew, so nothing is known of |p(A)|; fold the network anew")

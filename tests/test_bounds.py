@@ -245,3 +245,27 @@ def test_errors():
         ops.conv_norm_bound(np.full((3, 3, 1, 1), np.nan), 4)
     with pytest.raises(ValueError, match="size must be at least 1"):
         ops.conv_norm_bound(np.zeros((3, 3, 1, 1)), 0)
+
+
+@pytest.mark.parametrize(("k", "channels", "size"), [(1, 5, 9), (3, 2, 1), (3, 4, 6), (5, 3, 2), (3, 80, 4), (3, 9, 32)])
+def test_the_stated_rounding_is_no_less_than_what_the_bound_allows(k, channels, size, monkeypatch):
+    with_rounding, allowed = bounds._with_rounding, []
+
+    def spy(kernel, shift, side, block):
+        bound = with_rounding(kernel, shift, side, block)
+        allowed.append(bound / shift - 1)
+        return bound
+
+    monkeypatch.setattr(bounds, "_with_rounding", spy)
+    kernel = skew(np.random.default_rng(k).normal(size=(k, k, channels, channels)))
+    ops.conv_norm_bound(kernel, size)
+    stated = bounds.rounding(kernel.shape, size)
+    assert 0 < allowed[0] <= stated < 1e-6
+    assert f"{stated:.1e}" in bounds.method(kernel.shape, size)
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (200, 30), (1, 7)])
+def test_the_stated_rounding_of_a_matrix_is_no_less_than_what_its_bound_allows(shape):
+    matrix = np.eye(*shape)  # nothing rounds, so the factorisation succeeds at the first shift, 1 + 1e-4
+    allowed = dense_norm_bound(matrix) / (1 + 1e-4) - 1
+    assert 0 < allowed <= bounds.dense_rounding(shape) + 4e-16 < 1e-10

@@ -81,11 +81,25 @@ def is_exact(shape: tuple[int, ...], size: int) -> bool:
 
 
 def method(shape: tuple[int, ...], size: int) -> str:
-    """How `conv_norm_bound` proves its bound for a skew kernel of that shape, in words."""
-    if is_exact(shape, size):
-        return "Cholesky factorisation of the operator, rounding included"
-    grid = size + min(shape[0] // 2, size - 1)
-    return f"Cholesky factorisations of a twisted circulant at all {grid} frequencies, rounding included"
+    """How `conv_norm_bound` proves its bound for a skew kernel of that shape, in words, and its `rounding`."""
+    how = "Cholesky factorisation of the operator"
+    if not is_exact(shape, size):
+        grid = size + min(shape[0] // 2, size - 1)
+        how = f"Cholesky factorisations of a twisted circulant at all {grid} frequencies"
+    return f"{how}; at most {rounding(shape, size):.1e} of it is allowance for rounding"
+
+
+def rounding(shape: tuple[int, ...], size: int) -> float:
+    """The largest part of `conv_norm_bound`, relative to it, that allows for rounding, for a skew kernel of that shape.
+
+    With b the bound, max |K| <= b and ‖K_d‖_F <= √C b for each tap d.  In units where 1/2 <= max |K| <= 1, the trace is
+    thus at most N (1 + 2k) b and the roundings of the symbols at most 32 k⁴ √C eps b.
+    """
+    size = 1 if shape[0] == 1 else size
+    k, channels = min(shape[0], 2 * size - 1), shape[2]
+    block_row = channels * (size if is_exact(shape, size) else 1)
+    symbols = 32 * k**4 * math.sqrt(channels) * _EPS
+    return _backward_error(_group(k, block_row, size) * block_row) * size * block_row * (1 + 2 * k) + symbols
 
 
 def is_skew(kernel: np.ndarray) -> bool:
@@ -134,8 +148,7 @@ def dense_norm_bound(matrix: np.ndarray) -> float:
     gram = matrix.T @ matrix
     frobenius_squared = float(np.einsum("ii->", gram))
     estimate = _largest_eigenvalue(gram)
-    roundoff = (matrix.shape[0] + 8) * _EPS / 2
-    gamma = roundoff / (1 - roundoff)
+    gamma = _gram_error(len(matrix))
     margin = 1e-4
     while True:
         shift = estimate * (1 + margin) ** 2
@@ -148,6 +161,20 @@ def dense_norm_bound(matrix: np.ndarray) -> float:
             continue
         squared = shift + 2 * gamma * (len(gram) * shift + frobenius_squared * (1 + gamma))
         return math.nextafter(math.sqrt(squared * (1 + 4 * _EPS)), math.inf)
+
+
+def dense_rounding(shape: tuple[int, int]) -> float:
+    """The largest part of `dense_norm_bound`, relative to it, that allows for rounding.
+
+    About γ (N b² + ‖D‖_F²) / b² with the smaller side for N, as ‖D‖_F² <= N b²; 3 in place of 2 for the rest.
+    """
+    return 3 * _gram_error(max(shape)) * min(shape)
+
+
+def _gram_error(side: int) -> float:
+    """γ of sums of `side` products."""
+    roundoff = (side + 8) * _EPS / 2
+    return roundoff / (1 - roundoff)
 
 
 def _largest_eigenvalue(gram: np.ndarray) -> float:
@@ -212,27 +239,32 @@ def _least_proven(kernel: np.ndarray, size: int, candidates: list[list]) -> floa
             while matrices and _is_positive(band := matrices[-1](), size, shift):
                 matrices.pop()
             if not matrices:
-                return _with_rounding(kernel, shift, size * band.shape[1], _group(band, size) * band.shape[1])
+                return _with_rounding(kernel, shift, size * band.shape[1], _group(*band.shape[:2], size) * band.shape[1])
         margin *= 1.5
 
 
 def _with_rounding(kernel: np.ndarray, shift: float, side: int, block: int) -> float:
     """The bound that factorisations of sI + H in blocks prove, for entries of the kernel in [−1, 1]."""
     k = len(kernel)
-    roundoff = (8 * block + 64) * _EPS / 2
-    backward = roundoff / (1 - roundoff) * side * (shift + k)
+    backward = _backward_error(block) * side * (shift + k)
     symbols = 32 * k * k * _EPS * float(np.sqrt((kernel**2).sum(axis=(2, 3))).sum())
     return (shift + backward + symbols) * (1 + 4 * _EPS)
 
 
-def _group(band: np.ndarray, rows: int) -> int:
-    """How many rows make a block: enough for block-tridiagonality and for efficiency."""
-    return min(rows, max(len(band) // 2, -(-_LEAST_BLOCK // band.shape[1])))
+def _backward_error(block: int) -> float:
+    """γ of a factorisation in blocks of that side."""
+    roundoff = (8 * block + 64) * _EPS / 2
+    return roundoff / (1 - roundoff)
+
+
+def _group(k: int, side: int, rows: int) -> int:
+    """How many rows of blocks of that side make a block: enough for block-tridiagonality and for efficiency."""
+    return min(rows, max(k // 2, -(-_LEAST_BLOCK // side)))
 
 
 def _is_positive(band: np.ndarray, rows: int, shift: float) -> bool:
     """Whether sI + H factorises, H Hermitian with blocks H[i, j] = band[i − j + r] for i, j < rows, zero beyond r."""
-    group = _group(band, rows)
+    group = _group(*band.shape[:2], rows)
     blocks = _toeplitz(band, min(rows, 2 * group))
     edge = group * band.shape[1]
     diagonal = np.asfortranarray(blocks[:edge, :edge])
