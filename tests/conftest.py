@@ -55,3 +55,15 @@ def trained(tmp_path_factory):
 
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
     return workdir, train(tiny_config(), workdir, say=lambda line: None)
+
+
+@pytest.fixture(scope="session")
+def trained_crc(tmp_path_factory):
+    """(workdir, config, final state) of the same with a curvature head."""
+    from lipjax.training import train
+
+    config = tiny_config()
+    config.update({"head": "crc", "hidden": 8, "pooling": "projection", "clip_norm": 1.0, "attack_radius": 0.2})
+    config.update({"validation_fraction": 0.0, "epochs": 2})
+    workdir = tmp_path_factory.mktemp("crc") / "run"
+    return workdir, config, train(config, workdir, say=lambda line: None)

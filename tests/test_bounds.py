@@ -247,7 +247,9 @@ def test_errors():
         ops.conv_norm_bound(np.zeros((3, 3, 1, 1)), 0)
 
 
-@pytest.mark.parametrize(("k", "channels", "size"), [(1, 5, 9), (3, 2, 1), (3, 4, 6), (5, 3, 2), (3, 80, 4), (3, 9, 32)])
+@pytest.mark.parametrize(
+    ("k", "channels", "size"), [(1, 5, 9), (3, 2, 1), (3, 4, 6), (5, 3, 2), (3, 80, 4), (3, 9, 32)]
+)
 def test_the_stated_rounding_is_no_less_than_what_the_bound_allows(k, channels, size, monkeypatch):
     with_rounding, allowed = bounds._with_rounding, []
 

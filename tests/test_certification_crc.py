@@ -5,21 +5,11 @@ import json
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config
 
 from lipjax.certificates import certify_crc
 from lipjax.certification import load_trained, penultimate_features
 from lipjax.certified_split import certify_run
 from lipjax.training import train
-
-
-@pytest.fixture(scope="module")
-def trained_crc(tmp_path_factory):
-    config = tiny_config()
-    config.update({"head": "crc", "hidden": 8, "pooling": "projection", "clip_norm": 1.0, "attack_radius": 0.2})
-    config.update({"validation_fraction": 0.0, "epochs": 2})
-    workdir = tmp_path_factory.mktemp("crc") / "run"
-    return workdir, config, train(config, workdir, say=lambda line: None)
 
 
 def test_resumed_run_is_bit_equal(trained_crc, tmp_path):

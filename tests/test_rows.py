@@ -19,11 +19,11 @@ ROOT = Path(__file__).parent.parent
 BATCH = 50  # of 360 images; the last one is smaller
 
 
-@pytest.fixture(scope="module")
-def whole(trained, tmp_path_factory):
+@pytest.fixture(scope="module", params=["trained"])
+def whole(request, tmp_path_factory):
     """A workdir certified without a break."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
-    shutil.copytree(trained[0], workdir)
+    shutil.copytree(request.getfixturevalue(request.param)[0], workdir)
     certify_run(workdir, say=lambda line: None, batch_size=BATCH)
     return workdir
 
@@ -93,7 +93,12 @@ def test_earlier_results_stay_until_new_ones_are_whole(workdir, monkeypatch):
     assert partial_rows(workdir) == 2 * BATCH
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("whole", "kills"),
+    [("trained", 1), ("trained_crc", 1)]
+    + [pytest.param(head, 20, marks=pytest.mark.slow) for head in ("trained", "trained_crc")],
+    indirect=["whole"],
+)
 def test_killed_at_random_moments(whole, workdir, rng, kills):
     """kill −9 once a random number of further rows is on disk, and a random moment later."""
     command = [sys.executable, "certify.py", f"--workdir={workdir}", f"--batch_size={BATCH}"]

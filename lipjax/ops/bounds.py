@@ -239,7 +239,8 @@ def _least_proven(kernel: np.ndarray, size: int, candidates: list[list]) -> floa
             while matrices and _is_positive(band := matrices[-1](), size, shift):
                 matrices.pop()
             if not matrices:
-                return _with_rounding(kernel, shift, size * band.shape[1], _group(*band.shape[:2], size) * band.shape[1])
+                side = band.shape[1]
+                return _with_rounding(kernel, shift, size * side, _group(len(band), side, size) * side)
         margin *= 1.5
 
 
