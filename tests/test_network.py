@@ -196,3 +196,10 @@ def test_bad_slack(slack):
     variables = model.init(jax.random.key(0), images())
     with pytest.raises(ValueError, match="float_slack"):
         lipjax.certify(model, variables, images(), np.zeros(20, int), float_slack=slack)
+
+
+def test_images_must_be_square():
+    model = Net(HEADS["lln"])
+    variables = model.init(jax.random.key(0), np.zeros((1, 8, 16, 1), np.float32))
+    with pytest.raises(ValueError, match=r"images must be square, got 8×16"):
+        network.chain_of_proof(model, variables, (8, 16, 1))
