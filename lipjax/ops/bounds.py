@@ -265,7 +265,7 @@ def _group(k: int, side: int, rows: int) -> int:
 
 def _is_positive(band: np.ndarray, rows: int, shift: float) -> bool:
     """Whether sI + H factorises, H Hermitian with blocks H[i, j] = band[i − j + r] for i, j < rows, zero beyond r."""
-    group = _group(*band.shape[:2], rows)
+    group = _group(len(band), band.shape[1], rows)
     blocks = _toeplitz(band, min(rows, 2 * group))
     edge = group * band.shape[1]
     diagonal = np.asfortranarray(blocks[:edge, :edge])
