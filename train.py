@@ -2,9 +2,11 @@
 
     python train.py --config=configs/cifar100.py [--config.KEY=VALUE ...] [--workdir=DIR]
 
-Kept short: the logic is in `lipjax.training`.  A rerun of the same command resumes.
+Kept short: the logic is in `lipjax.training`.  A rerun of the same command resumes.  SIGTERM and Ctrl-C finish the
+step, write a checkpoint and exit with code 75 (EX_TEMPFAIL: run it again).
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from ml_collections import config_flags
 from lipjax import compilation
 from lipjax.checkpoint import CheckpointError
 from lipjax.data import DataError
+from lipjax.interruption import Interrupted
 from lipjax.training import TrainingDiverged, train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, such as configs/digits.py.")
@@ -29,6 +32,9 @@ def main(argv):
     workdir = WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     try:
         train(CONFIG.value, Path(workdir))
+    except Interrupted as interrupted:
+        print(f"train.py: {interrupted}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL)
     except (ValueError, OSError, DataError, CheckpointError, TrainingDiverged) as error:
         sys.exit(f"train.py: {error}")
     print(f"done; now: python certify.py --workdir={workdir}")

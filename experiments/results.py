@@ -9,7 +9,7 @@ import jax
 
 from experiments.tables import Cell
 from lipjax.certified_split import certify_run
-from lipjax.config import read_config
+from lipjax.config import older_config, read_config
 from lipjax.training import METRICS_FILE, train
 from lipjax.whole_file import write_whole
 
@@ -41,7 +41,7 @@ def read(cell: Cell, results: Path) -> dict[str, Any] | None:
     found = result.get("format") if isinstance(result, dict) else result
     if found != FORMAT:
         raise ResultError(f"{path}: needs format {FORMAT}, got {found!r}")
-    there, expected = result.get("config", {}), _published(cell.config())
+    there, expected = older_config(result.get("config", {})), _published(cell.config())
     differing = sorted(key for key in expected if there.get(key) != expected[key])
     if differing:
         key = differing[0]

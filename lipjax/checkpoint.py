@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-KEPT = 2  # the newest checkpoints that stay on disk beside the best
+KEPT = 2  # the newest checkpoints that stay on disk beside the best, unless the config says otherwise
 
 
 class CheckpointError(RuntimeError):
@@ -43,20 +43,29 @@ def _sha256_of_metadata(metadata: dict[str, Any]) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of a workdir: the newest epochs, and the best by a score on held-out images if there are any.
+    """The checkpoints of a workdir: the newest, and the best by a score on held-out images if there are any.
 
-    A state is a tree of arrays with an attribute `params`, written as nested dicts under the paths of its leaves.  It
-    is saved with the SHA-256 of its whole content and of its parameters, checked whenever it is read.
+    A state is a tree of arrays with attributes `step` and `params`, written as nested dicts under the paths of its
+    leaves.  It is saved with the SHA-256 of its whole content and of its parameters, checked whenever it is read.
     """
 
-    def __init__(self, workdir: Path):
+    def __init__(self, workdir: Path, kept: int = KEPT):
         self.directory = Path(workdir).absolute() / "checkpoints"
+        self.kept = kept
 
-    def save(self, state: Any, epoch: int, score: float | None) -> None:
-        """Save the state after `epoch` epochs, in 'last' and, if it has the highest score so far, in 'best'."""
+    def save(self, state: Any, epoch: int, score: float | None, metrics: dict[str, Any] | None = None) -> None:
+        """Save the state in 'last' and, if it has the highest score so far, in 'best'.
+
+        Args:
+          epoch: epochs that are complete.
+          score: on held-out images; None: not measured now.
+          metrics: sums over the steps of an epoch that is not complete; None: there are none.
+        """
         metadata = {
             "epoch": epoch,
+            "step": int(state.step),
             "score": score,
+            "metrics": metrics,
             "state_sha256": sha256(state),
             "params_sha256": sha256(state.params),
         }
@@ -64,14 +73,14 @@ class Checkpoints:
         # 'best' first: a run killed in between resumes before this epoch and finds the same best again.
         if score is not None and score > self.best_score():
             self._save("best", 1, state, metadata)
-        self._save("last", KEPT, state, metadata)
+        self._save("last", self.kept, state, metadata)
 
     def _save(self, kind, kept, state, metadata):
         nested = traverse_util.unflatten_dict(flat_leaves(jax.tree.map(np.asarray, state)), sep="/")
         items = ocp.args.Composite(state=ocp.args.StandardSave(nested), metadata=ocp.args.JsonSave(metadata))
         with self._manager(kind, kept) as manager:
-            if not manager.save(metadata["epoch"], args=items):
-                raise CheckpointError(f"orbax did not save epoch {metadata['epoch']} in {self.directory / kind}")
+            if not manager.save(metadata["step"], args=items):
+                raise CheckpointError(f"orbax did not save step {metadata['step']} in {self.directory / kind}")
 
     def best_score(self) -> float:
         """The score of the best checkpoint, −inf if there is none."""
@@ -92,7 +101,7 @@ class Checkpoints:
         return ocp.CheckpointManager(self.directory / kind, options=options)
 
     def metadata(self, kind: str) -> dict[str, Any]:
-        """epoch, score, state_sha256 and params_sha256 of the 'last' or 'best' checkpoint."""
+        """epoch, step, score, metrics, state_sha256 and params_sha256 of the 'last' or 'best' checkpoint."""
         metadata = self._read(kind, "metadata", ocp.args.JsonRestore())
         if not isinstance(metadata, dict) or metadata.get("metadata_sha256") != _sha256_of_metadata(metadata):
             raise CheckpointError(f"checkpoint {self.directory / kind}: its metadata was altered")
@@ -107,7 +116,7 @@ class Checkpoints:
         """
         metadata = self.metadata(kind)
         found = flat_leaves(self._read(kind, "state", ocp.args.StandardRestore()))
-        where = self.directory / kind / str(metadata.get("epoch"))
+        where = self.directory / kind / str(self._newest(kind))
         if sha256(found) != metadata.get("state_sha256"):
             raise CheckpointError(f"checkpoint {where} was altered: its SHA-256 is not the recorded one")
         wanted = flat_leaves(template)
@@ -118,13 +127,13 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(template), [found[path] for path in wanted]), metadata
 
     def _read(self, kind: str, item: str, arguments) -> Any:
-        epoch = self._newest(kind)
-        if epoch is None:
+        step = self._newest(kind)
+        if step is None:
             raise CheckpointError(f"no {kind!r} checkpoint in {self.directory}: train first, or choose another workdir")
-        where = self.directory / kind / str(epoch)
+        where = self.directory / kind / str(step)
         try:
             with self._manager(kind, KEPT) as manager:
-                value = manager.restore(epoch, args=ocp.args.Composite(**{item: arguments}))[item]
+                value = manager.restore(step, args=ocp.args.Composite(**{item: arguments}))[item]
         except Exception as error:  # orbax, tensorstore and json raise many types here, all of which mean the same
             raise CheckpointError(f"checkpoint {where} cannot be read ({item}): {error}") from error
         if value is None:

@@ -58,8 +58,12 @@ def default_config() -> ConfigDict:
     config.attack_radius = 36 / 255  # ρ of equation 7, an input radius; for the curvature head only.
     config.curvature_weight = 0.5  # γ of equation 7; for the curvature head only.
     config.milestones = (0.5, 0.75)  # The learning rate drops by 10 after these fractions of the epochs.
+    config.shard_head = False  # With several devices: split the hidden units of the curvature head over them.
     config.eval_every = 1  # Epochs between evaluations on held-out images.
-    config.checkpoint_every = 1  # Epochs between checkpoints.
+    config.checkpoint_every = 1  # Epochs between checkpoints ...
+    config.checkpoint_steps = config_dict.placeholder(int)  # ... and steps, ...
+    config.checkpoint_seconds = 600.0  # ... and seconds, if an epoch has more.
+    config.keep_checkpoints = 2  # The newest so many stay on disk, and the best.
 
     config.radii = "36/255,72/255,108/255"  # At which certified accuracy is reported: l2, pixels in [0, 1].
     return config
@@ -131,8 +135,12 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
             and list(value) == sorted(set(value))
         ),
     ),
+    "shard_head": ("True or False", lambda value: isinstance(value, bool)),
     "eval_every": _integer(1),
     "checkpoint_every": _integer(1),
+    "checkpoint_steps": ("an integer >= 1 or None", lambda value: value is None or _integer(1)[1](value)),
+    "checkpoint_seconds": ("a positive number", lambda value: _is_number(value) and value > 0),
+    "keep_checkpoints": _integer(1),
     "radii": ("comma-separated positive numbers or fractions such as '36/255,0.5'", _radii_hold),
 }
 
@@ -191,6 +199,20 @@ def build_model(config: ConfigDict, image_shape: tuple[int, ...], num_classes: i
     )
 
 
+# Keys that config files of earlier versions lack, with the values at which those versions trained.
+_OLDER: dict[str, Any] = {
+    "shard_head": False,
+    "checkpoint_steps": None,
+    "checkpoint_seconds": 600.0,
+    "keep_checkpoints": 2,
+}
+
+
+def older_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A config as it was written, by this version or an earlier one, with all the keys of this one."""
+    return {**_OLDER, **config}
+
+
 def write_config(config: ConfigDict, workdir: Path) -> None:
     """Write config.json on the first run; later runs must have the same config, but for data_dir.
 
@@ -216,8 +238,8 @@ def read_config(workdir: Path) -> ConfigDict:
     if not path.exists():
         raise FileNotFoundError(f"workdir={str(workdir)!r} has no {CONFIG_FILE}: no training has started there")
     try:
-        config = ConfigDict(json.loads(path.read_text()))
-    except (ValueError, AttributeError) as error:
+        config = ConfigDict(older_config(json.loads(path.read_text())))
+    except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is not a config written by train.py: {error}") from error
     check_config(config)
     return config

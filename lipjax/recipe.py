@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import traverse_util
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from lipjax.attacks import feature_attack
 from lipjax.data import augmentation
+from lipjax.devices import batch_over, mesh_of, split_over, whole_on_each
 from lipjax.layers import project
 from lipjax.losses import curvature_regulariser, top_rivals
 from lipjax.models import LipConvnet
@@ -38,6 +40,14 @@ class Metrics(NamedTuple):
     @classmethod
     def zero(cls) -> "Metrics":
         return cls(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32))
+
+    def to_json(self) -> dict[str, float]:
+        """The sums as numbers, which `from_json` gives back to the last bit."""
+        return {name: value.item() for name, value in self._asdict().items()}
+
+    @classmethod
+    def from_json(cls, numbers: Mapping[str, float]) -> "Metrics":
+        return cls(**{name: jnp.asarray(numbers[name], zero.dtype) for name, zero in cls.zero()._asdict().items()})
 
 
 def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -79,20 +89,46 @@ def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> jax.Ar
     return jax.random.permutation(key, examples)[: steps * batch_size].reshape(steps, batch_size)
 
 
+def state_sharding(state: TrainState, config: ConfigDict, mesh: Mesh) -> TrainState:
+    """Where each array of a state lives: whole on each device, but for the head if `config.shard_head`.
+
+    The hidden units of a curvature head are then split over the devices, with their momenta.
+    """
+
+    def place(path, leaf):
+        is_head = any(getattr(key, "key", None) == "head" for key in path)
+        if config.head == "crc" and config.shard_head and is_head and config.hidden in leaf.shape:
+            return split_over(mesh, leaf.shape.index(config.hidden))
+        return whole_on_each(mesh)
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
 def make_train_step(
-    model: LipConvnet, optimizer: optax.GradientTransformation, config: ConfigDict, pixel_max: int
+    model: LipConvnet,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    pixel_max: int,
+    mesh: Mesh | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """One jitted step (state, metrics, images, labels, order, position) → (state, metrics); the first two are donated.
 
-    images (N, H, W, C) uint8 and labels (N,) are the whole training set on the device, order[position] the batch.
-    All randomness is fold_in(seed, step), so that a resumed run repeats an unbroken one.
+    images (N, H, W, C) uint8 and labels (N,) are the whole training set on the devices, order[position] the batch.
+    All randomness is fold_in(seed, step), so that a resumed run repeats an unbroken one.  On a mesh of several devices
+    each computes an equal part of the batch; gradients are summed by the collectives that the compiler inserts, so the
+    step is that of one device up to the order of sums.
+
+    Args:
+      mesh: of the devices; None: all there are.
     """
+    mesh = mesh_of() if mesh is None else mesh
 
     def train_step(state, metrics, images, labels, order, position):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2), state.step)
         batch = order[position]
-        x, y = augment(key, images[batch], config), labels[batch]
-        x = x.astype(jnp.float32) / pixel_max
+        x, y = (batch_over(data[batch], mesh) for data in (images, labels))
+        x = batch_over(augment(key, x, config), mesh)
+        x = x.astype(jax.tree.leaves(state.params)[0].dtype) / pixel_max
 
         def loss_function(params):
             variables = {"params": params, "spectral": state.spectral}
@@ -115,7 +151,9 @@ def make_train_step(
         )
         return TrainState(state.step + 1, params, spectral, opt_state), metrics
 
-    return jax.jit(train_step, donate_argnums=(0, 1))
+    whole = whole_on_each(mesh)
+    state = jax.eval_shape(lambda: initial_state(model, optimizer, config.seed))
+    return jax.jit(train_step, donate_argnums=(0, 1), out_shardings=(state_sharding(state, config, mesh), whole))
 
 
 def head_loss(model, config, params, spectral, features, labels, key):

@@ -2,13 +2,13 @@
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -16,9 +16,19 @@ from lipjax.certification import certified_accuracy, certify_features, penultima
 from lipjax.checkpoint import CheckpointError, Checkpoints
 from lipjax.config import build_model, check_config, parse_radii, write_config
 from lipjax.data import Dataset, Split, load
+from lipjax.devices import dataset_on_devices, mesh_of, on_devices
+from lipjax.interruption import Interrupted, Interruption
 from lipjax.layers import settle
 from lipjax.models import LipConvnet
-from lipjax.recipe import Metrics, TrainState, epoch_order, initial_state, make_optimizer, make_train_step
+from lipjax.recipe import (
+    Metrics,
+    TrainState,
+    epoch_order,
+    initial_state,
+    make_optimizer,
+    make_train_step,
+    state_sharding,
+)
 from lipjax.whole_file import write_whole
 
 METRICS_FILE = "metrics.jsonl"
@@ -33,11 +43,13 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] = print)
     """Train as the config says, from the last checkpoint in the workdir if there is one; returns the final state.
 
     Writes config.json once, one line an epoch to metrics.jsonl, and checkpoints.  On the CPU a run that was stopped
-    and resumed ends bit-equal to an unbroken one.
+    and resumed on as many devices ends bit-equal to an unbroken one.
 
     Raises:
       ValueError: a bad config key, or a workdir that holds a run of another config.
+      OSError: the workdir cannot be written to, or has no room for the checkpoints.
       CheckpointError: a damaged checkpoint.
+      Interrupted: SIGTERM or SIGINT; the step was finished and is in the last checkpoint.
       TrainingDiverged: the loss is not finite; names the step.
       DataError: the data is not there and cannot be downloaded.
     """
@@ -49,48 +61,72 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] = print)
         raise ValueError(
             f"config.batch_size={config.batch_size}: must be at most {len(training.labels)}, the training images"
         )
+    mesh = mesh_of()
+    if config.batch_size % mesh.size:
+        raise ValueError(f"config.batch_size={config.batch_size}: must be a multiple of the {mesh.size} devices")
     model = build_model(config, dataset.image_shape, dataset.num_classes)
     workdir.mkdir(parents=True, exist_ok=True)
     write_config(config, workdir)
 
-    checkpoints = Checkpoints(workdir)
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     optimizer = make_optimizer(config, steps_per_epoch)
+    template = jax.eval_shape(lambda: initial_state(model, optimizer, config.seed))
+    _check_room(workdir, template, config.keep_checkpoints)
+    metrics = Metrics.zero()
     if checkpoints.has("last"):
-        template = jax.eval_shape(lambda: initial_state(model, optimizer, config.seed))
         state, metadata = checkpoints.restore("last", template)
-        state, first_epoch = jax.tree.map(jnp.asarray, state), metadata["epoch"]
-        say(f"resuming {workdir} after epoch {first_epoch}")
+        if metadata.get("metrics"):
+            metrics = Metrics.from_json(metadata["metrics"])
+        epochs, position = divmod(int(state.step), steps_per_epoch)
+        say(f"resuming {workdir} after epoch {epochs}" + (f" and {position} steps" if position else ""))
     else:
         _check_fresh(workdir, config)
-        state, first_epoch = initial_state(model, optimizer, config.seed), 0
-    _keep_metrics(workdir / METRICS_FILE, first_epoch)
+        state, epochs = initial_state(model, optimizer, config.seed), 0
+    _keep_metrics(workdir / METRICS_FILE, epochs)
+    done = int(state.step)
+    state = jax.device_put(state, state_sharding(template, config, mesh))
+    metrics = on_devices(metrics, mesh)
 
-    step = make_train_step(model, optimizer, config, dataset.pixel_max)
-    images, labels = jnp.asarray(training.images), jnp.asarray(training.labels)
-    progress = Progress(say, config, steps_per_epoch, first_epoch)
-    for epoch in range(first_epoch + 1, config.epochs + 1):
-        started = time.perf_counter()
-        metrics = Metrics.zero()
-        order = epoch_order(config.seed, epoch, len(training.labels), config.batch_size)
-        for position in range(steps_per_epoch):
+    train_step = make_train_step(model, optimizer, config, dataset.pixel_max, mesh)
+    images, labels = (dataset_on_devices(array, mesh) for array in training)
+    total, order, last_saved = config.epochs * steps_per_epoch, None, time.monotonic()
+    progress = Progress(say, config, steps_per_epoch, done)
+    with Interruption() as interruption:
+        while done < total:
+            epoch, position = done // steps_per_epoch + 1, done % steps_per_epoch
+            if order is None or position == 0:
+                order = on_devices(epoch_order(config.seed, epoch, len(training.labels), config.batch_size), mesh)
+                started = time.monotonic()
             if position == steps_per_epoch // 2:
                 state = state._replace(spectral=_settled(state.params, state.spectral))
-            state, metrics = step(state, metrics, images, labels, order, position)
-            progress.step(epoch, position, metrics)
-        record = _epoch_record(epoch, metrics)
-        record["seconds"] = time.perf_counter() - started
+            state, metrics = train_step(state, metrics, images, labels, order, position)
+            done += 1
+            progress.step(done, metrics)
 
-        last = epoch == config.epochs
-        score = None
-        if len(validation.labels) and (last or epoch % config.eval_every == 0):
-            record |= evaluate(model, state, validation, dataset, config)
-            score = next(value for key, value in record.items() if key.startswith("validation_certified"))
-        # The record first: a run killed in between resumes before this epoch and drops the record.
-        with (workdir / METRICS_FILE).open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        if last or score is not None or epoch % config.checkpoint_every == 0:
-            checkpoints.save(state, epoch, score)
-        progress.epoch(record)
+            is_due = (
+                interruption.requested
+                or (config.checkpoint_steps and done % config.checkpoint_steps == 0)
+                or time.monotonic() - last_saved >= config.checkpoint_seconds
+            )
+            if done % steps_per_epoch == 0:
+                record = _epoch_record(epoch, metrics) | {"seconds": time.monotonic() - started}
+                metrics, score = on_devices(Metrics.zero(), mesh), None
+                if len(validation.labels) and (done == total or epoch % config.eval_every == 0):
+                    record |= evaluate(model, state, validation, dataset, config)
+                    score = next(value for key, value in record.items() if key.startswith("validation_certified"))
+                # The record first: a run killed in between resumes before this epoch and drops the record.
+                with (workdir / METRICS_FILE).open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+                if is_due or done == total or score is not None or epoch % config.checkpoint_every == 0:
+                    checkpoints.save(state, epoch, score)
+                    last_saved = time.monotonic()
+                progress.epoch(record)
+            elif is_due:
+                _epoch_record(epoch, metrics)  # raises where the state is no longer finite
+                checkpoints.save(state, epoch - 1, None, metrics.to_json())
+                last_saved = time.monotonic()
+            if interruption.requested and done < total:
+                raise Interrupted(f"{interruption.requested} after step {done} of {total}; the same command resumes")
     return state
 
 
@@ -133,6 +169,14 @@ def _epoch_record(epoch: int, metrics: Metrics) -> dict[str, Any]:
     }
 
 
+def _check_room(workdir: Path, template: TrainState, kept: int) -> None:
+    """Raise OSError unless the disk has room for the checkpoints that are kept, the best and the one being written."""
+    needed = (kept + 2) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(template))
+    free = shutil.disk_usage(workdir).free
+    if free < needed:
+        raise OSError(f"workdir={str(workdir)!r}: checkpoints need {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free")
+
+
 def _check_fresh(workdir: Path, config: ConfigDict) -> None:
     """Raise CheckpointError if epochs are on record for which there must have been a checkpoint, now gone."""
     path = workdir / METRICS_FILE
@@ -162,17 +206,17 @@ def _keep_metrics(path: Path, epochs: int) -> None:
 class Progress:
     """A line every ten seconds with loss, accuracy, images/s and time left; checks the loss each time it looks."""
 
-    def __init__(self, say: Callable[[str], None], config: ConfigDict, steps_per_epoch: int, first_epoch: int):
+    def __init__(self, say: Callable[[str], None], config: ConfigDict, steps_per_epoch: int, done: int):
         self._say, self._config, self._steps_per_epoch = say, config, steps_per_epoch
-        self._first_step = first_epoch * steps_per_epoch + 1  # the first step compiles: it is not timed
+        self._first_step = done + 1  # the first step compiles: it is not timed
         self._started = self._last = time.perf_counter()
 
-    def step(self, epoch: int, position: int, metrics: Metrics) -> None:
-        done = (epoch - 1) * self._steps_per_epoch + position + 1
+    def step(self, done: int, metrics: Metrics) -> None:
         if done == self._first_step:
             self._started = self._last = time.perf_counter()
         if time.perf_counter() - self._last < PROGRESS_SECONDS:
             return
+        epoch, position = (done - 1) // self._steps_per_epoch + 1, (done - 1) % self._steps_per_epoch
         record = _epoch_record(epoch, metrics)  # waits for the device, once in ten seconds
         self._last = time.perf_counter()
         rate = (done - self._first_step) / (self._last - self._started)

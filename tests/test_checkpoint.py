@@ -43,7 +43,7 @@ def test_best_keeps_the_highest_score_and_last_the_newest(tmp_path, state):
 
 
 def data_files(tmp_path):
-    return sorted(path for path in (tmp_path / "checkpoints" / "last" / "1" / "state").rglob("*") if path.is_file())
+    return sorted(path for path in (tmp_path / "checkpoints" / "last" / "7" / "state").rglob("*") if path.is_file())
 
 
 def test_hash_sees_every_change(state):
@@ -83,12 +83,12 @@ def test_altered_values_are_caught_by_the_hash(tmp_path, state):
     """A checkpoint rewritten consistently, so that no checksum of the format notices: one bit off."""
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state, 1, None)
-    path = next((tmp_path / "checkpoints" / "last" / "1" / "metadata").iterdir())
+    path = next((tmp_path / "checkpoints" / "last" / "7" / "metadata").iterdir())
     metadata = json.loads(path.read_text())
     other = jax.tree.map(np.copy, state)
     other.params["b"]["kernel"].view("uint32").flat[5] ^= 1
     Checkpoints(tmp_path / "other").save(other, 1, None)
-    there = next((tmp_path / "other" / "checkpoints" / "last" / "1" / "metadata").iterdir())
+    there = next((tmp_path / "other" / "checkpoints" / "last" / "7" / "metadata").iterdir())
     there.write_text(json.dumps(metadata))
     with pytest.raises(CheckpointError, match="was altered"):
         Checkpoints(tmp_path / "other").restore("last", state)
@@ -97,7 +97,7 @@ def test_altered_values_are_caught_by_the_hash(tmp_path, state):
 def test_altered_metadata_is_caught(tmp_path, state):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state, 3, 0.25)
-    path = next((tmp_path / "checkpoints" / "last" / "3" / "metadata").iterdir())
+    path = next((tmp_path / "checkpoints" / "last" / "7" / "metadata").iterdir())
     original = path.read_text()
     for text in (original.replace('"epoch": 3', '"epoch": 1'), original.replace("0.25", "0.75"), "[]", "{}", "{"):
         assert text != original

@@ -178,5 +178,5 @@ def test_bad_input_loses_nothing(trained, tmp_path):
     for path in (workdir / "checkpoints" / "last").rglob("*"):
         if path.is_file() and path.parent.name == "d":
             path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(CheckpointError, match="checkpoint .*run/checkpoints/last/4"):
+    with pytest.raises(CheckpointError, match="checkpoint .*run/checkpoints/last/16"):
         train(tiny_config(), workdir, say=quiet)
