@@ -17,6 +17,7 @@ from lipjax import compilation
 from lipjax.checkpoint import CheckpointError
 from lipjax.data import DataError
 from lipjax.interruption import Interrupted
+from lipjax.processes import ConnectError, connect, is_first
 from lipjax.training import TrainingDiverged, train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, such as configs/digits.py.")
@@ -31,13 +32,16 @@ def main(argv):
     compilation.use_cache()
     workdir = WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     try:
+        if CONFIG.value.distributed:
+            connect()
         train(CONFIG.value, Path(workdir))
     except Interrupted as interrupted:
         print(f"train.py: {interrupted}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL)
-    except (ValueError, OSError, DataError, CheckpointError, TrainingDiverged) as error:
+    except (ValueError, OSError, DataError, CheckpointError, ConnectError, TrainingDiverged) as error:
         sys.exit(f"train.py: {error}")
-    print(f"done; now: python certify.py --workdir={workdir}")
+    if is_first():
+        print(f"done; now: python certify.py --workdir={workdir}")
 
 
 def parse_flags(argv):

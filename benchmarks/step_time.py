@@ -95,18 +95,18 @@ def measure(depth: int, channels: int) -> dict:
         state, metrics = random_state(model, optimizer, rng), Metrics.zero()
         step = make_train_step(model, optimizer, config, pixel_max=255)
         started = time.perf_counter()
-        compiled = step.lower(state, metrics, images, labels, order, 0).compile()
+        compiled = step.lower(state, metrics, images, labels, order).compile()
         variants[name] = {
             "compile_seconds": time.perf_counter() - started,
             "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
             "defect": defect(model),
         }
-        runs[name] = [compiled, jax.block_until_ready(compiled(state, metrics, images, labels, order, 0))]
+        runs[name] = [compiled, jax.block_until_ready(compiled(state, metrics, images, labels, order))]
     seconds = {name: [] for name in runs}
     for _ in range(STEPS.value):
         for name, run in runs.items():
             started = time.perf_counter()
-            run[1] = jax.block_until_ready(run[0](*run[1], images, labels, order, 0))
+            run[1] = jax.block_until_ready(run[0](*run[1], images, labels, order))
             seconds[name].append(time.perf_counter() - started)
     for name, times in seconds.items():
         variants[name]["seconds"] = statistics.median(times)

@@ -78,6 +78,7 @@ class Checkpoints:
     def _save(self, kind, kept, state, metadata):
         nested = traverse_util.unflatten_dict(flat_leaves(jax.tree.map(np.asarray, state)), sep="/")
         items = ocp.args.Composite(state=ocp.args.StandardSave(nested), metadata=ocp.args.JsonSave(metadata))
+        (self.directory / kind).mkdir(parents=True, exist_ok=True)
         with self._manager(kind, kept) as manager:
             if not manager.save(metadata["step"], args=items):
                 raise CheckpointError(f"orbax did not save step {metadata['step']} in {self.directory / kind}")
@@ -97,7 +98,15 @@ class Checkpoints:
             return manager.latest_step()
 
     def _manager(self, kind: str, kept: int) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(max_to_keep=kept, enable_async_checkpointing=False)
+        # Each process by itself: one saves, all read, and none waits in here for another.
+        own = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(own, {own}, f"process{own}")
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=kept,
+            enable_async_checkpointing=False,
+            create=False,
+            multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
+        )
         return ocp.CheckpointManager(self.directory / kind, options=options)
 
     def metadata(self, kind: str) -> dict[str, Any]:

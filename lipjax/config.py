@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from lipjax import models, ops
-from lipjax.layers import held_polynomial
+from lipjax.layers import COMPUTE_DTYPES, held_polynomial
 from lipjax.models import LipConvnet
 from lipjax.ops.chebyshev import DEGREES, NORMS
 from lipjax.whole_file import write_whole
@@ -58,6 +58,9 @@ def default_config() -> ConfigDict:
     config.attack_radius = 36 / 255  # ρ of equation 7, an input radius; for the curvature head only.
     config.curvature_weight = 0.5  # γ of equation 7; for the curvature head only.
     config.milestones = (0.5, 0.75)  # The learning rate drops by 10 after these fractions of the epochs.
+    config.compute_dtype = "float32"  # Of the convolutions in training; or 'bfloat16'.
+    config.remat = False  # Less memory, more time: blocks are computed again in the backward pass.
+    config.steps_per_dispatch = 1  # Training steps in one program, so that short steps do not wait for Python.
     config.shard_head = False  # With several devices: split the hidden units of the curvature head over them.
     config.eval_every = 1  # Epochs between evaluations on held-out images.
     config.checkpoint_every = 1  # Epochs between checkpoints ...
@@ -65,12 +68,20 @@ def default_config() -> ConfigDict:
     config.checkpoint_seconds = 600.0  # ... and seconds, if an epoch has more.
     config.keep_checkpoints = 2  # The newest so many stay on disk, and the best.
 
+    config.distributed = False  # Several processes; see docs/scale.md.
+    config.tensorboard = False  # Also write TensorBoard files.
+    config.profile = False  # Trace some training steps.
+
     config.radii = "36/255,72/255,108/255"  # At which certified accuracy is reported: l2, pixels in [0, 1].
     return config
 
 
 def _choice(*allowed: str):
     return f"one of {allowed}", lambda value: value in allowed
+
+
+def _flag():
+    return "True or False", lambda value: isinstance(value, bool)
 
 
 def _integer(low: int, high: float = math.inf):
@@ -102,7 +113,7 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "data_dir": ("a path or None", lambda value: value is None or isinstance(value, str)),
     "validation_fraction": ("a number in [0, 1)", lambda value: _is_number(value) and 0 <= value < 1),
     "crop_padding": _integer(0),
-    "flip": ("True or False", lambda value: isinstance(value, bool)),
+    "flip": _flag(),
     "mean": ("one number per channel, or None", lambda v: v is None or (_is_sequence(v) and all(map(_is_number, v)))),
     "std": ("a positive number", lambda value: _is_number(value) and value > 0),
     "depth": ("a multiple of 5 from 5 to 40", lambda value: isinstance(value, int) and value in range(5, 41, 5)),
@@ -135,12 +146,18 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
             and list(value) == sorted(set(value))
         ),
     ),
-    "shard_head": ("True or False", lambda value: isinstance(value, bool)),
+    "compute_dtype": _choice(*COMPUTE_DTYPES),
+    "remat": _flag(),
+    "steps_per_dispatch": _integer(1),
+    "shard_head": _flag(),
     "eval_every": _integer(1),
     "checkpoint_every": _integer(1),
     "checkpoint_steps": ("an integer >= 1 or None", lambda value: value is None or _integer(1)[1](value)),
     "checkpoint_seconds": ("a positive number", lambda value: _is_number(value) and value > 0),
     "keep_checkpoints": _integer(1),
+    "distributed": _flag(),
+    "tensorboard": _flag(),
+    "profile": _flag(),
     "radii": ("comma-separated positive numbers or fractions such as '36/255,0.5'", _radii_hold),
 }
 
@@ -194,6 +211,8 @@ def build_model(config: ConfigDict, image_shape: tuple[int, ...], num_classes: i
         polynomial=held_polynomial(config.degree, config.norm) if is_held else ops.taylor(config.terms),
         eval_polynomial=None if is_held else ops.taylor(config.eval_terms),
         gradient=config.gradient,
+        compute_dtype=config.compute_dtype,
+        remat=config.remat,
         mean=None if config.mean is None else tuple(config.mean),
         std=config.std,
     )
@@ -201,7 +220,13 @@ def build_model(config: ConfigDict, image_shape: tuple[int, ...], num_classes: i
 
 # Keys that config files of earlier versions lack, with the values at which those versions trained.
 _OLDER: dict[str, Any] = {
+    "compute_dtype": "float32",
+    "remat": False,
+    "steps_per_dispatch": 1,
     "shard_head": False,
+    "distributed": False,
+    "tensorboard": False,
+    "profile": False,
     "checkpoint_steps": None,
     "checkpoint_seconds": 600.0,
     "keep_checkpoints": 2,
@@ -213,8 +238,15 @@ def older_config(config: dict[str, Any]) -> dict[str, Any]:
     return {**_OLDER, **config}
 
 
+# Keys that a later run in the same workdir may change: where and how it runs, not what is trained.
+_MAY_CHANGE = {
+    *("data_dir", "distributed", "tensorboard", "profile", "remat", "steps_per_dispatch", "shard_head"),
+    *("checkpoint_steps", "checkpoint_seconds", "keep_checkpoints"),
+}
+
+
 def write_config(config: ConfigDict, workdir: Path) -> None:
-    """Write config.json on the first run; later runs must have the same config, but for data_dir.
+    """Write config.json on the first run; later runs must have the same config, but for where and how they run.
 
     Raises:
       ValueError: the workdir holds a run of another config; names each key that differs with both values.
@@ -222,7 +254,7 @@ def write_config(config: ConfigDict, workdir: Path) -> None:
     path = workdir / CONFIG_FILE
     if path.exists():
         old, new = read_config(workdir).to_dict(), json.loads(json.dumps(config.to_dict()))
-        differing = [key for key in sorted({*old, *new} - {"data_dir"}) if old.get(key) != new.get(key)]
+        differing = [key for key in sorted({*old, *new} - _MAY_CHANGE) if old.get(key) != new.get(key)]
         if differing:
             found = ", ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in differing)
             raise ValueError(

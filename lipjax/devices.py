@@ -30,8 +30,22 @@ def split_over(mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 
 def on_devices(tree: Any, mesh: Mesh) -> Any:
-    """The arrays of a tree, whole on each device; the same values must be given in all processes."""
-    return jax.device_put(tree, whole_on_each(mesh))
+    """The arrays of a tree, whole on each device; all processes must give the same values."""
+    return placed(tree, whole_on_each(mesh))
+
+
+def placed(tree: Any, sharding: Any) -> Any:
+    """The arrays of a tree where a sharding, or a tree of them, says; all processes must give the same values."""
+    if jax.process_count() > 1:  # an array of this process alone cannot be spread over others, its values can
+        tree = jax.tree.map(np.asarray, tree)
+    return jax.device_put(tree, sharding)
+
+
+def on_host(tree: Any, mesh: Mesh) -> Any:
+    """The arrays of a tree as numpy, whole in every process; all processes must call it."""
+    if not all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
+        tree = jax.jit(lambda tree: tree, out_shardings=whole_on_each(mesh))(tree)
+    return jax.tree.map(np.asarray, tree)
 
 
 def dataset_on_devices(array: np.ndarray, mesh: Mesh) -> jax.Array:
@@ -58,12 +72,12 @@ def batch_over(batch: jax.Array, mesh: Mesh) -> jax.Array:
 
 
 def padded_to_devices(count: int) -> int:
-    """The smallest multiple of the number of devices that is at least `count`."""
-    return -(-count // jax.device_count()) * jax.device_count()
+    """The smallest multiple of the number of this process's devices that is at least `count`."""
+    return -(-count // jax.local_device_count()) * jax.local_device_count()
 
 
 def over_devices(batch: np.ndarray) -> jax.Array:
-    """The batch (N, …) on the device, with equal parts on each device if there are several and N is a multiple."""
-    if jax.device_count() == 1 or len(batch) % jax.device_count():
+    """The batch (N, …) on this process's device, with equal parts on each if there are several and N is a multiple."""
+    if jax.local_device_count() == 1 or len(batch) % jax.local_device_count():
         return jnp.asarray(batch)
-    return jax.device_put(batch, split_over(mesh_of()))
+    return jax.device_put(batch, split_over(mesh_of(jax.local_devices())))

@@ -15,6 +15,9 @@ from lipjax.ops import bounds, skew
 from lipjax.ops.polynomials import Polynomial
 from lipjax.proof import Link
 
+# Of the convolutions in training.
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
 # Power iterations that settle the tracked norms from anywhere.
 SETTLING_STEPS = 50
 
@@ -68,6 +71,7 @@ class SkewOrthogonalConv(nn.Module):
       polynomial: p in training; its `norm` chooses the normalisation.
       eval_polynomial: p in evaluation; None: the same.
       gradient: one of `ops.GRADIENTS`, see `ops.orthogonal_conv`.
+      compute_dtype: of the convolutions in training, one of COMPUTE_DTYPES; evaluation has that of its variables.
     """
 
     features: int
@@ -75,6 +79,7 @@ class SkewOrthogonalConv(nn.Module):
     polynomial: Polynomial = DEFAULT_POLYNOMIAL
     eval_polynomial: Polynomial | None = None
     gradient: str = "fast"
+    compute_dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -86,6 +91,8 @@ class SkewOrthogonalConv(nn.Module):
         normalise = self._four_norm if self.polynomial.norm is None else self._held
         kernel = normalise(kernel, (*x.shape[1:3], channels), train)
         polynomial = self.polynomial if train else self.eval_polynomial or self.polynomial
+        if train and self.compute_dtype == "bfloat16":
+            kernel = kernel.astype(jnp.bfloat16)
         x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
         y = ops.orthogonal_conv(x, kernel, polynomial, self.gradient)
         return y[..., : self.features] + bias

@@ -15,7 +15,7 @@ from lipjax import ops
 from lipjax.activations import Activation, Householder, Householder2, MaxMin
 from lipjax.folded import FoldedConv, fold_layer
 from lipjax.heads import CurvatureHead, LastLayerNormalization
-from lipjax.layers import DEFAULT_POLYNOMIAL, SkewOrthogonalConv, settle
+from lipjax.layers import COMPUTE_DTYPES, DEFAULT_POLYNOMIAL, SkewOrthogonalConv, settle
 from lipjax.ops.fusion import stored
 from lipjax.ops.polynomials import Polynomial
 from lipjax.pooling import DistancePool, PointPool, PolylinePool, ProjectionPool
@@ -40,6 +40,7 @@ class ConvStep(NamedTuple):
     """One convolution of LipConvnet with what precedes and follows it."""
 
     name: str
+    block: int  # 0: before the first
     rearrange: bool  # space_to_depth before the convolution
     size: int  # height and width at the convolution
     in_channels: int  # after rearrangement
@@ -57,7 +58,7 @@ def architecture(depth: int, init_channels: int, input_size: int, in_channels: i
     pooling, the network's last one only if `pool_last`.
     """
     per_block, blocks = depth // 5, int(math.log2(input_size))
-    steps = [ConvStep("stem", False, input_size, in_channels, init_channels, 3, False)]
+    steps = [ConvStep("stem", 0, False, input_size, in_channels, init_channels, 3, False)]
     size, channels = input_size, init_channels
     for block in range(1, blocks + 1):
         last_block = block == blocks
@@ -68,7 +69,8 @@ def architecture(depth: int, init_channels: int, input_size: int, in_channels: i
                 size, channels = size // 2, channels * 4
             pool = ends and (pool_last or not last_block)
             kernel_size = 1 if last_block else 3
-            steps.append(ConvStep(f"block{block}_conv{conv}", rearrange, size, channels, channels, kernel_size, pool))
+            name = f"block{block}_conv{conv}"
+            steps.append(ConvStep(name, block, rearrange, size, channels, channels, kernel_size, pool))
         channels //= 2
     return steps
 
@@ -99,6 +101,9 @@ class LipConvnet(nn.Module):
       eval_polynomial: p in evaluation; None: the same.
       folded: a network for evaluation made by `fold`: no spectral state, small layers as matrices.
       gradient: one of `ops.GRADIENTS`, see `ops.orthogonal_conv`.
+      compute_dtype: of the convolutions in training, 'float32' or 'bfloat16'; all else, and evaluation, is as the
+        variables are.
+      remat: keep only what enters each block for the backward pass, and compute the block again there.
       mean: subtracted from the pixels, a number or one per channel; None: the authors' CIFAR means for 3 channels,
         otherwise 0.5.
       std: the pixels are divided by it, a number or one per channel; None: the authors' 0.2507.
@@ -120,6 +125,8 @@ class LipConvnet(nn.Module):
     polynomial: Polynomial = DEFAULT_POLYNOMIAL
     eval_polynomial: Polynomial | None = None
     gradient: str = "fast"
+    compute_dtype: str = "float32"
+    remat: bool = False
     mean: float | tuple[float, ...] | None = None
     std: float | tuple[float, ...] | None = None
     folded: bool = False
@@ -159,7 +166,16 @@ class LipConvnet(nn.Module):
             raise ValueError(f"LipConvnet: images must have shape (N, {', '.join(map(str, expected))}), got {x.shape}")
         mean, std = self.input_scale()
         x = (x - mean.astype(x.dtype)) / std.astype(x.dtype)
+        run = nn.remat(LipConvnet._block, static_argnums=(2, 3)) if self.remat and train else LipConvnet._block
+        for block in sorted({step.block for step in self.steps()}):
+            x = run(self, x, block, train)
+        return stored(x.reshape(x.shape[0], -1))
+
+    def _block(self, x: jax.Array, block: int, train: bool) -> jax.Array:
+        """All steps of a block."""
         for step, convolution in zip(self.steps(), self.convolutions, strict=True):
+            if step.block != block:
+                continue
             if step.rearrange:
                 x = ops.space_to_depth(x)
             x = stored(convolution(stored(x), train))
@@ -167,7 +183,7 @@ class LipConvnet(nn.Module):
                 x = self.activations[step.name](x)
             else:
                 x = ops.max_pool(x) if self.pooling == "max" else self.pools[step.name](x)
-        return stored(x.reshape(x.shape[0], -1))
+        return x
 
     def steps(self) -> list[ConvStep]:
         """The convolutions with their resolutions and channels, see `architecture`."""
@@ -251,7 +267,8 @@ class LipConvnet(nn.Module):
         if self.folded:
             return FoldedConv(step.features, step.size, step.kernel_size, self.polynomial, **keywords)
         polynomials = (self.polynomial, self.eval_polynomial)
-        return SkewOrthogonalConv(step.features, step.kernel_size, *polynomials, self.gradient, **keywords)
+        options = (self.gradient, self.compute_dtype)
+        return SkewOrthogonalConv(step.features, step.kernel_size, *polynomials, *options, **keywords)
 
     def lipschitz_bound(self, variables: Mapping[str, Any]) -> float:
         """A proven bound of Lip(g), pixels to features, 1/std included: the product of `chain_of_proof`, rounded up."""
@@ -293,6 +310,7 @@ def _check(model: LipConvnet) -> None:
     require("pool_vertices", "an integer >= 3", model.pool_vertices >= 3)
     require("activation", f"one of {tuple(ACTIVATIONS)}", model.activation in ACTIVATIONS)
     require("gradient", f"one of {ops.GRADIENTS}", model.gradient in ops.GRADIENTS)
+    require("compute_dtype", f"one of {COMPUTE_DTYPES}", model.compute_dtype in COMPUTE_DTYPES)
     for name in ("polynomial", "eval_polynomial"):
         value = getattr(model, name)
         require(name, "a Polynomial", isinstance(value, Polynomial) or (name == "eval_polynomial" and value is None))

@@ -111,9 +111,10 @@ def make_train_step(
     pixel_max: int,
     mesh: Mesh | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """One jitted step (state, metrics, images, labels, order, position) → (state, metrics); the first two are donated.
+    """One jitted step (state, metrics, images, labels, order) → (state, metrics); the first two are donated.
 
-    images (N, H, W, C) uint8 and labels (N,) are the whole training set on the devices, order[position] the batch.
+    images (N, H, W, C) uint8 and labels (N,) are the whole training set on the devices, order (steps, batch_size) the
+    indices of an epoch's batches, of which state.step modulo steps is taken: nothing comes from the host.
     All randomness is fold_in(seed, step), so that a resumed run repeats an unbroken one.  On a mesh of several devices
     each computes an equal part of the batch; gradients are summed by the collectives that the compiler inserts, so the
     step is that of one device up to the order of sums.
@@ -123,9 +124,9 @@ def make_train_step(
     """
     mesh = mesh_of() if mesh is None else mesh
 
-    def train_step(state, metrics, images, labels, order, position):
+    def train_step(state, metrics, images, labels, order):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2), state.step)
-        batch = order[position]
+        batch = order[state.step % len(order)]
         x, y = (batch_over(data[batch], mesh) for data in (images, labels))
         x = batch_over(augment(key, x, config), mesh)
         x = x.astype(jax.tree.leaves(state.params)[0].dtype) / pixel_max
@@ -154,6 +155,32 @@ def make_train_step(
     whole = whole_on_each(mesh)
     state = jax.eval_shape(lambda: initial_state(model, optimizer, config.seed))
     return jax.jit(train_step, donate_argnums=(0, 1), out_shardings=(state_sharding(state, config, mesh), whole))
+
+
+def make_train_steps(
+    model: LipConvnet,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    pixel_max: int,
+    mesh: Mesh | None = None,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """`count` steps of `make_train_step` in one program: (state, metrics, images, labels, order, count).
+
+    For steps so short that the dispatch of each by Python counts.  On a CPU a step takes longer in it: XLA's
+    convolutions are slow inside loops there.
+    """
+    mesh = mesh_of() if mesh is None else mesh
+    step = make_train_step(model, optimizer, config, pixel_max, mesh)
+
+    def train_steps(state, metrics, images, labels, order, count):
+        def body(_, carry):
+            return step(*carry, images, labels, order)
+
+        return jax.lax.fori_loop(0, count, body, (state, metrics))
+
+    whole = whole_on_each(mesh)
+    state = jax.eval_shape(lambda: initial_state(model, optimizer, config.seed))
+    return jax.jit(train_steps, donate_argnums=(0, 1), out_shardings=(state_sharding(state, config, mesh), whole))
 
 
 def head_loss(model, config, params, spectral, features, labels, key):

@@ -1,7 +1,10 @@
 """The training loop: data in, checkpoints and metrics.jsonl out; a rerun of the same command resumes."""
 
+import contextlib
+import functools
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -16,10 +19,15 @@ from lipjax.certification import certified_accuracy, certify_features, penultima
 from lipjax.checkpoint import CheckpointError, Checkpoints
 from lipjax.config import build_model, check_config, parse_radii, write_config
 from lipjax.data import Dataset, Split, load
-from lipjax.devices import dataset_on_devices, mesh_of, on_devices
+from lipjax.devices import dataset_on_devices, mesh_of, on_devices, on_host, placed
+from lipjax.event_files import EventFiles
 from lipjax.interruption import Interrupted, Interruption
 from lipjax.layers import settle
 from lipjax.models import LipConvnet
+from lipjax.overview import overview, table
+from lipjax.processes import any_process, is_first, of_first
+from lipjax.profiling import StepTrace
+from lipjax.progress import Console, Progress
 from lipjax.recipe import (
     Metrics,
     TrainState,
@@ -27,26 +35,34 @@ from lipjax.recipe import (
     initial_state,
     make_optimizer,
     make_train_step,
+    make_train_steps,
     state_sharding,
 )
 from lipjax.whole_file import write_whole
 
 METRICS_FILE = "metrics.jsonl"
-PROGRESS_SECONDS = 10.0
+NETWORK_FILE = "network.txt"
+
+# With several processes, dispatches between agreements whether to stop or to write a checkpoint: each waits for all.
+AGREE_EVERY = 16
 
 
 class TrainingDiverged(RuntimeError):
     """The loss is not finite.  The last checkpoint is from before and stays as it was."""
 
 
-def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] = print) -> TrainState:
+def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] | None = None) -> TrainState:
     """Train as the config says, from the last checkpoint in the workdir if there is one; returns the final state.
 
-    Writes config.json once, one line an epoch to metrics.jsonl, and checkpoints.  On the CPU a run that was stopped
-    and resumed on as many devices ends bit-equal to an unbroken one.
+    Writes config.json and network.txt once, one line an epoch to metrics.jsonl, and checkpoints.  On the CPU a run that
+    was stopped and resumed on as many devices ends bit-equal to an unbroken one.  With several processes
+    (`processes.connect`) all must call it, with a workdir that all of them see; the first writes.
+
+    Args:
+      say: takes the lines about the run; None: a `Console`.
 
     Raises:
-      ValueError: a bad config key, or a workdir that holds a run of another config.
+      ValueError: a bad config key, a batch that the devices cannot share, or a workdir with a run of another config.
       OSError: the workdir cannot be written to, or has no room for the checkpoints.
       CheckpointError: a damaged checkpoint.
       Interrupted: SIGTERM or SIGINT; the step was finished and is in the last checkpoint.
@@ -54,6 +70,7 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] = print)
       DataError: the data is not there and cannot be downloaded.
     """
     check_config(config)
+    say = (Console() if say is None else say) if is_first() else _silent
     dataset = load(config.dataset, config.data_dir)
     training, validation = dataset.hold_out(config.validation_fraction, config.seed)
     steps_per_epoch = len(training.labels) // config.batch_size
@@ -65,13 +82,14 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] = print)
     if config.batch_size % mesh.size:
         raise ValueError(f"config.batch_size={config.batch_size}: must be a multiple of the {mesh.size} devices")
     model = build_model(config, dataset.image_shape, dataset.num_classes)
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_config(config, workdir)
-
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     optimizer = make_optimizer(config, steps_per_epoch)
     template = jax.eval_shape(lambda: initial_state(model, optimizer, config.seed))
+    workdir.mkdir(parents=True, exist_ok=True)
     _check_room(workdir, template, config.keep_checkpoints)
+    if is_first():
+        write_config(config, workdir)
+
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     metrics = Metrics.zero()
     if checkpoints.has("last"):
         state, metadata = checkpoints.restore("last", template)
@@ -82,16 +100,25 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] = print)
     else:
         _check_fresh(workdir, config)
         state, epochs = initial_state(model, optimizer, config.seed), 0
-    _keep_metrics(workdir / METRICS_FILE, epochs)
+        if is_first():
+            write_whole(workdir / NETWORK_FILE, table(model))
+            say(overview(model, {"params": state.params, "spectral": state.spectral}))
+    if is_first():
+        _keep_metrics(workdir / METRICS_FILE, epochs)
+    events = EventFiles(workdir / "tensorboard", epochs) if config.tensorboard and is_first() else None
     done = int(state.step)
-    state = jax.device_put(state, state_sharding(template, config, mesh))
+    state = placed(state, state_sharding(template, config, mesh))
     metrics = on_devices(metrics, mesh)
-
-    train_step = make_train_step(model, optimizer, config, dataset.pixel_max, mesh)
     images, labels = (dataset_on_devices(array, mesh) for array in training)
-    total, order, last_saved = config.epochs * steps_per_epoch, None, time.monotonic()
-    progress = Progress(say, config, steps_per_epoch, done)
-    with Interruption() as interruption:
+
+    if config.steps_per_dispatch == 1:
+        one_step = make_train_step(model, optimizer, config, dataset.pixel_max, mesh)
+    else:
+        many_steps = make_train_steps(model, optimizer, config, dataset.pixel_max, mesh)
+    total, order, last_saved, dispatches = config.epochs * steps_per_epoch, None, time.monotonic(), 0
+    progress = Progress(say, config, steps_per_epoch)
+    tracing = StepTrace(workdir / "profile") if config.profile and is_first() else contextlib.nullcontext()
+    with Interruption() as interruption, tracing as trace:
         while done < total:
             epoch, position = done // steps_per_epoch + 1, done % steps_per_epoch
             if order is None or position == 0:
@@ -99,35 +126,65 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] = print)
                 started = time.monotonic()
             if position == steps_per_epoch // 2:
                 state = state._replace(spectral=_settled(state.params, state.spectral))
-            state, metrics = train_step(state, metrics, images, labels, order, position)
-            done += 1
-            progress.step(done, metrics)
+            count = _steps_at_once(config, done, steps_per_epoch)
+            amount = [on_devices(np.int32(count), mesh)] if config.steps_per_dispatch > 1 else []
+            with jax.transfer_guard("disallow"):
+                step = many_steps if amount else one_step
+                state, metrics = step(state, metrics, images, labels, order, *amount)
+            done, dispatches = done + count, dispatches + 1
+            progress.step(done, functools.partial(_epoch_record, epoch, metrics))
+            if trace:
+                trace.step(metrics)
 
-            is_due = (
-                interruption.requested
-                or (config.checkpoint_steps and done % config.checkpoint_steps == 0)
-                or time.monotonic() - last_saved >= config.checkpoint_seconds
-            )
-            if done % steps_per_epoch == 0:
+            is_epoch_end = done % steps_per_epoch == 0
+            is_stopping, is_due = interruption.requested is not None, False
+            if jax.process_count() == 1 or is_epoch_end or dispatches % AGREE_EVERY == 0:
+                is_overdue = time.monotonic() - last_saved >= config.checkpoint_seconds
+                is_stopping, is_due = any_process(is_stopping, is_overdue)
+            else:
+                is_stopping = False  # until the processes agree
+            is_due |= is_stopping or bool(config.checkpoint_steps and done % config.checkpoint_steps == 0)
+            if is_epoch_end:
                 record = _epoch_record(epoch, metrics) | {"seconds": time.monotonic() - started}
                 metrics, score = on_devices(Metrics.zero(), mesh), None
                 if len(validation.labels) and (done == total or epoch % config.eval_every == 0):
-                    record |= evaluate(model, state, validation, dataset, config)
-                    score = next(value for key, value in record.items() if key.startswith("validation_certified"))
-                # The record first: a run killed in between resumes before this epoch and drops the record.
-                with (workdir / METRICS_FILE).open("a") as file:
-                    file.write(json.dumps(record) + "\n")
+                    record |= evaluate(model, on_host(state, mesh), validation, dataset, config)
+                    score = of_first(next(v for key, v in record.items() if key.startswith("validation_certified")))
+                if is_first():
+                    # The record first: a run killed in between resumes before this epoch and drops the record.
+                    with (workdir / METRICS_FILE).open("a") as file:
+                        file.write(json.dumps(record) + "\n")
+                if events:
+                    events.write(record)
                 if is_due or done == total or score is not None or epoch % config.checkpoint_every == 0:
-                    checkpoints.save(state, epoch, score)
+                    _save(checkpoints, on_host(state, mesh), epoch, score)
                     last_saved = time.monotonic()
                 progress.epoch(record)
             elif is_due:
                 _epoch_record(epoch, metrics)  # raises where the state is no longer finite
-                checkpoints.save(state, epoch - 1, None, metrics.to_json())
+                _save(checkpoints, on_host(state, mesh), epoch - 1, None, metrics.to_json())
                 last_saved = time.monotonic()
-            if interruption.requested and done < total:
-                raise Interrupted(f"{interruption.requested} after step {done} of {total}; the same command resumes")
+            if is_stopping and done < total:
+                signal_name = interruption.requested or "a signal to another process"
+                raise Interrupted(f"{signal_name} after step {done} of {total}; the same command resumes")
     return state
+
+
+def _silent(line: str) -> None:
+    del line
+
+
+def _save(checkpoints: Checkpoints, *arguments: Any) -> None:
+    """Written once, by the first process; the others need not wait, as none reads before it starts anew."""
+    if is_first():
+        checkpoints.save(*arguments)
+
+
+def _steps_at_once(config: ConfigDict, done: int, steps_per_epoch: int) -> int:
+    """Steps of the next dispatch: none beyond the middle or end of the epoch, or the next checkpoint by steps."""
+    position, half = done % steps_per_epoch, steps_per_epoch // 2
+    count = min(config.steps_per_dispatch, (half if position < half else steps_per_epoch) - position)
+    return min(count, config.checkpoint_steps - done % config.checkpoint_steps) if config.checkpoint_steps else count
 
 
 def evaluate(
@@ -170,7 +227,11 @@ def _epoch_record(epoch: int, metrics: Metrics) -> dict[str, Any]:
 
 
 def _check_room(workdir: Path, template: TrainState, kept: int) -> None:
-    """Raise OSError unless the disk has room for the checkpoints that are kept, the best and the one being written."""
+    """Raise OSError unless the workdir can be written to and has room for the checkpoints that are kept, the best and
+    the one being written.
+    """
+    if not os.access(workdir, os.W_OK | os.X_OK):
+        raise OSError(f"workdir={str(workdir)!r}: no permission to write there")
     needed = (kept + 2) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(template))
     free = shutil.disk_usage(workdir).free
     if free < needed:
@@ -201,38 +262,3 @@ def _keep_metrics(path: Path, epochs: int) -> None:
         except ValueError:
             continue
     write_whole(path, "".join(kept))
-
-
-class Progress:
-    """A line every ten seconds with loss, accuracy, images/s and time left; checks the loss each time it looks."""
-
-    def __init__(self, say: Callable[[str], None], config: ConfigDict, steps_per_epoch: int, done: int):
-        self._say, self._config, self._steps_per_epoch = say, config, steps_per_epoch
-        self._first_step = done + 1  # the first step compiles: it is not timed
-        self._started = self._last = time.perf_counter()
-
-    def step(self, done: int, metrics: Metrics) -> None:
-        if done == self._first_step:
-            self._started = self._last = time.perf_counter()
-        if time.perf_counter() - self._last < PROGRESS_SECONDS:
-            return
-        epoch, position = (done - 1) // self._steps_per_epoch + 1, (done - 1) % self._steps_per_epoch
-        record = _epoch_record(epoch, metrics)  # waits for the device, once in ten seconds
-        self._last = time.perf_counter()
-        rate = (done - self._first_step) / (self._last - self._started)
-        left = (self._config.epochs * self._steps_per_epoch - done) / rate
-        self._say(
-            f"epoch {epoch}/{self._config.epochs} step {position + 1}/{self._steps_per_epoch}  "
-            f"loss {record['loss']:.4f}  accuracy {record['accuracy']:.2%}  "
-            f"{rate * self._config.batch_size:.0f} images/s  {_clock(left)} left"
-        )
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        shown = "  ".join(f"{k} {v:.4f}" for k, v in record.items() if k not in ("epoch", "seconds"))
-        self._say(f"epoch {record['epoch']}/{self._config.epochs}  {shown}  ({record['seconds']:.1f} s)")
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(math.ceil(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -33,8 +33,8 @@ def steps_on(mesh, config, count, dtype):
     images, labels = (devices.dataset_on_devices(array, mesh) for array in dataset.train)
     order = devices.on_devices(epoch_order(config.seed, 1, len(dataset.train.labels), config.batch_size), mesh)
     metrics, losses = devices.on_devices(Metrics.zero(), mesh), []
-    for position in range(count):
-        state, metrics = step(state, metrics, images, labels, order, position)
+    for _ in range(count):
+        state, metrics = step(state, metrics, images, labels, order)
         losses.append(float(metrics.loss))
     used = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)}
     assert used == {mesh.size}, used

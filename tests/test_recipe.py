@@ -61,8 +61,8 @@ def test_step_compiles_once_and_counts(setting):
     state, metrics = initial_state(model, optimizer, 0), Metrics.zero()
     order = epoch_order(0, 1, 64, 16)
     before = state.params["head"]["weight"].copy()
-    for position in range(3):
-        state, metrics = step(state, metrics, images, labels, order, position)
+    for _ in range(3):
+        state, metrics = step(state, metrics, images, labels, order)
     assert int(state.step) == 3
     assert int(metrics.examples) == 48
     assert int(metrics.first_bad_step) == -1
@@ -75,10 +75,10 @@ def test_first_bad_step_is_recorded(setting):
     step = make_train_step(model, optimizer, config, 16)
     state, metrics = initial_state(model, optimizer, 0), Metrics.zero()
     order = epoch_order(0, 1, 64, 16)
-    state, metrics = step(state, metrics, images, labels, order, 0)
+    state, metrics = step(state, metrics, images, labels, order)
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, state.params)
-    for position in range(1, 3):
-        state, metrics = step(state._replace(params=broken), metrics, images, labels, order, position)
+    for _ in range(2):
+        state, metrics = step(state._replace(params=broken), metrics, images, labels, order)
         broken = jax.tree.map(jnp.copy, state.params)
     assert int(metrics.first_bad_step) == 1
 
@@ -111,9 +111,9 @@ def test_curvature_head_step(setting, curvature_setting):
         for name, leaf in state.params.items()
     }
     state = jax.tree.map(jnp.copy, state._replace(params=wide))
-    state, metrics = step(state, Metrics.zero(), images, labels, order, 0)
+    state, metrics = step(state, Metrics.zero(), images, labels, order)
     for _ in range(10):
-        state, last = step(state, Metrics.zero(), images, labels, order, 0)
+        state, last = step(state, Metrics.zero(), images, labels, order)
     assert float(last.loss) < float(metrics.loss)
     angles = np.concatenate([leaf["theta"] for name, leaf in state.params.items() if name.endswith("_pool")])
     assert angles.size == 4 + 8  # two pools: the last block of a curvature head has none
@@ -170,7 +170,7 @@ def test_every_step_draws_new_crops(setting):
     state, order = initial_state(model, optimizer, 0), epoch_order(0, 1, 64, 16)
     losses = []
     for _ in range(3):
-        state, metrics = step(state, Metrics.zero(), images, labels, order, 0)
+        state, metrics = step(state, Metrics.zero(), images, labels, order)
         losses.append(float(metrics.loss))
     assert len({round(loss, 3) for loss in losses}) == 3
 
@@ -185,7 +185,7 @@ def test_memory_of_the_fast_step_does_not_grow_with_the_terms():
         images, labels = jnp.zeros((64, 8, 8, 1), jnp.uint8), jnp.zeros(64, jnp.int32)
         step = make_train_step(model, optimizer, config, 16)
         order = epoch_order(0, 1, 64, 64)
-        lowered = step.lower(state, Metrics.zero(), images, labels, order, 0)
+        lowered = step.lower(state, Metrics.zero(), images, labels, order)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     fast = [temporary_bytes("fast", terms) for terms in (4, 10)]

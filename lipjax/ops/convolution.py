@@ -78,10 +78,12 @@ def weight_gradient(x: jax.Array, g: jax.Array, kernel_size: int) -> jax.Array:
         on_cpu = gradient_by_blocks
     else:
         on_cpu = gradient_by_convolution
+    # CPUs add up in the dtype of the products, which bfloat16 sums over a batch do not survive.
+    summed = jnp.promote_types(x.dtype, jnp.float32)
     return lax.platform_dependent(
         x,
         g,
-        cpu=lambda x, g: on_cpu(x, g, kernel_size),
+        cpu=lambda x, g: on_cpu(x.astype(summed), g.astype(summed), kernel_size).astype(x.dtype),
         default=lambda x, g: gradient_by_convolution(x, g, kernel_size),
     )
 

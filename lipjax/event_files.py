@@ -1,0 +1,27 @@
+"""Records of epochs as TensorBoard files."""
+
+from pathlib import Path
+from typing import Any
+
+
+class EventFiles:
+    """Writes each number of a record as a scalar at its epoch.
+
+    Raises:
+      ValueError: tensorboardX, which writes them, is not installed.
+    """
+
+    def __init__(self, folder: Path, epochs_done: int):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise ValueError("config.tensorboard=True: needs pip install 'lipjax[tensorboard]'") from error
+        # Epochs that will be trained again disappear from the curves.
+        self._writer = SummaryWriter(str(folder), purge_step=epochs_done + 1)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """One record, with its number under 'epoch'."""
+        for name, value in record.items():
+            if name != "epoch":
+                self._writer.add_scalar(name, value, record["epoch"])
+        self._writer.flush()
