@@ -1,10 +1,12 @@
-"""Train the cells of a table and print it.
+"""Run the cells of a table, print it, draw it.
 
-    python -m experiments --table=pooling --scale=small [--data_dir=DIR --results=DIR --runs=DIR --cell=NAME]
-    python -m experiments --table=pooling --scale=small --render
+    python -m experiments --table=3 --scale=small [--data_dir=DIR --results=DIR --runs=DIR --cell=NAME]
+    python -m experiments --table=3 --scale=small --render [--figures=docs/figures]
+    python -m experiments --table=all --scale=small --render --page=docs/results.md
+    python -m experiments --table=all --scale=smoke
 
-Resumable: finished cells are not run again, an unfinished one goes on from its last checkpoint.  Each cell can be run
-by itself, on another machine too; its JSON file is all that the table needs.
+Resumable: finished cells are not run again, an unfinished training goes on from its last checkpoint.  Each cell can be
+run by itself, on another machine too; its JSON file is all that the table needs.
 """
 
 import sys
@@ -12,21 +14,28 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+from experiments import page
+from experiments.cells import Cell
+from experiments.figures import draw
 from experiments.render import render
 from experiments.results import ResultError, read, run
-from experiments.tables import SCALES, TABLES, cells
+from experiments.scales import SCALES
+from experiments.tables import TABLES, all_seeds, cells
 from lipjax import compilation
 from lipjax.checkpoint import CheckpointError
 from lipjax.data import DataError
+from lipjax.interruption import Interrupted
 from lipjax.training import TrainingDiverged
 
-TABLE = flags.DEFINE_enum("table", None, sorted(TABLES), "Which table.", required=True)
+TABLE = flags.DEFINE_enum("table", None, [*TABLES, "all"], "Which table.", required=True)
 SCALE = flags.DEFINE_enum("scale", "small", list(SCALES), "At which size.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps its data.")
 RESULTS = flags.DEFINE_string("results", "experiments/results", "Folder of the JSON files.")
 RUNS = flags.DEFINE_string("runs", "runs/experiments", "Folder of the workdirs.")
 CELL = flags.DEFINE_string("cell", None, "Run this cell only, and print no table.")
 RENDER = flags.DEFINE_bool("render", False, "Run nothing, print the table of what there is.")
+PAGE = flags.DEFINE_string("page", None, "Also bring the tables of this page of the docs up to date.")
+FIGURES = flags.DEFINE_string("figures", None, "Also write the figures of the table to this folder.")
 
 
 def main(argv):
@@ -35,21 +44,35 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)
     compilation.use_cache()
     results, runs = Path(RESULTS.value), Path(RUNS.value)
-    wanted = {cell.name: cell for _, cell in cells(TABLE.value, SCALE.value)}
-    if CELL.value:
-        if CELL.value not in wanted:
-            sys.exit(f"experiments: --cell={CELL.value}: table {TABLE.value} has {', '.join(wanted)}")
-        wanted = {CELL.value: wanted[CELL.value]}
+    tables = list(TABLES) if TABLE.value == "all" else [TABLE.value]
     try:
-        if not RENDER.value:
-            for name, cell in wanted.items():
-                if read(cell, results) is None:
-                    print(f"{SCALE.value}/{name}", flush=True)
-                    run(cell, runs, results, DATA_DIR.value)
-        if not CELL.value:
-            print(render(TABLE.value, SCALE.value, results))
-    except (ValueError, OSError, DataError, CheckpointError, TrainingDiverged, ResultError) as error:
+        if CELL.value:
+            _run([_named(CELL.value, tables)], results, runs)
+            return
+        for table in tables:
+            if not RENDER.value:
+                _run([cell for _, cell in cells(table, SCALE.value)], results, runs)
+            print(render(table, SCALE.value, results))
+            for path in draw(table, SCALE.value, results, Path(FIGURES.value)) if FIGURES.value else ():
+                print(path)
+        if PAGE.value:
+            page.update(Path(PAGE.value), results)
+    except (ValueError, OSError, DataError, CheckpointError, TrainingDiverged, Interrupted, ResultError) as error:
         sys.exit(f"experiments: {error}")
+
+
+def _named(name: str, tables: list[str]) -> Cell:
+    known = {cell.name: cell for table in tables for _, cell in cells(table, SCALE.value, all_seeds(table))}
+    if name not in known:
+        raise ValueError(f"--cell={name}: table {TABLE.value} at scale {SCALE.value} has {', '.join(known)}")
+    return known[name]
+
+
+def _run(wanted: list[Cell], results: Path, runs: Path) -> None:
+    for cell in wanted:
+        if read(cell, results) is None:
+            print(f"{cell.scale}/{cell.name}", flush=True)
+            run(cell, runs, results, DATA_DIR.value)
 
 
 if __name__ == "__main__":

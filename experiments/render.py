@@ -1,37 +1,32 @@
 """Markdown tables of finished cells."""
 
 from pathlib import Path
-from statistics import mean
 
+from experiments import accuracy_table, gradient_table, time_table
 from experiments.results import read
-from experiments.tables import SCALES, TABLES, cells
+from experiments.tables import TABLES, all_seeds, cells, scale_text
 
 
 def render(table: str, scale: str, results: Path) -> str:
-    """One line a row: means over the seeds that were run, with the smallest and the largest in brackets."""
-    by_row: dict[str, list] = {}
-    for label, cell in cells(table, scale):
+    """The title with the scale, then the table.
+
+    Raises:
+      ResultError: a results file of the table cannot be used.
+    """
+    rows = read_rows(table, scale, results)
+    if TABLES[table].kind == "time":
+        lines = time_table.lines(table, rows)
+    elif TABLES[table].kind == "gradient":
+        lines = gradient_table.lines(rows)
+    else:
+        lines = accuracy_table.lines(table, scale, rows)
+    return "\n".join([f"{TABLES[table].title}. Scale: {scale_text(table, scale)}.", "", *lines]) + "\n"
+
+
+def read_rows(table: str, scale: str, results: Path) -> dict[str, list[dict]]:
+    """Row label → the results of the seeds that were run."""
+    rows: dict[str, list[dict]] = {}
+    for label, cell in cells(table, scale, all_seeds(table)):
         result = read(cell, results)
-        by_row.setdefault(label, []).extend([result] if result else [])
-    radii = next((list(row[0]["summary"]["certified_accuracy"]) for row in by_row.values() if row), [])
-    lines = [
-        f"{TABLES[table].title}. Scale: {SCALES[scale].text}.",
-        "",
-        "| " + " | ".join(["", "seeds", "standard", *(f"certified at {radius}" for radius in radii)]) + " |",
-        "|" + "---|" * (3 + len(radii)),
-    ]
-    for label, row in by_row.items():
-        if not row:
-            lines.append(f"| {label} | not run |" + " |" * (1 + len(radii)))
-            continue
-        summaries = [result["summary"] for result in row]
-        columns = [[s["standard_accuracy"] for s in summaries]]
-        columns += [[s["certified_accuracy"][radius] for s in summaries] for radius in radii]
-        lines.append(" | ".join([f"| {label}", str(len(row)), *map(_spread, columns)]) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _spread(values: list[float]) -> str:
-    if len(values) == 1:
-        return f"{100 * values[0]:.2f} %"
-    return f"{100 * mean(values):.2f} % ({100 * min(values):.2f} … {100 * max(values):.2f})"
+        rows.setdefault(label, []).extend([result] if result else [])
+    return rows

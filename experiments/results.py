@@ -1,19 +1,19 @@
 """One JSON file a finished cell: written once, read by the renderer."""
 
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from experiments.tables import Cell
-from lipjax.certified_split import certify_run
-from lipjax.config import older_config, read_config
-from lipjax.training import METRICS_FILE, train
+from experiments import accuracy, gradients, times
+from experiments.cells import Cell
+from lipjax.config import older_config
 from lipjax.whole_file import write_whole
 
 FORMAT = 1
+# The key that each kind of result is about.
+_CONTENT = {"accuracy": "summary", "time": "timed", "gradient": "errors"}
 
 
 class ResultError(RuntimeError):
@@ -29,7 +29,7 @@ def read(cell: Cell, results: Path) -> dict[str, Any] | None:
     """The cell's result, None if it has not been run.
 
     Raises:
-      ResultError: not a results file of this format, or of another config.
+      ResultError: not a whole results file of this format, or of another config.
     """
     path = path_of(cell, results)
     if not path.exists():
@@ -41,34 +41,40 @@ def read(cell: Cell, results: Path) -> dict[str, Any] | None:
     found = result.get("format") if isinstance(result, dict) else result
     if found != FORMAT:
         raise ResultError(f"{path}: needs format {FORMAT}, got {found!r}")
-    there, expected = older_config(result.get("config", {})), _published(cell.config())
+    config = result.get("config", {})
+    if not isinstance(config, dict):
+        raise ResultError(f"{path}: needs a config, got {config!r}")
+    there, expected = older_config(config), cell.identity()
     differing = sorted(key for key in expected if there.get(key) != expected[key])
     if differing:
         key = differing[0]
         raise ResultError(
             f"{path}: of another config: {key} is {there.get(key)!r}, the table asks for {expected[key]!r}"
         )
+    if _CONTENT[cell.kind] not in result:
+        raise ResultError(f"{path}: has no {_CONTENT[cell.kind]!r}; remove it to run the cell again")
     return result
 
 
 def run(cell: Cell, runs: Path, results: Path, data_dir: str | None) -> dict[str, Any]:
-    """Train and certify a cell, from where it was stopped, and write its result.
+    """Run a cell, from where it was stopped, and write its result.
 
     Raises:
       As `lipjax.training.train` and `lipjax.certified_split.certify_run`.
     """
     workdir = runs / cell.scale / cell.name
-    train(cell.config(data_dir), workdir)
-    summary = certify_run(workdir)
-    epochs = [json.loads(line)["seconds"] for line in (workdir / METRICS_FILE).read_text().splitlines()]
-    kept = ("num_examples", "standard_accuracy", "certified_accuracy", "average_certified_radius", "lipschitz_bound")
+    if cell.kind == "time":
+        content = times.measure(cell)
+    elif cell.kind == "gradient":
+        content = gradients.measure(cell, workdir, data_dir)
+    else:
+        content = accuracy.measure(cell, workdir, data_dir)
     result = {
         "format": FORMAT,
         "cell": cell.name,
         "scale": cell.scale,
-        "config": _published(read_config(workdir)),
-        "summary": {key: summary[key] for key in (*kept, "exact_fraction", "params_sha256")},
-        "median_epoch_seconds": statistics.median(epochs),
+        "config": cell.identity(),
+        **content,
         "backend": jax.default_backend(),
         "jax": jax.__version__,
     }
@@ -76,8 +82,3 @@ def run(cell: Cell, runs: Path, results: Path, data_dir: str | None) -> dict[str
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(result, indent=1) + "\n")
     return result
-
-
-def _published(config) -> dict[str, Any]:
-    """The config as JSON gives it back, without where the data was on the machine."""
-    return {key: value for key, value in json.loads(config.to_json()).items() if key != "data_dir"}

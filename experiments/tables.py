@@ -1,63 +1,48 @@
-"""What is trained: the rows of each table as changes of the default config, and the scales they are trained at."""
+"""What stands in each table: its rows, each a few changes of the default config."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from experiments.cells import Cell
+from experiments.methods import CIFAR100, CIFAR100_CRC, CONE, CRC, LLN, METHODS, PARTS, TAYLOR
+from experiments.scales import SCALES
 
-from lipjax.config import default_config
-
-LLN: dict[str, Any] = {}
-CRC: dict[str, Any] = {"head": "crc", "clip_norm": 1.0}
-CONE: dict[str, Any] = {"pooling": "projection"}
-_TAYLOR: dict[str, Any] = {"polynomial": "taylor"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """A size of experiment; `text` is printed on every table.  Rows of deeper networks than `deepest` are left out."""
-
-    text: str
-    changes: Mapping[str, Any]
-    deepest: int = 40
-
-
-SCALES = {
-    "paper": Scale("32 initial channels, 4096 hidden units, 200 epochs, CIFAR-10", {}),
-    "small": Scale(
-        "8 initial channels, 512 hidden units, 4 epochs, CIFAR-10 (JPEG mirror)",
-        {"init_channels": 8, "hidden": 512, "epochs": 4},
-        deepest=15,
-    ),
-    "smoke": Scale(
-        "2 initial channels, 16 hidden units, 1 epoch, digits: shows that it runs, nothing else",
-        {
-            "dataset": "digits",
-            "init_channels": 2,
-            "hidden": 16,
-            "epochs": 1,
-            "mean": (0.0,),
-            "std": 1.0,
-            "flip": False,
-            "crop_padding": 0,
-        },
-        deepest=5,
-    ),
-}
+DEPTHS = range(5, 41, 5)
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows: label → changes of the default config; each is trained once a seed."""
+    """Rows: label → changes of the default config; each is run once a seed.
+
+    Attributes:
+      kind: of its cells.
+      seeds: which are run; of `more_seeds` those are shown that have a result, and `--cell` runs them.
+      paper: the number of the table in the paper, None where it has none.
+      dataset: the name that is printed; the rows have it in their changes.
+    """
 
     title: str
     rows: Mapping[str, Mapping[str, Any]]
     seeds: tuple[int, ...] = (0, 1)
+    kind: str = "accuracy"
+    more_seeds: tuple[int, ...] = ()
+    paper: str | None = None
+    dataset: str = "cifar10"
 
 
 def _equiripple(degree: int, norm: float) -> dict[str, Any]:
     return {"degree": degree, "norm": norm}
+
+
+def _each_depth(methods: Mapping[str, Mapping[str, Any]], is_cifar100: bool = False) -> dict[str, dict[str, Any]]:
+    """'LipConvnet-5, Baseline' → its changes, depth by depth."""
+    rows = {}
+    for depth in DEPTHS:
+        for method, changes in methods.items():
+            of_set = CIFAR100 | (CIFAR100_CRC if changes.get("head") == "crc" else {}) if is_cifar100 else {}
+            rows[f"LipConvnet-{depth}, {method}"] = {"depth": depth, **changes, **of_set}
+    return rows
 
 
 _SETTINGS = [(3, 1.4), (4, 1.0), (4, 1.4), (4, 1.9), (4, 2.4), (5, 1.9)]
@@ -73,29 +58,70 @@ _ACTIVATIONS = {
     "Householder": {"activation": "householder"},
     "Householder, order 2": {"activation": "householder2"},
 }
-
-_METHODS = {
-    "Baseline": LLN | _TAYLOR | {"gradient": "exact"},
-    "+ Fast": LLN | _TAYLOR,
-    "+ CRC": CRC | CONE | _TAYLOR,
-    "ours": CRC | CONE,
-}
+_TERMS = (3, 4, 6, 8, 12)
+_POLYNOMIALS = {"Taylor 6": TAYLOR, "equiripple 4 at 1.9": {}}
 
 TABLES = {
-    "3": Table(
-        "Provable robustness on CIFAR-10",
+    "1": Table(
+        "Seconds an epoch of training, batch 128, CIFAR-10",
+        {f"LipConvnet-{depth}": {"depth": depth} for depth in DEPTHS},
+        seeds=(0,),
+        kind="time",
+        paper="1",
+    ),
+    "3": Table("Provable robustness on CIFAR-10", _each_depth(METHODS), seeds=(0,), more_seeds=(1,), paper="3"),
+    "4": Table(
+        "Provable robustness on CIFAR-100",
+        _each_depth(METHODS, is_cifar100=True),
+        seeds=(0,),
+        more_seeds=(1,),
+        paper="4",
+        dataset="cifar100",
+    ),
+    "5": Table(
+        "Projection pooling and CRC-Lip added separately, CIFAR-10",
+        _each_depth(PARTS),
+        seeds=(0,),
+        more_seeds=(1,),
+        paper="5",
+    ),
+    "6": Table(
+        "Projection pooling and CRC-Lip added separately, CIFAR-100",
+        _each_depth(PARTS, is_cifar100=True),
+        seeds=(0,),
+        more_seeds=(1,),
+        paper="6",
+        dataset="cifar100",
+    ),
+    "8": Table(
+        "Seconds an epoch of training, batch 128, CIFAR-100",
+        {f"LipConvnet-{depth}": {"depth": depth} | CIFAR100 for depth in DEPTHS},
+        seeds=(0,),
+        kind="time",
+        paper="8",
+        dataset="cifar100",
+    ),
+    "terms": Table(
+        "Taylor terms in training, 15 in evaluation, LipConvnet-5, LLN, max, fast gradient",
+        {f"{terms} terms": TAYLOR | {"terms": terms} for terms in _TERMS},
+        seeds=(0,),
+        more_seeds=(1,),
+    ),
+    "gradient": Table(
+        "Error of the kernel gradient after one epoch, LLN, max",
         {
-            f"LipConvnet-{depth}, {method}": {"depth": depth} | changes
-            for depth in range(5, 41, 5)
-            for method, changes in _METHODS.items()
+            f"LipConvnet-{depth}, {name}": {"depth": depth, "epochs": 1} | changes
+            for name, changes in _POLYNOMIALS.items()
+            for depth in (5, 10, 15, 20)
         },
         seeds=(0,),
+        kind="gradient",
     ),
     "layers": Table(
         "Orthogonal layers of LipConvnet-5",
         {
             **{f"LLN, max, equiripple {d} at {n}": LLN | _equiripple(d, n) for d, n in _SETTINGS},
-            "LLN, max, Taylor 6 → 15": LLN | _TAYLOR,
+            "LLN, max, Taylor 6 → 15": LLN | TAYLOR,
             **{f"CRC, cone, equiripple {d} at {n}": CRC | CONE | _equiripple(d, n) for d, n in _SETTINGS},
             "LLN, max, LipConvnet-15": LLN | {"depth": 15},
         },
@@ -112,33 +138,36 @@ TABLES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One training: a row at a scale with a seed.  Rows of several tables that change the same keys share it."""
-
-    scale: str
-    changes: Mapping[str, Any]
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Such as 'head-crc_norm-1.4_seed-0': the keys that differ from the default config, for file names."""
-        default = default_config()
-        changed = {key: value for key, value in self.changes.items() if default[key] != value}
-        return "_".join(f"{key}-{value}" for key, value in sorted((changed | {"seed": self.seed}).items()))
-
-    def config(self, data_dir: str | None = None) -> ConfigDict:
-        """The whole config of the training."""
-        config = default_config()
-        config.update({**SCALES[self.scale].changes, **self.changes, "seed": self.seed, "data_dir": data_dir})
-        return config
+def rows(table: str, scale: str) -> dict[str, dict[str, Any]]:
+    """The rows of a table at a scale, on the data of the scale."""
+    size, wanted = SCALES[scale], TABLES[table]
+    kept = {
+        label: {key: value for key, value in changes.items() if key != "dataset" or size.dataset is None}
+        for label, changes in wanted.rows.items()
+        if changes.get("depth", 5) <= size.deepest[wanted.kind]
+    }
+    if not size.is_short:
+        return kept
+    depths = {label: changes.get("depth", 5) for label, changes in kept.items()}
+    alike = [label for label, depth in depths.items() if depth == next(iter(depths.values()))]
+    return {label: kept[label] for label in (alike[0], alike[-1])}
 
 
-def cells(table: str, scale: str) -> list[tuple[str, Cell]]:
-    """(row label, cell) of a table, row by row."""
+def cells(table: str, scale: str, seeds: tuple[int, ...] | None = None) -> list[tuple[str, Cell]]:
+    """(row label, cell) of a table, row by row; seeds: None for those that are run."""
+    seeds = TABLES[table].seeds if seeds is None else seeds
+    seeds = seeds[:1] if SCALES[scale].is_short else seeds
+    kind = TABLES[table].kind
     return [
-        (label, Cell(scale, changes, seed))
-        for label, changes in TABLES[table].rows.items()
-        if changes.get("depth", 5) <= SCALES[scale].deepest
-        for seed in TABLES[table].seeds
+        (label, Cell(scale, changes, seed, kind)) for label, changes in rows(table, scale).items() for seed in seeds
     ]
+
+
+def all_seeds(table: str) -> tuple[int, ...]:
+    """Those that are run, then those that are shown where they were."""
+    return (*TABLES[table].seeds, *TABLES[table].more_seeds)
+
+
+def scale_text(table: str, scale: str) -> str:
+    """The scale as it is printed on a table."""
+    return SCALES[scale].text(TABLES[table].kind, TABLES[table].dataset)

@@ -1,55 +1,144 @@
-"""Experiments: cells, results files and tables."""
+"""Experiments: cells, results files, tables, figures, the page of results."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from experiments import accuracy, paper, times
 from experiments import results as results_module
+from experiments.cells import Cell
+from experiments.figures import draw
+from experiments.methods import TIMED
+from experiments.page import with_tables
 from experiments.render import render
 from experiments.results import FORMAT, ResultError, path_of, read, run
-from experiments.tables import SCALES, TABLES, Cell, cells
-from lipjax.config import check_config
+from experiments.scales import SCALES
+from experiments.tables import TABLES, all_seeds, cells, rows, scale_text
+from lipjax.config import check_config, older_config
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "experiments" / "results"
+OF_THE_PAPER = ["1", "3", "4", "5", "6", "8"]
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_cell_has_a_valid_config_and_a_name_of_its_own(scale):
     configs = {}
     for table in TABLES:
-        for _, cell in cells(table, scale):
+        for _, cell in cells(table, scale, all_seeds(table)):
             config = cell.config()
             check_config(config)
-            assert configs.setdefault(cell.name, config.to_json()) == config.to_json()
+            identity = json.dumps(cell.identity(), sort_keys=True)
+            assert configs.setdefault(cell.name, identity) == identity
+            for changes in TIMED.values() if cell.kind == "time" else ():
+                config.update(changes)
+                check_config(config)
 
 
-def test_a_cell_is_run_resumed_and_rendered(tmp_path, monkeypatch):
-    cell = dict(cells("pooling", "smoke"))["CRC, cone"]
+def test_the_paper_scale_is_the_published_setting():
+    config = dict(cells("4", "paper"))["LipConvnet-40, + CRC"].config()
+    assert (config.depth, config.init_channels, config.hidden, config.epochs) == (40, 32, 4096, 200)
+    assert (config.dataset, config.attack_radius, config.curvature_weight) == ("cifar100", 0.2, 0.75)
+    assert (config.polynomial, config.terms, config.eval_terms, config.gradient) == ("taylor", 6, 15, "fast")
+    assert (config.pooling, config.head, config.clip_norm) == ("projection", "crc", 1.0)
+    config = dict(cells("3", "paper"))["LipConvnet-15, Baseline"].config()
+    assert (config.dataset, config.head, config.pooling, config.gradient) == ("cifar10", "lln", "max", "exact")
+    assert (config.attack_radius, config.curvature_weight) == (36 / 255, 0.5)
+
+
+def test_the_parts_of_tables_5_and_6_differ_by_one_thing_each():
+    parts = {label.split(", ")[1]: cell for label, cell in cells("5", "small") if label.startswith("LipConvnet-5,")}
+    assert parts["+ both"].name == dict(cells("3", "small"))["LipConvnet-5, + CRC"].name
+    assert parts["+ Fast"].name == dict(cells("3", "small"))["LipConvnet-5, + Fast"].name
+    assert parts["+ projection"].name == "polynomial-taylor_pooling-projection_seed-0"
+    assert parts["+ CRC-Lip"].name == "clip_norm-1.0_head-crc_polynomial-taylor_seed-0"
+
+
+def test_smoke_keeps_to_digits_and_to_the_ends_of_each_table():
+    for table in TABLES:
+        depths = {cell.config().depth for _, cell in cells(table, "smoke")}
+        assert len(depths) == 1
+        assert len(cells(table, "smoke")) == len(rows(table, "smoke")) == (1 if TABLES[table].kind == "time" else 2)
+        assert all(cell.config().dataset == "digits" for _, cell in cells(table, "smoke"))
+
+
+def test_results_on_disk_are_of_cells_that_exist():
+    names = {cell.name for table in TABLES for _, cell in cells(table, "small", all_seeds(table))}
+    assert {path.stem for path in (RESULTS / "small").glob("*.json")} <= names
+    for table in TABLES:
+        render(table, "small", RESULTS)
+
+
+def test_an_accuracy_cell_is_run_resumed_and_rendered(tmp_path, monkeypatch):
+    cell = dict(cells("pooling", "smoke"))["LLN, max"]
     assert read(cell, tmp_path / "results") is None
     assert "not run" in render("pooling", "smoke", tmp_path / "results")
     with monkeypatch.context() as patch:  # killed between training and certification
-        patch.setattr(results_module, "certify_run", lambda workdir: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(accuracy, "certify_run", lambda workdir: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(cell, tmp_path / "runs", tmp_path / "results", None)
     assert read(cell, tmp_path / "results") is None
     result = run(cell, tmp_path / "runs", tmp_path / "results", None)
     assert read(cell, tmp_path / "results") == result
-    assert result["config"]["pooling"] == "projection"
+    assert result["config"]["pooling"] == "max"
     table = render("pooling", "smoke", tmp_path / "results")
-    assert SCALES["smoke"].text in table
-    assert f"| CRC, cone | 1 | {100 * result['summary']['standard_accuracy']:.2f} % |" in table
+    assert scale_text("pooling", "smoke") in table
+    assert f"| LLN, max | 1 | {100 * result['summary']['standard_accuracy']:.2f} % |" in table
+
+
+def test_a_time_cell_is_run_and_rendered(tmp_path, monkeypatch):
+    monkeypatch.setattr(times, "STEPS", 1)
+    ((label, cell),) = cells("1", "smoke")
+    result = run(cell, tmp_path, tmp_path, None)
+    assert read(cell, tmp_path) == result
+    assert result["steps_per_epoch"] == 1437 // 128
+    assert list(result["timed"]) == list(TIMED)
+    line = next(line for line in render("1", "smoke", tmp_path).splitlines() if line.startswith(f"| {label}"))
+    seconds = {name: timed["epoch_seconds"] for name, timed in result["timed"].items()}
+    assert f"| {100 * (seconds['+ Fast'] / seconds['Previous'] - 1):.1f} % | -17.27 % |" in line
+    assert line.endswith("| 30.63 → 25.34 |")
+
+
+def test_a_gradient_cell_is_run_and_rendered(tmp_path):
+    label, cell = cells("gradient", "smoke")[0]
+    result = run(cell, tmp_path / "runs", tmp_path / "results", None)
+    assert read(cell, tmp_path / "results") == result
+    for how, worst in (("fast", 0.3), ("rank2", 0.05)):
+        errors, cosines = result["errors"][how]["relative_error"], result["errors"][how]["cosine"]
+        assert 0 < max(errors) < worst
+        # Of a relative error e the cosine is at least √(1 − e²).
+        assert all(cosine >= (1 - error**2) ** 0.5 for error, cosine in zip(errors, cosines, strict=True))
+    assert f"| {label} | " in render("gradient", "smoke", tmp_path / "results")
+
+
+def _write(cell: Cell, results: Path, summary: dict) -> None:
+    path_of(cell, results).parent.mkdir(parents=True, exist_ok=True)
+    result = {"format": FORMAT, "config": cell.identity(), "summary": summary, "backend": "cpu"}
+    path_of(cell, results).write_text(json.dumps(result))
 
 
 def test_means_and_spread_over_seeds(tmp_path):
-    for seed, accuracy in ((0, 0.5), (1, 0.54)):
-        cell = Cell("small", {}, seed)
-        summary = {"standard_accuracy": accuracy, "certified_accuracy": {"36/255": accuracy / 2}}
-        config = json.loads(cell.config().to_json())
-        path_of(cell, tmp_path).parent.mkdir(parents=True, exist_ok=True)
-        path_of(cell, tmp_path).write_text(json.dumps({"format": FORMAT, "config": config, "summary": summary}))
+    for seed, accuracy_ in ((0, 0.5), (1, 0.54)):
+        summary = {"standard_accuracy": accuracy_, "certified_accuracy": {"36/255": accuracy_ / 2}}
+        _write(Cell("small", {}, seed), tmp_path, summary)
     line = next(line for line in render("pooling", "small", tmp_path).splitlines() if line.startswith("| LLN, max"))
     assert line == "| LLN, max | 2 | 52.00 % (50.00 … 54.00) | 26.00 % (25.00 … 27.00) |"
+
+
+def test_a_row_has_the_seeds_that_ran_beside_the_paper_and_the_authors_program(tmp_path):
+    summary = {"standard_accuracy": 0.5, "certified_accuracy": dict.fromkeys(paper.RADII, 0.25)}
+    known = dict(cells("3", "small", (1,)))
+    _write(known["LipConvnet-5, + CRC"], tmp_path, summary)
+    lines = render("3", "small", tmp_path).splitlines()
+    assert "| LipConvnet-5, + CRC | 1 | 50.00 % | 25.00 % | 25.00 % | 25.00 % | 79.36 · 67.13 · – · – |" in lines
+    assert "| LipConvnet-5, + CRC, authors' program | 1 | 51.79 % | 40.53 % | 32.22 % | 24.50 % | |" in lines
+    assert "| LipConvnet-15, + Fast | not run | | | | | 77.75 · 62.52 · 46.23 · 31.19 |" in lines
+    assert "| LipConvnet-10, ours, LLN | not run | | | | | |" in lines
+    assert "authors" not in render("3", "paper", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +149,8 @@ def test_means_and_spread_over_seeds(tmp_path):
         ('{"format": 1, "con', "not JSON"),
         (json.dumps({"format": 1, "config": {"depth": 5}}), "the table asks for"),
         (json.dumps({"format": 1}), "the table asks for"),
+        (json.dumps({"format": 1, "config": [1]}), "needs a config, got"),
+        (json.dumps({"format": 1, "config": Cell("small", {}, 0).identity()}), "has no 'summary'"),
     ],
 )
 def test_bad_results_files_are_named(tmp_path, text, message):
@@ -69,12 +160,105 @@ def test_bad_results_files_are_named(tmp_path, text, message):
     with pytest.raises(ResultError, match=message) as error:
         read(cell, tmp_path)
     assert str(path_of(cell, tmp_path)) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_time_of_other_variants_is_refused(tmp_path):
+    ((_, cell),) = cells("1", "smoke")
+    path_of(cell, tmp_path).parent.mkdir(parents=True)
+    config = cell.identity() | {"variants": {"Previous": {}}}
+    path_of(cell, tmp_path).write_text(json.dumps({"format": 1, "config": config, "timed": {}}))
+    with pytest.raises(ResultError, match="of another config: variants is"):
+        read(cell, tmp_path)
+
+
+def test_results_of_earlier_versions_are_read():
+    path = RESULTS / "small" / "seed-0.json"
+    assert set(json.loads(path.read_text())["config"]) < set(Cell("small", {}, 0).identity())
+    assert older_config(json.loads(path.read_text())["config"]) == Cell("small", {}, 0).identity()
+    assert read(Cell("small", {}, 0), RESULTS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--table=9"], "flag --table=9: value should be one of <1|3|4"),
+        (["--table=3", "--scale=large"], "flag --scale=large: value should be one of <paper|small|smoke>"),
+        (
+            ["--table=3", "--scale=smoke", "--cell=x"],
+            "--cell=x: table 3 at scale smoke has gradient-exact",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    command = [sys.executable, "-m", "experiments", "--render", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bad_cell_leaves_the_finished_ones(tmp_path, monkeypatch):
+    def fail(cell, *_):
+        raise ValueError(cell.name)
+
+    monkeypatch.setattr(accuracy, "measure", lambda *_: {"summary": {}})
+    first, second = (cell for _, cell in cells("terms", "smoke"))
+    results_module.run(first, tmp_path, tmp_path, None)
+    monkeypatch.setattr(accuracy, "measure", fail)
+    with pytest.raises(ValueError, match=second.name):
+        results_module.run(second, tmp_path, tmp_path, None)
+    assert read(first, tmp_path)
+    assert read(second, tmp_path) is None
+    assert [path.name for path in (tmp_path / "smoke").iterdir()] == [f"{first.name}.json"]
+
+
+def test_the_papers_numbers_agree_with_one_another():
+    for table, increases in ((paper.TABLE_3, paper.INCREASES_3), (paper.TABLE_4, paper.INCREASES_4)):
+        for (depth, method), (standard, certified) in increases.items():
+            row, baseline = table[depth, method], table[depth, "Baseline"]
+            assert row.standard - baseline.standard == pytest.approx(standard, abs=0.006)
+            assert row.certified_36 - baseline.certified_36 == pytest.approx(certified, abs=0.006)
+        for (depth, _), row in table.items():
+            numbers = [number for number in row if number is not None]
+            assert numbers == sorted(numbers, reverse=True)
+            assert len(numbers) == (4 if depth >= 15 else 2)
+    for row in paper.TABLE_1.values():
+        assert 100 * (row.ours / row.previous - 1) == pytest.approx(row.reduction, abs=0.011)
+
+
+def test_figures_are_the_same_file_every_time(tmp_path):
+    for table in ("3", "pooling"):
+        first = draw(table, "small", RESULTS, tmp_path / "first")
+        second = draw(table, "small", RESULTS, tmp_path / "second")
+        assert first
+        for one, other in zip(first, second, strict=True):
+            assert one.read_bytes() == other.read_bytes()
+            assert "dc:date" not in one.read_text()
+    assert draw("6", "small", RESULTS, tmp_path / "none") == []
 
 
 @pytest.mark.parametrize(
     ("name", "page"), [("layers", "orthogonal.md"), ("pooling", "pooling.md"), ("activations", "pooling.md")]
 )
 def test_the_tables_of_the_docs_are_those_of_the_results(name, page):
-    table = render(name, "small", ROOT / "experiments" / "results")
+    table = render(name, "small", RESULTS)
     assert "not run" not in table
     assert table in (ROOT / "docs" / page).read_text()
+
+
+def test_the_page_of_results_is_up_to_date():
+    """If not: python -m experiments --table=all --scale=small --render --page=docs/results.md."""
+    page = ROOT / "docs" / "results.md"
+    text = page.read_text()
+    assert with_tables(page, RESULTS) == text
+    for name in [*OF_THE_PAPER, "terms", "gradient"]:
+        assert render(name, "small", RESULTS) in text
+    for link in re.findall(r"!\[[^]]*\]\(([^)]*)\)", text):
+        assert (page.parent / link).exists()
+
+
+def test_an_unknown_table_of_a_page_is_named(tmp_path):
+    (tmp_path / "page.md").write_text("<!-- table 9, scale small -->\n<!-- end of table -->\n")
+    with pytest.raises(ValueError, match=r"page\.md: table 9: must be one of 1, 3"):
+        with_tables(tmp_path / "page.md", tmp_path)

@@ -1,0 +1,52 @@
+"""A cell: one training or measurement, with one results file."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.methods import TIMED
+from experiments.scales import SCALES
+from lipjax.config import default_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A row at a scale with a seed.  Rows of several tables that change the same keys share it.
+
+    kind: 'accuracy', a network trained and certified; 'time', steps of `TIMED` networks of a depth; 'gradient', the
+    error of the approximate kernel gradients in a trained network.
+    """
+
+    scale: str
+    changes: Mapping[str, Any]
+    seed: int
+    kind: str = "accuracy"
+
+    @property
+    def name(self) -> str:
+        """Such as 'head-crc_norm-1.4_seed-0': the keys that differ from the default config, for file names.
+
+        Names of the other kinds begin with the kind, and always have the depth.
+        """
+        default, is_accuracy = default_config(), self.kind == "accuracy"
+        shown = {k: v for k, v in self.changes.items() if default[k] != v or (k == "depth" and not is_accuracy)}
+        keys = [f"{key}-{value}" for key, value in sorted((shown | {"seed": self.seed}).items())]
+        return "_".join(keys if is_accuracy else [self.kind, *keys])
+
+    def config(self, data_dir: str | None = None) -> ConfigDict:
+        """The whole config of the training; of a time, what its variants have in common."""
+        config = default_config()
+        config.update({**SCALES[self.scale].changes, **self.changes, "seed": self.seed, "data_dir": data_dir})
+        return config
+
+    def identity(self) -> dict[str, Any]:
+        """All that the result depends on, as JSON gives it back: a results file with another one is not this cell's."""
+        return published(self.config()) | ({"variants": TIMED} if self.kind == "time" else {})
+
+
+def published(config: ConfigDict) -> dict[str, Any]:
+    """The config as JSON gives it back, without where the data was on the machine."""
+    return {key: value for key, value in json.loads(config.to_json()).items() if key != "data_dir"}

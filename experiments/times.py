@@ -1,0 +1,92 @@
+"""Seconds of a training step of networks of one depth, and of the epoch that it makes."""
+
+import statistics
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.cells import Cell
+from experiments.methods import TIMED
+from lipjax.config import build_model
+from lipjax.recipe import Metrics, TrainState, epoch_order, make_optimizer, make_train_step
+
+STEPS = 5
+# Image shape, classes and training images: no image is needed to time a step.
+_DATA = {
+    "cifar10": ((32, 32, 3), 10, 50_000),
+    "cifar100": ((32, 32, 3), 100, 50_000),
+    "digits": ((8, 8, 1), 10, 1_437),
+}
+
+
+def measure(cell: Cell) -> dict[str, Any]:
+    """Random images and weights; the steps of all variants alternate, so that a busy moment slows all of them.
+
+    The first step of each is not counted.
+    """
+    config = cell.config()
+    _, _, examples = _DATA[config.dataset]
+    runs: dict[str, _Run] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in TIMED}
+    for name, changes in TIMED.items():
+        variant = cell.config()
+        variant.update(changes)
+        runs[name] = _Run(variant)
+    for _ in range(STEPS):
+        for name, run in runs.items():
+            seconds[name].append(run.step())
+    steps_per_epoch = examples // config.batch_size
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    return {
+        "steps_per_epoch": steps_per_epoch,
+        "timed": {
+            name: {
+                "step_seconds": seconds[name],
+                "median_step_seconds": median,
+                "epoch_seconds": median * steps_per_epoch,
+            }
+            for name, median in medians.items()
+        },
+    }
+
+
+class _Run:
+    """A network in training on random images."""
+
+    def __init__(self, config: ConfigDict):
+        shape, classes, _ = _DATA[config.dataset]
+        rng = np.random.default_rng(config.seed)
+        self.images = jnp.asarray(rng.integers(0, 256, (2 * config.batch_size, *shape), dtype=np.uint8))
+        self.labels = jnp.asarray(rng.integers(0, classes, 2 * config.batch_size))
+        self.order = epoch_order(config.seed, 1, len(self.labels), config.batch_size)
+        model = build_model(config, shape, classes)
+        optimizer = make_optimizer(config, steps_per_epoch=1000)
+        self.carry = _random_state(model, optimizer, rng), Metrics.zero()
+        step: Any = make_train_step(model, optimizer, config, pixel_max=255)
+        # Ahead of time: called as it is, the step would be compiled again for the placement of its own outputs.
+        self.compiled = step.lower(*self.carry, self.images, self.labels, self.order).compile()
+        self.step()
+
+    def step(self) -> float:
+        """Seconds of one step."""
+        started = time.perf_counter()
+        self.carry = jax.block_until_ready(self.compiled(*self.carry, self.images, self.labels, self.order))
+        return time.perf_counter() - started
+
+
+def _random_state(model, optimizer, rng: np.random.Generator) -> TrainState:
+    """Small random numbers in the right shapes: the network's own initialisation takes longer than the steps."""
+    image = np.zeros((1, model.input_size, model.input_size, model.in_channels), np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+
+    def draw(leaf):
+        scale = max(leaf.shape[-1] if leaf.shape else 1, 1) ** -0.5
+        return jnp.asarray(scale * rng.standard_normal(leaf.shape), leaf.dtype)
+
+    params = jax.tree.map(draw, dict(shapes["params"]))
+    spectral = jax.tree.map(lambda leaf: jnp.full(leaf.shape, max(leaf.size, 1) ** -0.5), dict(shapes["spectral"]))
+    return TrainState(jnp.zeros((), jnp.int32), params, spectral, optimizer.init(params))
