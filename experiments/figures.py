@@ -19,7 +19,7 @@ from experiments.tables import TABLES, scale_text
 
 _GREY = "0.55"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-_STYLE: Any = {"svg.hashsalt": "lipjax", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3}
+_STYLE: Any = {"svg.hashsalt": "lipjax", "svg.fonttype": "none", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3}
 
 
 def draw(table: str, scale: str, results: Path, folder: Path, suffix: str = "svg") -> list[Path]:
