@@ -125,7 +125,8 @@ def _label_points(axes, points: list[tuple[int, tuple[float, float]]]) -> None:
     taken = [position for _, position in marks]
     for depth, position in marks:
         around = [position + 13 * np.array([np.cos(t), np.sin(t)]) for t in np.arange(0, 2 * np.pi, np.pi / 8)]
-        room = [min(float(np.hypot(*(spot - other))) for other in taken if other is not position) for spot in around]
+        others = [other for other in taken if other is not position]
+        room = [min((float(np.hypot(*(spot - other))) for other in others), default=0) for spot in around]
         best = around[int(np.argmax(room))]
         taken.append(best)
         axes.annotate(str(depth), axes.transData.inverted().transform(best), fontsize=7, ha="center", va="center")

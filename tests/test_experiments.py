@@ -134,6 +134,7 @@ def test_a_row_has_the_seeds_that_ran_beside_the_paper_and_the_authors_program(t
     known = dict(cells("3", "small", (1,)))
     _write(known["LipConvnet-5, + CRC"], tmp_path, summary)
     lines = render("3", "small", tmp_path).splitlines()
+    assert len(draw("3", "small", tmp_path, tmp_path)) == 2
     assert "| LipConvnet-5, + CRC | 1 | 50.00 % | 25.00 % | 25.00 % | 25.00 % | 79.36 · 67.13 · – · – |" in lines
     assert "| LipConvnet-5, + CRC, authors' program | 1 | 51.79 % | 40.53 % | 32.22 % | 24.50 % | |" in lines
     assert "| LipConvnet-15, + Fast | not run | | | | | 77.75 · 62.52 · 46.23 · 31.19 |" in lines
