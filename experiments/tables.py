@@ -141,8 +141,9 @@ TABLES = {
 def rows(table: str, scale: str) -> dict[str, dict[str, Any]]:
     """The rows of a table at a scale, on the data of the scale."""
     size, wanted = SCALES[scale], TABLES[table]
+    of_dataset = {} if size.dataset is None else CIFAR100 | CIFAR100_CRC
     kept = {
-        label: {key: value for key, value in changes.items() if key != "dataset" or size.dataset is None}
+        label: {key: value for key, value in changes.items() if key not in of_dataset}
         for label, changes in wanted.rows.items()
         if changes.get("depth", 5) <= size.deepest[wanted.kind]
     }
