@@ -17,7 +17,7 @@ class Scale:
       changes: of the default config.
       deepest: by kind of table; rows of deeper networks are left out.
       dataset: on which every table is run, whatever it asks for; None: the table's own.
-      is_short: one seed, and of each table the first row and the last one of the same depth.
+      is_short: one seed, LipConvnet-5, and of each table the first row; of the paper's also the last one of that depth.
       note: printed at the end of `text`.
     """
 
@@ -58,6 +58,6 @@ SCALES = {
         dict.fromkeys(KINDS, 40),
         dataset="digits",
         is_short=True,
-        note=": shows that it runs, nothing else",
+        note=", LipConvnet-5: shows that it runs, nothing else",
     ),
 }

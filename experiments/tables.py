@@ -151,7 +151,8 @@ def rows(table: str, scale: str) -> dict[str, dict[str, Any]]:
         return kept
     depths = {label: changes.get("depth", 5) for label, changes in kept.items()}
     alike = [label for label, depth in depths.items() if depth == next(iter(depths.values()))]
-    return {label: kept[label] for label in (alike[0], alike[-1])}
+    ends = (alike[0], alike[-1]) if wanted.paper else (alike[0],)
+    return {label: {**kept[label], "depth": 5} for label in ends}
 
 
 def cells(table: str, scale: str, seeds: tuple[int, ...] | None = None) -> list[tuple[str, Cell]]:
