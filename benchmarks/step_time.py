@@ -3,6 +3,7 @@
     python benchmarks/step_time.py --output=benchmarks/results/step_time.json
     python benchmarks/step_time.py --render=benchmarks/results/step_time.json
     python benchmarks/step_time.py --variants=manifolds --depths=5,15 --init_channels=8,16   # pooling and activations
+    python benchmarks/step_time.py --variants=memory --init_channels=32 --batch_size=8       # what remat saves
 
 Random images, LLN and, but for the manifolds, max pooling.  The steps of all variants of a network alternate; the
 figures are medians.  Compilation is timed without a persistent cache, on one run.  Memory is the temporary memory of
@@ -27,7 +28,7 @@ DEPTHS = flags.DEFINE_list("depths", ["5", "10", "20", "40"], "n of LipConvnet-n
 INIT_CHANNELS = flags.DEFINE_list("init_channels", ["8", "16", "32"], "Channels after the first convolution.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a step.")
 STEPS = flags.DEFINE_integer("steps", 5, "Timed steps of each variant.")
-VARIANTS = flags.DEFINE_enum("variants", "layers", ["layers", "manifolds"], "What is compared.")
+VARIANTS = flags.DEFINE_enum("variants", "layers", ["layers", "manifolds", "memory"], "What is compared.")
 OUTPUT = flags.DEFINE_string("output", None, "JSON file to write or to complete.")
 RENDER = flags.DEFINE_string("render", None, "Print the tables of this JSON file, and run nothing.")
 
@@ -54,6 +55,12 @@ COMPARED = {
         "point": {"pooling": "point"},
         "Householder": {"activation": "householder"},
         "Householder, order 2": {"activation": "householder2"},
+    },
+    "memory": {
+        "all kept": {},
+        "blocks computed again": {"remat": True},
+        "bfloat16": {"compute_dtype": "bfloat16"},
+        "bfloat16, blocks computed again": {"compute_dtype": "bfloat16", "remat": True},
     },
 }
 

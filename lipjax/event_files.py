@@ -5,7 +5,7 @@ from typing import Any
 
 
 class EventFiles:
-    """Writes each number of a record as a scalar at its epoch.
+    """While it is entered, writes each number of a record as a scalar at its epoch.
 
     Raises:
       ValueError: tensorboardX, which writes them, is not installed.
@@ -17,11 +17,16 @@ class EventFiles:
         except ImportError as error:
             raise ValueError("config.tensorboard=True: needs pip install 'lipjax[tensorboard]'") from error
         # Epochs that will be trained again disappear from the curves.
-        self._writer = SummaryWriter(str(folder), purge_step=epochs_done + 1)
+        self._writer = SummaryWriter(str(folder), purge_step=epochs_done + 1, flush_secs=1)
+
+    def __enter__(self) -> "EventFiles":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._writer.close()
 
     def write(self, record: dict[str, Any]) -> None:
         """One record, with its number under 'epoch'."""
         for name, value in record.items():
             if name != "epoch":
                 self._writer.add_scalar(name, value, record["epoch"])
-        self._writer.flush()

@@ -16,7 +16,7 @@ from lipjax.activations import Activation, Householder, Householder2, MaxMin
 from lipjax.folded import FoldedConv, fold_layer
 from lipjax.heads import CurvatureHead, LastLayerNormalization
 from lipjax.layers import COMPUTE_DTYPES, DEFAULT_POLYNOMIAL, SkewOrthogonalConv, settle
-from lipjax.ops.fusion import stored
+from lipjax.ops.fusion import recomputed, stored
 from lipjax.ops.polynomials import Polynomial
 from lipjax.pooling import DistancePool, PointPool, PolylinePool, ProjectionPool
 from lipjax.proof import Link, product
@@ -166,9 +166,8 @@ class LipConvnet(nn.Module):
             raise ValueError(f"LipConvnet: images must have shape (N, {', '.join(map(str, expected))}), got {x.shape}")
         mean, std = self.input_scale()
         x = (x - mean.astype(x.dtype)) / std.astype(x.dtype)
-        run = nn.remat(LipConvnet._block, static_argnums=(2, 3)) if self.remat and train else LipConvnet._block
         for block in sorted({step.block for step in self.steps()}):
-            x = run(self, x, block, train)
+            x = self._recomputed_block(x, block) if self.remat and train else self._block(x, block, train)
         return stored(x.reshape(x.shape[0], -1))
 
     def _block(self, x: jax.Array, block: int, train: bool) -> jax.Array:
@@ -185,10 +184,31 @@ class LipConvnet(nn.Module):
                 x = ops.max_pool(x) if self.pooling == "max" else self.pools[step.name](x)
         return x
 
+    def _recomputed_block(self, x: jax.Array, block: int) -> jax.Array:
+        """`_block` in training, of which only its input is kept for the backward pass."""
+        network = self.clone(parent=None)  # apart from the scope of this one, so that it is a function of variables
+
+        def run(variables, x):
+            return network.apply(variables, x, block, True, method="_block", mutable=["spectral"])
+
+        names = [step.name for step in self.steps() if step.block == block]
+        variables = {
+            collection: {name: value for name, value in layers.items() if name.startswith(tuple(names))}
+            for collection, layers in self.variables.items()
+        }
+        x, updated = recomputed(run)(variables, x)
+        if self.is_mutable_collection("spectral"):
+            for step, convolution in zip(self.steps(), self.convolutions, strict=True):
+                for name, value in updated["spectral"].get(step.name, {}).items():
+                    convolution.put_variable("spectral", name, jax.lax.stop_gradient(value))
+        return x
+
+    @nn.nowrap
     def steps(self) -> list[ConvStep]:
         """The convolutions with their resolutions and channels, see `architecture`."""
         return architecture(self.depth, self.init_channels, self.input_size, self.in_channels, self.head != "crc")
 
+    @nn.nowrap
     def input_scale(self) -> tuple[np.ndarray, np.ndarray]:
         """(mean, std), each (in_channels,) float64."""
         mean = (CIFAR_MEAN if self.in_channels == 3 else 0.5) if self.mean is None else self.mean
@@ -233,6 +253,7 @@ class LipConvnet(nn.Module):
         tight = self._in_parallel(lambda step, layer, own: layer.tightened(own, step.size)["spectral"], variables)
         return {**variables, "spectral": {**variables["spectral"], **tight}}
 
+    @nn.nowrap
     def _pool(self, **keywords) -> DistancePool:
         if self.pooling == "polyline":
             return PolylinePool(self.pool_vertices, **keywords)
@@ -262,6 +283,7 @@ class LipConvnet(nn.Module):
             own = {name: collection[step.name] for name, collection in variables.items() if step.name in collection}
             yield step, self._layer(step, parent=None), own
 
+    @nn.nowrap
     def _layer(self, step: ConvStep, **keywords) -> Any:
         """The convolution of a step."""
         if self.folded:

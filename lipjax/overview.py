@@ -30,4 +30,9 @@ def overview(model: LipConvnet, variables: Mapping[str, Any]) -> str:
 def table(model: LipConvnet) -> str:
     """The layers with the shapes of their inputs, outputs and variables, by `nn.tabulate`."""
     image = jnp.zeros((1, model.input_size, model.input_size, model.in_channels))
-    return model.tabulate(jax.random.key(0), image, depth=1, console_kwargs={"width": 160, "no_color": True})
+    return model.tabulate(
+        jax.random.key(0),
+        image,
+        depth=1,
+        console_kwargs={"width": 160, "force_terminal": False, "force_jupyter": False},
+    )

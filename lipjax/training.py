@@ -105,7 +105,6 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] | None =
             say(overview(model, {"params": state.params, "spectral": state.spectral}))
     if is_first():
         _keep_metrics(workdir / METRICS_FILE, epochs)
-    events = EventFiles(workdir / "tensorboard", epochs) if config.tensorboard and is_first() else None
     done = int(state.step)
     state = placed(state, state_sharding(template, config, mesh))
     metrics = on_devices(metrics, mesh)
@@ -117,8 +116,10 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] | None =
         many_steps = make_train_steps(model, optimizer, config, dataset.pixel_max, mesh)
     total, order, last_saved, dispatches = config.epochs * steps_per_epoch, None, time.monotonic(), 0
     progress = Progress(say, config, steps_per_epoch)
-    tracing = StepTrace(workdir / "profile") if config.profile and is_first() else contextlib.nullcontext()
-    with Interruption() as interruption, tracing as trace:
+    nothing: Any = contextlib.nullcontext()
+    curves = EventFiles(workdir / "tensorboard", epochs) if config.tensorboard and is_first() else nothing
+    tracing = StepTrace(workdir / "profile") if config.profile and is_first() else nothing
+    with Interruption() as interruption, curves as events, tracing as trace:
         while done < total:
             epoch, position = done // steps_per_epoch + 1, done % steps_per_epoch
             if order is None or position == 0:

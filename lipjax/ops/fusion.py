@@ -1,4 +1,7 @@
-"""A border for the compiler's fusion."""
+"""Borders for the compiler: what it must keep, and what it must compute again."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,3 +29,35 @@ def _behind_conditional(x):
 
 def _same(x):
     return x
+
+
+def recomputed(function: Callable[[Any, jax.Array], Any]) -> Callable[[Any, jax.Array], Any]:
+    """function(variables, x) that keeps x alone for its backward pass, and computes all else again there.
+
+    As `jax.checkpoint`, whose `lax.optimization_barrier` XLA drops on the CPU: there it then finds the second
+    computation to be the first, and saves nothing.
+    """
+
+    @jax.custom_vjp
+    def run(variables, x):
+        return function(variables, x)
+
+    def forward(variables, x):
+        return function(variables, x), (variables, x)
+
+    def backward(kept, cotangent):
+        variables, x = kept
+        return jax.vjp(function, variables, _after(x, jax.tree.leaves(cotangent)[0]))[1](cotangent)
+
+    run.defvjp(forward, backward)
+    return run
+
+
+def _after(x, cotangent):
+    """x, which the compiler may use only once it has the cotangent."""
+    return lax.platform_dependent(
+        x,
+        cotangent,
+        cpu=lambda x, g: lax.cond(g.ravel()[0] * 0 != 1, _same, jnp.negative, x),
+        default=lambda x, g: lax.optimization_barrier((x, g))[0],
+    )

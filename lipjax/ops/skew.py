@@ -50,7 +50,7 @@ def check_skew(caller: str, kernel: jax.Array) -> None:
     entries = np.asarray(kernel)
     largest = np.abs(entries).max(initial=0)
     error = np.abs(entries + np.flip(entries, (0, 1)).swapaxes(2, 3)).max(initial=0)
-    if not error <= np.finfo(entries.dtype).eps ** 0.5 * largest:
+    if not error <= float(jnp.finfo(entries.dtype).eps) ** 0.5 * largest:
         raise ValueError(
             f"{caller}: kernel must be skew, L[h, w, i, o] = -L[k-1-h, k-1-w, o, i], as skew_kernel makes it; "
             f"got one that misses it by {error:.2g} with entries up to {largest:.2g}"
