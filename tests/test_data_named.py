@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import gzip
 import hashlib
 import io
 import os
 import re
+import runpy
 import socket
 import sys
 import tarfile
@@ -25,9 +27,13 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from tensorflow_datasets.core.utils import lazy_imports_utils
 from tensorflow_datasets.image_classification import cifar, mnist
 
+from lipjax.certification import load_trained
+from lipjax.certified_split import certify_run
 from lipjax.data import named, without_tensorflow
+from lipjax.training import train
 
-REAL = Path(__file__).parents[2] / "shared" / "data" / "tfds"
+ROOT = Path(__file__).parents[1]
+REAL = ROOT.parent / "shared" / "data" / "tfds"
 needs_real_data = pytest.mark.skipif(not (REAL / "cifar10").is_dir(), reason="no prepared CIFAR-10 beside the project")
 pytestmark = pytest.mark.skipif(without_tensorflow.tensorflow_is_installed(), reason="tests the absence of TensorFlow")
 
@@ -223,6 +229,19 @@ def test_cifar100_is_prepared_and_read_with_its_fine_labels(tmp_path, server, mo
     assert_loaded(loaded, splits, 100)
     assert_stock_reads_the_same("cifar100", tmp_path, loaded)
     assert asked_hosts == []
+
+    # The recipe for it, from the shipped config to certificates against all 99 rivals.
+    config = runpy.run_path(str(ROOT / "configs" / "cifar100_crc.py"))["get_config"]()
+    config.update({"data_dir": str(tmp_path), "init_channels": 2, "hidden": 8, "degree": 2, "epochs": 1})
+    config.batch_size = TRAIN // 2
+    train(config, tmp_path / "run", say=lambda line: None)
+    summary = certify_run(tmp_path / "run")
+    assert (summary["dataset"], summary["num_examples"]) == ("cifar100", TEST)
+    rows = list(csv.DictReader((tmp_path / "run" / "certificates" / "per_image.csv").open()))
+    assert sorted(int(row["label"]) for row in rows) == sorted(splits["test"][1].tolist())
+    assert {int(row["rival"]) for row in rows} <= set(range(100))
+    variables = load_trained(tmp_path / "run")[3]
+    assert variables["params"]["head"]["w2"].shape == (100, 8)
 
 
 def test_fashion_mnist_is_prepared_and_read(tmp_path, server, monkeypatch, asked_hosts):
