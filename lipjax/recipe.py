@@ -1,5 +1,6 @@
 """The training recipe as pure functions: optimiser, state, one step (paper, section 7)."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -82,6 +83,7 @@ def initial_state(model: LipConvnet, optimizer: optax.GradientTransformation, se
     return init(jax.random.key(seed))
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> jax.Array:
     """(steps, batch_size) indices: a random order of the epoch, its incomplete last batch left out."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
