@@ -17,7 +17,7 @@ SLACK = 1e-4  # float32 margins up to this are looked at in float64
 
 @dataclasses.dataclass(frozen=True)
 class AttackRow:
-    """One image: distance of the closest point found that is not classified as the label.
+    """One image: l2 distance, pixels in [0, 1], of the closest point found that is not classified as the label.
 
     0 where the image itself is not, inf where none was found.
     """

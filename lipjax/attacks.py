@@ -25,7 +25,7 @@ def feature_attack(
     Args:
       head: features (N, D) → logits (N, K).
       features (N, D), labels (N,), rivals (N, R): the clean features and the classes that may win.
-      radius: in feature space.
+      radius: l2, in feature space: an input radius over std.
       noise: (N, D), its directions are the starting points.
     """
     length = STEP_FACTOR * radius / STEPS

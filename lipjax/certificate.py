@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """Certified radii of N inputs.
+    """Certified radii of N inputs, l2: of features from `certificates`, of pixels in [0, 1] from `lipjax.certify`.
 
     Attributes:
       radius: (N,) float64, proven; 0 where the label is not the strict argmax of the logits.
@@ -28,7 +28,7 @@ class Certificate:
 
 
 def checked_array(name: str, value, shape: tuple[int | None, ...]) -> np.ndarray:
-    """The value as a finite float64 array of the given shape (None: any length, at least 1)."""
+    """The value as float64; ValueError unless finite, float32 or float64 and of the given shape (None: any length)."""
     array = np.asarray(value)
     if array.dtype.name not in ("float32", "float64"):
         raise ValueError(f"{name}: dtype must be float32 or float64, got {array.dtype}")
@@ -41,7 +41,7 @@ def checked_array(name: str, value, shape: tuple[int | None, ...]) -> np.ndarray
 
 
 def checked_labels(labels, count: int, num_classes: int) -> np.ndarray:
-    """The labels as int64, checked to be `count` integers in [0, num_classes)."""
+    """The labels as int64; ValueError unless `count` integers in [0, num_classes), num_classes >= 2."""
     labels = np.asarray(labels)
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise ValueError(f"labels: must be {count} integers, got shape {labels.shape} of {labels.dtype}")

@@ -56,7 +56,7 @@ def certify(model: nn.Module, variables: Mapping[str, Any], images, labels, *, f
 def certify_with_bound(
     model, variables, images, labels, lipschitz_bound: float, curvature=None, float_slack: float = 0.0
 ) -> Certificate:
-    """`certify` with a bound of Lip(g), and curvature bounds of a CRC head, that are already known."""
+    """`certify` with a bound of Lip(g), and curvature bounds of a CRC head (`certify_crc`), that are already known."""
     images = checked_images(images)
     if isinstance(model, LipConvnet):
         kind, head = model.head, variables["params"]["head"]
@@ -79,7 +79,7 @@ def checked_images(images) -> np.ndarray:
 
 
 def penultimate_features(model: nn.Module, variables: Mapping[str, Any], images: np.ndarray) -> np.ndarray:
-    """g(x) for images (N, H, W, C), batch by batch, every product at full precision (no TF32, no bf16)."""
+    """g(x), (N, D), for images (N, H, W, C), batch by batch, every product at full precision (no TF32, no bf16)."""
     if jax.config.read("jax_enable_x64"):
         images = images.astype(np.result_type(images, *jax.tree.leaves(variables["params"])))
     size = padded_to_devices(min(BATCH_SIZE, max(len(images), 1)))
@@ -127,6 +127,10 @@ def load_trained(workdir: str | os.PathLike, data_dir: str | None = None):
     Held norms are tightened (`LipConvnet.tightened`), so that every layer is 1-Lipschitz by proof.
 
     Reads config.json and the checkpoint only: no Python config is executed and nothing is unpickled.
+
+    Raises:
+      FileNotFoundError, ValueError, CheckpointError, DataError: no training there, a damaged config or checkpoint, data
+        that cannot be read.
     """
     workdir = Path(workdir)
     config = read_config(workdir)

@@ -56,6 +56,10 @@ def certify_run(
     bytes; results of an earlier one stay until the new ones are whole.
 
     Args:
+      data_dir: where the data is; None: as in the config.
+      num_examples: certify only the first so many images; None: all.
+      radii: l2, pixels in [0, 1], such as '36/255,0.5'; None: those of the config.
+      say: takes lines of progress and the table.
       split: 'test'; 'validation', the held-out training images; or 'train', the others.  The folder of a split other
         than 'test' is certificates_SPLIT.
       batch_size: images at a time.

@@ -60,6 +60,9 @@ class Checkpoints:
           epoch: epochs that are complete.
           score: on held-out images; None: not measured now.
           metrics: sums over the steps of an epoch that is not complete; None: there are none.
+
+        Raises:
+          CheckpointError: orbax did not save.
         """
         metadata = {
             "epoch": epoch,
@@ -110,7 +113,11 @@ class Checkpoints:
         return ocp.CheckpointManager(self.directory / kind, options=options)
 
     def metadata(self, kind: str) -> dict[str, Any]:
-        """epoch, step, score, metrics, state_sha256 and params_sha256 of the 'last' or 'best' checkpoint."""
+        """epoch, step, score, metrics, state_sha256 and params_sha256 of the 'last' or 'best' checkpoint.
+
+        Raises:
+          CheckpointError: no such checkpoint, or metadata that cannot be read or was altered.
+        """
         metadata = self._read(kind, "metadata", ocp.args.JsonRestore())
         if not isinstance(metadata, dict) or metadata.get("metadata_sha256") != _sha256_of_metadata(metadata):
             raise CheckpointError(f"checkpoint {self.directory / kind}: its metadata was altered")

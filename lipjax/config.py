@@ -23,7 +23,10 @@ CONFIG_FILE = "config.json"
 
 
 def default_config() -> ConfigDict:
-    """The paper's recipe (sections 5 and 7) for CIFAR-10, LipConvnet-5 with max pooling and LLN."""
+    """The paper's recipe (sections 5 and 7) for CIFAR-10, LipConvnet-5 with max pooling and LLN.
+
+    The layers are not the paper's (docs/orthogonal.md); polynomial='taylor' makes them so.
+    """
     config = ConfigDict()
 
     config.dataset = "cifar10"  # 'digits' (shipped with the package) or a tensorflow-datasets name.

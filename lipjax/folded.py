@@ -61,7 +61,7 @@ class FoldedConv(nn.Module):
         return self.proof(variables, size).lipschitz
 
     def proof(self, variables: Mapping[str, Any], size: int) -> Link:
-        """`lipschitz_bound` and how it was obtained."""
+        """`lipschitz_bound` and how it was obtained; ValueError for a kernel that is not skew to the last bit."""
         params = variables["params"]
         if "matrix" in params:
             bound = dense_norm_bound(np.asarray(params["matrix"], np.float64))
@@ -77,7 +77,7 @@ class FoldedConv(nn.Module):
 
 
 def apply_kernel(x: jax.Array, kernel: jax.Array, polynomial: Polynomial) -> jax.Array:
-    """p(A) x with the channels of x zero-padded to the kernel's."""
+    """p(A) x, (N, H, W, C), with the channels of x (N, H, W, C_in <= C) zero-padded to those of the kernel."""
     x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, kernel.shape[-1] - x.shape[-1])))
     return ops.orthogonal_conv(x, kernel, polynomial)
 

@@ -12,8 +12,8 @@ from lipjax.layers import symmetric_uniform
 class LastLayerNormalization(nn.Module):
     """LLN (Singla et al., 2022): f = (W / row norms) y + b, (N, D) → (N, num_classes).
 
-    Params: weight (K, D), stored raw, and bias (K,).  Every logit is 1-Lipschitz; logits of two classes i, j differ by
-    at most ‖w_i − w_j‖ a unit of distance, w the normalised rows.
+    Params: weight (K, D), stored raw, and bias (K,).  Every logit is 1-Lipschitz in y; the
+    difference of those of two classes i, j has the Lipschitz constant ‖w_i − w_j‖, w the normalised rows.
     """
 
     num_classes: int
@@ -66,7 +66,7 @@ class CurvatureHead(nn.Module):
 
 
 def power_step(matrix: jax.Array, vector: jax.Array) -> jax.Array:
-    """MᵀMv, normalised; a constant for the gradient."""
+    """MᵀMv, normalised: (H, D), (D,) → (D,); a constant for the gradient."""
     matrix = jax.lax.stop_gradient(matrix)
     image = matrix.T @ (matrix @ vector)
     return image / jnp.maximum(jnp.linalg.norm(image), jnp.finfo(image.dtype).tiny)

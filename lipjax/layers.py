@@ -72,6 +72,9 @@ class SkewOrthogonalConv(nn.Module):
       eval_polynomial: p in evaluation; None: the same.
       gradient: one of `ops.GRADIENTS`, see `ops.orthogonal_conv`.
       compute_dtype: of the convolutions in training, one of COMPUTE_DTYPES; evaluation has that of its variables.
+
+    Raises:
+      ValueError: variables without the 'spectral' collection of held norms; what `ops.orthogonal_conv` refuses.
     """
 
     features: int
@@ -135,7 +138,7 @@ class SkewOrthogonalConv(nn.Module):
 
     @property
     def held_norm(self) -> float:
-        """The norm at which the operator is held."""
+        """The norm at which the operator is held; ValueError for a polynomial made for no interval."""
         if self.polynomial.norm is None:
             raise ValueError(f"SkewOrthogonalConv: {self.polynomial} was made for no interval, so no norm is held")
         return self.polynomial.norm / HEADROOM
@@ -189,7 +192,7 @@ class SkewOrthogonalConv(nn.Module):
 
 
 def polynomial_proof(polynomial: Polynomial, norm: float, shape: tuple[int, ...], size: int) -> Link:
-    """The proof of p(A), A the operator of a skew kernel of the given shape with ‖A‖ <= norm."""
+    """The proof of p(A), A the operator of a skew kernel of the given shape with ‖A‖ <= norm; its layer is unnamed."""
     held = "made for no interval" if polynomial.norm is None else f"made for norms up to {polynomial.norm:.6g}"
     return Link(
         "",
@@ -232,7 +235,7 @@ def symmetric_uniform(limit: float):
 def settle(variables: Mapping[str, Any], steps: int = SETTLING_STEPS) -> dict[str, Any]:
     """The variables with every layer's tracked norm advanced by `steps` power iterations on its present kernel.
 
-    Training calls it in the middle of each epoch, where kernels have moved and one power step a training step may lag.
+    Training calls it in the middle of each epoch, where kernels have moved and the power steps of training may lag.
     """
     params = traverse_util.flatten_dict(variables["params"])
     spectral = traverse_util.flatten_dict(variables["spectral"], is_leaf=lambda path, _: path[-1:] == ("vectors",))

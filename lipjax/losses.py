@@ -10,7 +10,7 @@ CURVATURE_STEPS = 2
 
 
 def top_rivals(logits: jax.Array, labels: jax.Array, count: int = TRAINING_RIVALS) -> jax.Array:
-    """(N, min(count, K − 1)) classes other than the label, by descending logit."""
+    """(N, K) logits, (N,) labels → (N, min(count, K − 1)) classes other than the label, by descending logit."""
     own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     return lax.top_k(jnp.where(own, -jnp.inf, logits), min(count, logits.shape[-1] - 1))[1]
 
@@ -27,6 +27,9 @@ def curvature_regulariser(
       w1 (H, D), w2 (K, H): weights of the head.
       labels (N,), rivals (N, R): class pairs (l, i).
       power_vector: (D,) unit vector near the top singular vector of W1, carried from step to step.
+
+    Returns:
+      ().
     """
     count = len(w2)
     if count * count <= rivals.size:  # fewer class pairs than images × rivals: each pair once

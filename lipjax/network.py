@@ -38,12 +38,14 @@ def chain_of_proof(model: nn.Module, variables: Mapping[str, Any], image_shape: 
 
     Args:
       model: a Linen network, called as `model.apply(variables, images)`, of layers that have a method
-        `lipschitz_bound(variables, size)`: those of lipjax, or others that state a bound they can prove.  Its last
-        layer is a `LastLayerNormalization` or a `CurvatureHead`.
+        `lipschitz_bound(variables, size)`: those of lipjax, or others that state a bound they can prove.  A layer that
+        also has `proof(variables, size)` gives its `Link` itself.  The last layer is a `LastLayerNormalization` or a
+        `CurvatureHead`.
       image_shape: (H, W, C).
 
     Raises:
-      ValueError: names the first layer that states no bound, or the two between which something else is computed.
+      ValueError: names the first layer that states no bound, or the two between which something else is computed; a
+        bound that is negative or not finite; images that are not square.
     """
     return [_link(call, variables) for call in _traced(model, variables, image_shape)[:-1]]
 

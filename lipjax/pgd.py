@@ -20,7 +20,7 @@ BISECTIONS = 10
 
 
 class Attack(NamedTuple):
-    """The images (N, H, W, C) of smallest margin that were found, and those margins f_l − max f_i, (N,)."""
+    """The images (N, H, W, C) of smallest margin that were found, and those margins f_l − max_{i ≠ l} f_i, (N,)."""
 
     images: np.ndarray
     margins: np.ndarray
@@ -36,8 +36,9 @@ def l2_attack(
 
     Args:
       images: (N, H, W, C) float32; labels: (N,) integers.
-      radius: (N,), one for each image; at 0 nothing moves.
-      key: starts but the first are at random points of the sphere.
+      radius: (N,), one for each image, l2, pixels in [0, 1]; at 0 nothing moves.
+      key: starts but the first, which is the image, are at random points of the sphere.
+      steps, starts: such as those of STRENGTHS.
     """
     images, labels = over_devices(images), jnp.asarray(labels)
     radius = jnp.asarray(radius, images.dtype).reshape(-1, 1, 1, 1)
@@ -76,13 +77,13 @@ def pulled_back(model: LipConvnet, variables: Mapping[str, Any], images, labels,
 
 
 def distance(images, others) -> np.ndarray:
-    """‖x' − x‖ of each pair of images, (N,), in float64."""
+    """‖x' − x‖, l2, of each pair of images (N, H, W, C), (N,), in float64."""
     difference = np.asarray(others, np.float64) - np.asarray(images, np.float64)
     return np.sqrt((difference**2).sum(axis=(1, 2, 3)))
 
 
 def margins_in_float64(model: LipConvnet, variables: Mapping[str, Any], images, labels) -> np.ndarray:
-    """f_l − max f_i of the network in float64, (N,)."""
+    """f_l − max_{i ≠ l} f_i of the network in float64, (N,)."""
     with jax.enable_x64(True):
         double = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), dict(variables))
         return np.asarray(_margins(model, double, jnp.asarray(np.asarray(images, np.float64)), jnp.asarray(labels)))

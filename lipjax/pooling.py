@@ -1,4 +1,4 @@
-"""Learnable pooling: distances of groups of channels to a set, each 1-Lipschitz (paper, section 6)."""
+"""Pooling as layers, each 1-Lipschitz: the larger of two channels, distances to learnable sets (paper, section 6)."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ class MaxPool(nn.Module):
         return ops.max_pool(x)
 
     def lipschitz_bound(self, variables: Any = None, size: int | None = None) -> float:
-        """1."""
+        """1, for all resolutions."""
         del variables, size
         return 1.0
 

@@ -40,6 +40,7 @@ class Metrics(NamedTuple):
 
     @classmethod
     def zero(cls) -> "Metrics":
+        """Sums over no step."""
         return cls(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32))
 
     def to_json(self) -> dict[str, float]:
@@ -48,11 +49,15 @@ class Metrics(NamedTuple):
 
     @classmethod
     def from_json(cls, numbers: Mapping[str, float]) -> "Metrics":
+        """What `to_json` gave."""
         return cls(**{name: jnp.asarray(numbers[name], zero.dtype) for name, zero in cls.zero()._asdict().items()})
 
 
 def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """SGD with momentum: clipping (optional), weight decay on kernels and the LLN weight, ×0.1 at each milestone."""
+    """SGD with momentum: clipping (optional), weight decay on kernels and the LLN weight, ×0.1 at each milestone.
+
+    The paper's optimiser (section 7, and its authors' code for what that leaves open).
+    """
     boundaries = {
         round(fraction * config.epochs * steps_per_epoch): LEARNING_RATE_DROP for fraction in config.milestones
     }
@@ -189,7 +194,8 @@ def head_loss(model, config, params, spectral, features, labels, key):
     """(loss, clean logits, spectral variables with the head's brought up to date).
 
     LLN: cross entropy.  Curvature head, equation 7: cross entropy at g(x) + δ plus γ times the curvature regulariser.
-    δ is held constant, so that the gradient reaches g(x) as if the attack were the identity.
+    δ is held constant, so that the gradient reaches g(x) as if the attack were the identity.  Features (N, D), labels
+    (N,); the key is of the noise from which the attack starts.
     """
 
     def classify(y, **keywords):

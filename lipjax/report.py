@@ -18,8 +18,8 @@ def plot_certified_accuracy(
 ) -> None:
     """Write a PNG of certified accuracy against the l2 radius; at radius 0 the curve starts at standard accuracy.
 
-    radius (N,), whether each prediction is right (N,), and, of an attack, the distances (N,) of the closest
-    misclassified points it found: the robust accuracy lies between the two curves.
+    radius (N,), pixels in [0, 1], whether each prediction is right (N,), and, of an attack, the distances (N,) of the
+    closest misclassified points it found: the robust accuracy lies between the two curves.
     """
     figure = Figure(figsize=(6, 4), layout="constrained")
     FigureCanvasAgg(figure)

@@ -53,7 +53,7 @@ class SpaceToDepth(nn.Module):
         return ops.space_to_depth(x)
 
     def lipschitz_bound(self, variables: Any = None, size: int | None = None) -> float:
-        """1."""
+        """1, for all resolutions."""
         del variables, size
         return 1.0
 
@@ -66,6 +66,6 @@ class Flatten(nn.Module):
         return x.reshape(x.shape[0], -1)
 
     def lipschitz_bound(self, variables: Any = None, size: int | None = None) -> float:
-        """1."""
+        """1, for all resolutions."""
         del variables, size
         return 1.0

@@ -40,7 +40,11 @@ class Dataset:
         return self.train.images.shape[1:]
 
     def hold_out(self, fraction: float, seed: int) -> tuple[Split, Split]:
-        """(training, validation): a random `fraction` of the training images, fixed by the seed, is held out."""
+        """(training, validation): a random `fraction` of the training images, fixed by the seed, is held out.
+
+        Raises:
+          ValueError: a fraction > 0 that leaves either part empty.
+        """
         count = round(fraction * len(self.train.labels))
         if fraction > 0 and not 0 < count < len(self.train.labels):
             raise ValueError(

@@ -6,7 +6,7 @@ from jax import lax
 
 
 def channel_halves(caller: str, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The two halves of the last axis.  Raises ValueError if the number of channels is odd."""
+    """(…, C) → the two halves (…, C/2) of the last axis.  Raises ValueError if the number of channels is odd."""
     x = jnp.asarray(x)
     if x.ndim < 1 or x.shape[-1] % 2:
         raise ValueError(f"{caller}: the number of channels (last axis) must be even, got shape {x.shape}")

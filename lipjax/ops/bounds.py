@@ -57,8 +57,11 @@ def conv_norm_bound(kernel, size: int) -> float:
       kernel: (k, k, C_in, C_out) HWIO, k odd, any real entries (skew or not).
       size: height and width of the image, in pixels.
 
+    Returns:
+      A Python float >= the norm; inf where that is beyond float64.
+
     Raises:
-      ValueError: kernel of another shape, an even k, entries that are not finite, or size < 1.
+      ValueError: kernel of another shape, an even k, entries that are complex or not finite, or size < 1.
     """
     if np.iscomplexobj(kernel):
         raise ValueError("conv_norm_bound: the kernel must be real")
@@ -142,7 +145,7 @@ def _at_unit_scale(bound):
 
 @_at_unit_scale
 def dense_norm_bound(matrix: np.ndarray) -> float:
-    """An upper bound of the spectral norm of a real float64 matrix, proven by one successful Cholesky factorisation."""
+    """An upper bound of the spectral norm of a real, finite float64 matrix, proven by one Cholesky factorisation."""
     if matrix.shape[0] < matrix.shape[1]:
         matrix = matrix.T
     gram = matrix.T @ matrix
@@ -203,13 +206,16 @@ def _for_skew_kernels(bound):
 
 @_for_skew_kernels
 def exact_norm_bound(kernel: np.ndarray, size: int) -> float:
-    """An upper bound of the norm of the zero-padded size×size convolution, proven on the operator itself."""
+    """An upper bound of the norm of the zero-padded size×size convolution, proven on the operator itself.
+
+    kernel: (k, k, C_in, C_out) float64, finite, k odd; `conv_norm_bound` checks that.
+    """
     return _least_proven(kernel, size, [[lambda: 1j * np.stack([_toeplitz(row, size) for row in kernel])]])
 
 
 @_for_skew_kernels
 def circulant_norm_bound(kernel: np.ndarray, size: int) -> float:
-    """An upper bound of the same norm, proven on one of the twisted circulants that contain the operator."""
+    """As `exact_norm_bound`, but proven on one of the twisted circulants that contain the operator."""
     k = len(kernel)
     grid = size + k // 2
 

@@ -82,7 +82,7 @@ def _pair_bound(w1: np.ndarray, difference: np.ndarray) -> float:
 
 
 def checked_weights(w1, w2) -> tuple[np.ndarray, np.ndarray]:
-    """The weights as finite float64 matrices (H, D) and (K, H)."""
+    """The weights as float64 matrices (H, D) and (K, H); ValueError unless finite float32 or float64 that fit."""
     checked = []
     for name, value in (("w1", w1), ("w2", w2)):
         array = np.asarray(value)
@@ -99,7 +99,7 @@ def checked_weights(w1, w2) -> tuple[np.ndarray, np.ndarray]:
 
 
 def checked_pairs(pairs, num_classes: int) -> np.ndarray:
-    """The pairs (P, 2) as int64, checked to lie in [0, num_classes)."""
+    """The pairs (P, 2) as int64; ValueError unless integers in [0, num_classes)."""
     array = np.asarray(pairs)
     if array.size == 0:
         array = np.zeros((0, 2), np.int64)

@@ -22,7 +22,7 @@ def space_to_depth(x: jax.Array) -> jax.Array:
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """Maximum of the channel pairs (c, c + C/2): (…, C) → (…, C/2), 1-Lipschitz.
+    """Maximum of the channel pairs (c, c + C/2): (…, C) → (…, C/2), 1-Lipschitz (paper, section 6).
 
     Raises:
       ValueError: odd number of channels.
@@ -36,7 +36,7 @@ def projection_pool(x: jax.Array, theta: jax.Array) -> jax.Array:
     The rays leave the origin at angles ±θ/2 around the first axis, θ the full opening angle, clipped to [0, π].  With
     h = θ/2 and t = x cos h + |y| sin h, the coordinate along the nearer ray, the distance is
     −x sin h + |y| cos h where t >= 0 (negative between the rays around +x), and ‖(x, y)‖ beyond the origin.
-    1-Lipschitz (paper, Theorem 2 and Corollary 1); equation 9 says the same with the polar angle.
+    1-Lipschitz (paper, Theorem 2 and Corollary 1).  Equation 9 says the same with the polar angle; its θ is our h.
 
     Args:
       x: (…, C), C even.

@@ -2,7 +2,7 @@
 
 A kernel L with L[h, w, i, o] = −L[k−1−h, k−1−w, o, i] makes the zero-padded, stride-1 convolution a skew-symmetric
 operator A (Aᵀ = −A).  The spectral norms of the four matrices into which L can be reshaped bound it:
-‖A‖ <= k · min(four norms) (Singla & Feizi, ICML 2021, theorem 1, for a k×k kernel), so dividing by the smallest of
+‖A‖ <= k · min(four norms) for a k×k kernel (Singla & Feizi, Fantastic Four, ICLR 2021), so dividing by the smallest of
 them, as the paper does, leaves ‖A‖ <= 3 for 3×3 kernels, and 1.5 to 2.8 in trained networks.  The other way is to
 divide by ‖A‖ itself: A is normal, so one image that follows x → A x / ‖A x‖ tracks it, one application of A a step.
 
@@ -58,7 +58,7 @@ def check_skew(caller: str, kernel: jax.Array) -> None:
 
 
 def reshaped_kernels(kernel_hwio: jax.Array) -> tuple[jax.Array, ...]:
-    """The four matrices of the norm bound: (o·h, i·w), (o·w, i·h), (o, i·h·w) and (i, o·h·w)."""
+    """(k, k, C, C) → the four matrices of the norm bound: (o·h, i·w), (o·w, i·h), (o, i·h·w) and (i, o·h·w)."""
     k, _, c, _ = kernel_hwio.shape
     return (
         kernel_hwio.transpose(3, 0, 2, 1).reshape(c * k, c * k),
@@ -92,7 +92,7 @@ def power_steps(kernel: jax.Array, vectors: PowerVectors, steps: int | jax.Array
 
 
 def four_norm(kernel: jax.Array, vectors: PowerVectors) -> jax.Array:
-    """min over the four matrices M of vᵀMu, differentiable in the kernel with the power vectors held constant."""
+    """min over the four matrices M of vᵀMu, (), differentiable in the kernel with the power vectors held constant."""
     vectors = lax.stop_gradient(vectors)
     matrices = enumerate(reshaped_kernels(kernel), 1)
     return jnp.min(jnp.stack([vectors[f"v{j}"] @ (matrix @ vectors[f"u{j}"]) for j, matrix in matrices]))
@@ -117,7 +117,10 @@ def operator_norm(kernel: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.A
 
 @jax.jit
 def operator_power_steps(kernel: jax.Array, image: jax.Array, steps: int | jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`operator_norm` after so many steps."""
+    """`operator_norm` after so many steps from a unit image (H, W, C); a constant for the gradient.
+
+    After no step the norm is 0.
+    """
     kernel = lax.stop_gradient(kernel)
     start = (jnp.zeros((), kernel.dtype), image)
     return lax.fori_loop(0, steps, lambda _, state: operator_norm(kernel, state[1]), start)
