@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python certify.py --workdir=runs/digits
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses=auto --dist=loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+EXACT = 1e-6  # relative gap between radius and upper at which a certificate counts as exact
+
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:

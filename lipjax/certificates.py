@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from lipjax.certificate import Certificate, checked_array, checked_labels
+from lipjax.certificate import EXACT, Certificate, checked_array, checked_labels
 from lipjax.crc import certify_crc
 
 __all__ = ["Certificate", "certify_crc", "certify_lln"]
@@ -28,7 +28,8 @@ def certify_lln(features, weight, bias, labels) -> Certificate:
       labels: (N,) integers in [0, K).
 
     Returns:
-      A `Certificate` in feature-space l2 units; every radius is exact, to its rounding.
+      A `Certificate` in feature-space l2 units; a radius is `exact` unless its rounding, which is subtracted, counts:
+      where a rival's row is parallel to the label's to some nine digits, or the margin is as small.
 
     Raises:
       ValueError: shapes that do not fit, half precision, entries that are not finite, a zero row, labels out of range.
@@ -47,14 +48,18 @@ def certify_lln(features, weight, bias, labels) -> Certificate:
     gamma = (features.shape[1] + 16) * np.finfo(np.float64).eps
     reach = np.linalg.norm(features, axis=1) * (1 + gamma)
 
-    radius, rival = np.zeros(len(features)), np.zeros(len(features), np.int64)
+    radius, upper, rival = np.zeros(len(features)), np.zeros(len(features)), np.zeros(len(features), np.int64)
     for label in np.unique(labels):
         own = labels == label
         slopes = rows[label] - rows
         margins = features[own] @ slopes.T + (bias[label] - bias)
-        margins -= gamma * (2 * reach[own, None] + abs(bias[label]) + abs(bias)) * (1 + gamma)
-        margins[:, label] = np.inf
-        distances = margins / (np.linalg.norm(slopes, axis=1) * (1 + gamma) + 2 * gamma)
+        rounding = gamma * (2 * reach[own, None] + abs(bias[label]) + abs(bias)) * (1 + gamma)
+        largest_margins = np.maximum(margins + rounding, 0.0)
+        margins -= rounding
+        margins[:, label] = largest_margins[:, label] = np.inf
+        steepness = np.linalg.norm(slopes, axis=1)
+        distances = margins / (steepness * (1 + gamma) + 2 * gamma)
+        flattest = np.maximum(steepness * (1 - gamma) - 2 * gamma, np.finfo(float).tiny)
         parallel = [
             i for i in np.flatnonzero(~slopes.any(axis=1)) if i != label and _same_ray(weight[label], weight[i])
         ]
@@ -63,8 +68,13 @@ def certify_lln(features, weight, bias, labels) -> Certificate:
         nearest = distances.min(axis=1)
         radius[own] = np.where(right, np.where(nearest < np.inf, np.nextafter(nearest, 0), nearest), 0.0)
         rival[own] = np.where(right, _nearest(distances, label), np.argmin(margins, axis=1))
+        with np.errstate(over="ignore"):
+            farthest = largest_margins / flattest * (1 + gamma)
+        farthest[:, parallel] = np.where(margins[:, parallel] > 0, np.inf, farthest[:, parallel])
+        upper[own] = farthest.min(axis=1)
     prediction = np.where(radius > 0, labels, rival)
-    return Certificate(radius, rival, np.ones(len(features), bool), radius.copy(), prediction)
+    exact = upper <= radius + EXACT * upper
+    return Certificate(radius, rival, exact | (radius == upper), upper, prediction)
 
 
 def _same_ray(a: np.ndarray, b: np.ndarray) -> bool:

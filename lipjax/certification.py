@@ -107,13 +107,14 @@ def certify_features(
         feature_space = certify_crc(features, head, labels, curvature=curvature)
     else:
         feature_space = certify_lln(features, head["weight"], head["bias"], labels)
-    radius = feature_space.radius
+    radius, exact = feature_space.radius, feature_space.exact
     if float_slack:
         radius = np.maximum(np.nextafter(radius - float_slack, -np.inf), 0.0)
+        exact = exact & (radius == feature_space.radius)
     # One rounding of the division, downwards, keeps the quotient a lower bound.
     radius = radius / lipschitz_bound
     radius = np.where((radius > 0) & (radius < np.inf), np.nextafter(radius, 0), radius)
-    return dataclasses.replace(feature_space, radius=radius, upper=feature_space.upper / lipschitz_bound)
+    return dataclasses.replace(feature_space, radius=radius, exact=exact, upper=feature_space.upper / lipschitz_bound)
 
 
 def certified_accuracy(certificate: Certificate, radius: float) -> float:

@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipjax.certificate import Certificate, checked_array, checked_labels
+from lipjax.certificate import EXACT, Certificate, checked_array, checked_labels
 from lipjax.curvature_cache import CurvatureCache
 from lipjax.ops import crc as ops
 
-_TIGHT = 1e-6  # relative gap between bound and upper at which a certificate counts as exact
 _HALVINGS = 60  # of the bisection for a boundary point
 _CHUNK_BYTES = 2**21  # of one (P, H) or (P, D) float64 array
 
@@ -62,7 +61,7 @@ def certify_crc(features, head, labels, rivals: int | None = None, curvature=Non
     rival = np.where(others[:, 0] == labels, others[:, 1], others[:, 0])
     radius = np.where(right, lower[rows, rival], 0.0)
     nearest = np.where(right, upper.min(axis=1), 0.0)
-    exact = (radius >= nearest * (1 - _TIGHT)) & ((nearest < np.inf) | (radius == np.inf))
+    exact = (radius >= nearest * (1 - EXACT)) & ((nearest < np.inf) | (radius == np.inf))
     restricted = rivals is not None and rivals < len(head["b2"]) - 1
     protocol = f"paper protocol, {rivals} rivals: not a proof" if restricted else "proof"
     return Certificate(radius, rival, exact, nearest, np.where(right, labels, rival), protocol)
@@ -120,7 +119,7 @@ def pair_bounds(
 
         for kernel in (_quick, _thorough, _dual):
             limit = upper if every_pair else upper.min(axis=1, keepdims=True)
-            pairs = np.argwhere(candidates & (lower < limit * (1 - _TIGHT)))
+            pairs = np.argwhere(candidates & (lower < limit * (1 - EXACT)))
             if kernel is _quick and not every_pair:
                 pairs = pairs[upper[tuple(pairs.T)] == np.inf]
             elif kernel is not _quick and len(pairs):

@@ -163,7 +163,8 @@ class SkewOrthogonalConv(nn.Module):
             with jax.enable_x64(True):
                 kernel = self.normalised_kernel(jax.tree.map(_in_float64, dict(variables)))
             return ops.conv_norm_bound(np.asarray(kernel), size)
-        scale = self.held_norm / max(float(variables["spectral"]["norm"]), float(np.finfo(np.float32).tiny))
+        tiny = float(jnp.finfo(variables["params"]["kernel"].dtype).tiny)  # as in `_scaled`
+        scale = self.held_norm / max(float(variables["spectral"]["norm"]), tiny)
         return _proven_norm(variables["params"]["kernel"], size) * scale * (1 + 4 * np.finfo(float).eps)
 
     def normalised_kernel(self, variables: Mapping[str, Any]) -> jax.Array:

@@ -219,6 +219,8 @@ class LipConvnet(nn.Module):
     def chain_of_proof(self, variables: Mapping[str, Any]) -> list[Link]:
         """A link for each map from pixels to features, in order; `lipschitz_bound` is the product of their bounds."""
         links = [Link("input", "(x − mean) / std", scale_bound(self.input_scale()[1]), "1 / min(std), rounded up")]
+        activation = ACTIVATIONS[self.activation](parent=None).lipschitz_bound()
+        pool = 1.0 if self.pooling == "max" else self.pooling_layer().lipschitz_bound()
         proofs = self._in_parallel(lambda step, layer, own: layer.proof(own, step.size), variables)
         for step in self.steps():
             if step.rearrange:
@@ -227,12 +229,11 @@ class LipConvnet(nn.Module):
             if step.pool:
                 by_distance = "a distance to a set, signed or not: Theorem 2 and Corollary 1"
                 method = "the larger of two numbers" if self.pooling == "max" else by_distance
-                links.append(Link(f"{step.name}_pool", f"pooling '{self.pooling}'", 1.0, method))
+                links.append(Link(f"{step.name}_pool", f"pooling '{self.pooling}'", pool, method))
             else:
                 name = f"{step.name}_activation"
-                links.append(
-                    Link(name, f"activation '{self.activation}'", 1.0, "isometries, continuous where they meet")
-                )
+                method = "isometries, continuous where they meet"
+                links.append(Link(name, f"activation '{self.activation}'", activation, method))
         return links
 
     def layer_bounds(self, variables: Mapping[str, Any]) -> dict[str, float]:

@@ -26,6 +26,8 @@ class _Call(NamedTuple):
     layer: nn.Module
     path: tuple[str, ...]
     input: Any
+    others: tuple[Any, ...]
+    keywords: dict[str, Any]
     output: Any
 
     @property
@@ -82,10 +84,22 @@ def _traced(model, variables, image_shape) -> list[_Call]:
 
     def run(images):
         calls.extend(_watched(model, variables, images))
+        for call in calls:
+            _check_reads_its_input_alone(call, _own(variables, call.path))
         return calls[-1].output
 
     jax.eval_shape(run, jax.ShapeDtypeStruct((1, *image_shape), np.float32))
     return calls
+
+
+def _check_reads_its_input_alone(call: _Call, own: Mapping[str, Any]) -> None:
+    """Raise ValueError if a layer also reads a value that depends on the images: an argument, an attribute, a closure.
+
+    Traced by itself, as a function of its input, such a value would be a constant of it.
+    """
+    function = jax.make_jaxpr(lambda x: call.layer.apply(own, x, *call.others, **call.keywords))(call.input)
+    if any(isinstance(constant, jax.core.Tracer) for constant in function.consts):
+        raise ValueError(f"{call.name}: reads more than its input, so its bound proves nothing")
 
 
 def _watched(model, variables, images) -> list[_Call]:
@@ -108,14 +122,15 @@ def _watched(model, variables, images) -> list[_Call]:
                 raise ValueError(f"{name}: states no Lipschitz bound; layers need lipschitz_bound(variables, size)")
             return output
         others = [*arguments[1:], *keywords.values()]
-        if not arguments or any(value is True or isinstance(value, jax.core.Tracer) for value in others):
+        if not arguments or any(value is True for value in others):
             raise ValueError(f"{name}: in evaluation a layer is called with its input alone, got {others}")
         is_inside = True
         try:
             output = method(*arguments, **keywords)
         finally:
             is_inside = False
-        calls.append(_Call(layer.clone(parent=None, name=None), layer.path, arguments[0], output))
+        apart = layer.clone(parent=None, name=None)
+        calls.append(_Call(apart, layer.path, arguments[0], arguments[1:], keywords, output))
         return output
 
     with nn.intercept_methods(watch):
@@ -137,6 +152,9 @@ def _watched(model, variables, images) -> list[_Call]:
 
 def _link(call: _Call, variables) -> Link:
     own, size, layer = _own(variables, call.path), _size(call), call.layer
+    definer = _definer(type(layer), "proof") or _definer(type(layer), "lipschitz_bound")
+    if definer and _definer(definer, "__call__") not in (None, _definer(type(layer), "__call__")):
+        raise ValueError(f"{call.name}: states no Lipschitz bound of its own __call__, only that of {definer.__name__}")
     if hasattr(layer, "proof"):
         return layer.proof(own, size)._replace(layer="/".join(call.path))
     bound = layer.lipschitz_bound(own, size)
@@ -144,6 +162,11 @@ def _link(call: _Call, variables) -> Link:
         raise ValueError(f"{call.name}: its Lipschitz bound must be a finite number >= 0, got {bound!r}")
     stated = f"stated by {type(layer).__module__}.{type(layer).__qualname__}.lipschitz_bound"
     return Link("/".join(call.path), type(layer).__name__, float(bound), stated)
+
+
+def _definer(layer_class: type, name: str) -> type | None:
+    """The class from which a class has an attribute."""
+    return next((cls for cls in layer_class.__mro__ if name in vars(cls)), None)
 
 
 def _name(path: tuple[str, ...], layer: nn.Module) -> str:

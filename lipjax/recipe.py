@@ -20,6 +20,9 @@ from lipjax.models import LipConvnet
 
 LEARNING_RATE_DROP = 0.1
 
+# The axis of the hidden units in the parameters of a curvature head.
+HIDDEN_AXIS = {"w1": 0, "b1": 0, "w2": 1}
+
 
 class TrainState(NamedTuple):
     """All that a step changes; the next state depends on nothing else but data, config and seed."""
@@ -103,9 +106,10 @@ def state_sharding(state: TrainState, config: ConfigDict, mesh: Mesh) -> TrainSt
     """
 
     def place(path, leaf):
-        is_head = any(getattr(key, "key", None) == "head" for key in path)
-        if config.head == "crc" and config.shard_head and is_head and config.hidden in leaf.shape:
-            return split_over(mesh, leaf.shape.index(config.hidden))
+        del leaf
+        keys = [getattr(key, "key", None) for key in path]
+        if config.head == "crc" and config.shard_head and "head" in keys and keys[-1] in HIDDEN_AXIS:
+            return split_over(mesh, HIDDEN_AXIS[keys[-1]])
         return whole_on_each(mesh)
 
     return jax.tree_util.tree_map_with_path(place, state)

@@ -81,6 +81,10 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] | None =
     mesh = mesh_of()
     if config.batch_size % mesh.size:
         raise ValueError(f"config.batch_size={config.batch_size}: must be a multiple of the {mesh.size} devices")
+    if config.shard_head and config.head == "crc" and config.hidden % mesh.size:
+        raise ValueError(
+            f"config.hidden={config.hidden}: must be a multiple of the {mesh.size} devices with config.shard_head=True"
+        )
     model = build_model(config, dataset.image_shape, dataset.num_classes)
     optimizer = make_optimizer(config, steps_per_epoch)
     template = jax.eval_shape(lambda: initial_state(model, optimizer, config.seed))

@@ -77,14 +77,16 @@ def main(workdir):
     lines = []
     train(tiny_config(), Path(workdir), say=lines.append)  # resumes what the test began on one device
     assert "resuming" in lines[0], lines
-    wrong = tiny_config()
-    wrong.batch_size = 60
-    try:
-        train(wrong, Path(workdir) / "wrong", say=lines.append)
-    except ValueError as error:
-        message = str(error)
+    messages = []
+    for changes in ({"batch_size": 60}, CRC | {"hidden": 12, "shard_head": True}):
+        wrong = tiny_config()
+        wrong.update(changes)
+        try:
+            train(wrong, Path(workdir) / "wrong", say=lines.append)
+        except ValueError as error:
+            messages.append(str(error))
     assert not (Path(workdir) / "wrong").exists()
-    print(json.dumps({"training": same_training(), "losses": same_losses(), "batch": message}))
+    print(json.dumps({"training": same_training(), "losses": same_losses(), "refused": messages}))
 
 
 if __name__ == "__main__":

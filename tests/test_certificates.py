@@ -119,12 +119,13 @@ def test_ties_up_to_rounding_have_radius_zero(rng):
 def test_nearly_parallel_rows_against_exact_arithmetic(rng):
     """Rows that differ in their last bits only: the radius is at most the distance, computed with 60 digits."""
     getcontext().prec = 60
-    positive = 0
+    positive = inexact = 0
     for _ in range(150):
         w = rng.normal(size=8)
         weight = np.stack([w, w * 3 * (1 + 2e-16 * rng.integers(-2, 3, 8))])
         y, bias = rng.normal(size=8), np.array([rng.choice([0.0, 1e-15, 1e-3, 1.0]), 0.0])
-        radius = certify_lln(y[None], weight, bias, [0]).radius[0]
+        certificate = certify_lln(y[None], weight, bias, [0])
+        radius, upper = certificate.radius[0], certificate.upper[0]
         rows = [[Decimal(x) for x in row.tolist()] for row in weight]
         norms = [sum(x * x for x in row).sqrt() for row in rows]
         slope = [a / norms[0] - b / norms[1] for a, b in zip(*rows, strict=True)]
@@ -134,7 +135,11 @@ def test_nearly_parallel_rows_against_exact_arithmetic(rng):
             positive += 1
             assert margin > 0
             assert length == 0 or Decimal(float(radius)) <= margin / length
+            assert upper == np.inf if length == 0 else margin / length <= Decimal(float(upper))
+            assert certificate.exact[0] == (radius == upper or upper - radius <= 1e-6 * upper)
+            inexact += not certificate.exact[0]
     assert positive > 30
+    assert inexact > 10
 
 
 def test_float32_features_are_cast_up(rng):

@@ -7,6 +7,7 @@ import pytest
 
 import lipjax
 from lipjax import ops
+from lipjax.activations import MaxMin
 from lipjax.layers import HEADROOM, RAW_NORM, SkewOrthogonalConv, held_polynomial, project, settle
 from lipjax.models import architecture
 from lipjax.ops.convolution import dense_operator
@@ -91,6 +92,31 @@ def test_layer_bound_is_above_the_singular_values_and_close(network):
             bound = layer.lipschitz_bound(own, step.size)
             assert norm <= bound * (1 + 1e-12)
             assert bound <= 1.01 * norm
+
+
+def test_bound_asks_activation_and_pooling(network, monkeypatch):
+    model, variables = network
+    monkeypatch.setattr(MaxMin, "lipschitz_bound", lambda self, variables=None, size=None: 3.0)
+    activations = sum(not step.pool for step in model.steps())
+    np.testing.assert_allclose(
+        model.lipschitz_bound(variables),
+        3.0**activations
+        * np.prod([b for name, b in model.layer_bounds(variables).items() if "activation" not in name]),
+        rtol=1e-12,
+    )
+    assert activations > 0
+
+
+def test_bound_of_a_tiny_float64_kernel(rng, float64):
+    """The layer divides by the tracked norm, however small; the bound must not take a larger one."""
+    layer = SkewOrthogonalConv(4)
+    kernel = jnp.asarray(1e-42 * rng.normal(size=(3, 3, 4, 4)))
+    image = jnp.zeros((4, 4, 4))
+    own = {"params": {"kernel": kernel, "bias": jnp.zeros(4)}, "spectral": {"image": image, "norm": jnp.asarray(1e-42)}}
+    jacobian = jax.jacobian(lambda x: layer.apply(own, x[None])[0])(image)
+    norm = np.linalg.norm(np.asarray(jacobian).reshape(64, 64), 2)
+    assert norm > 1.5
+    assert norm <= layer.lipschitz_bound(own, 4) * (1 + 1e-12)
 
 
 def test_bound_with_unequal_std_takes_the_smallest(network):

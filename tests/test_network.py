@@ -1,5 +1,7 @@
 """Users' own networks: the chain of proof, and what breaks it."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -146,6 +148,50 @@ def test_what_breaks_the_chain_is_named(between, message):
     variables = model.init(jax.random.key(0), images())
     with pytest.raises(ValueError, match=message):
         lipjax.certify(model, variables, images(), np.zeros(20, int))
+
+
+class Sum(nn.Module):
+    """Says that it is 1-Lipschitz, and reads a second value: an argument, or an attribute."""
+
+    skip: Any = None
+
+    @nn.compact
+    def __call__(self, x, others=()):
+        return x + (0 if self.skip is None else self.skip) + sum(others)
+
+    def lipschitz_bound(self, variables, size):
+        return 1.0
+
+
+class TripledConv(SkewOrthogonalConv):
+    """Has another __call__ than the one whose bound it inherits."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return 3 * super().__call__(x, train)
+
+
+@pytest.mark.parametrize(
+    ("between", "message"),
+    [
+        (lambda x: Sum()(MaxMin()(x), [x]), r"Sum_0 \(Sum\): reads more than its input"),
+        (lambda x: Sum()(MaxMin()(x), others={"a": x}.values()), r"Sum_0 \(Sum\): reads more than its input"),
+        (lambda x: Sum(skip=x)(MaxMin()(x)), r"Sum_0 \(Sum\): reads more than its input"),
+        (lambda x: TripledConv(8)(x), r"TripledConv_0 .*of its own __call__, only that of SkewOrthogonalConv"),
+    ],
+)
+def test_a_bound_of_something_else_is_refused(between, message):
+    model = Net(HEADS["lln"], between)
+    variables = model.init(jax.random.key(0), images())
+    with pytest.raises(ValueError, match=message):
+        network.chain_of_proof(model, variables, SHAPE)
+
+
+def test_a_second_value_that_is_constant_is_no_second_input():
+    model = Net(HEADS["lln"], lambda x: Sum(skip=2.0)(MaxMin()(x), [np.ones(1, np.float32)]))
+    variables = model.init(jax.random.key(0), images())
+    plain = product(network.chain_of_proof(Net(HEADS["lln"]), variables, SHAPE))
+    assert product(network.chain_of_proof(model, variables, SHAPE)) == plain
 
 
 def test_a_layer_of_ones_own_counts_with_the_bound_it_states():

@@ -47,8 +47,11 @@ def test_loss_curve_of_an_epoch_in_float32(on_eight):
     assert on_eight[1]["losses"] < 0.01
 
 
-def test_batch_that_does_not_divide(on_eight):
-    assert on_eight[1]["batch"] == "config.batch_size=60: must be a multiple of the 8 devices"
+def test_what_the_devices_cannot_share_is_named(on_eight):
+    assert on_eight[1]["refused"] == [
+        "config.batch_size=60: must be a multiple of the 8 devices",
+        "config.hidden=12: must be a multiple of the 8 devices with config.shard_head=True",
+    ]
 
 
 def test_resumed_on_another_number_of_devices(on_eight, trained):
