@@ -19,6 +19,7 @@ METHODS = {
     "+ CRC": CRC | CONE | TAYLOR,
     "ours, LLN": LLN,
     "ours, CRC": CRC | CONE,
+    "ours, CRC, rate 0.2": CRC | CONE | {"learning_rate": 0.2},
 }
 
 # The rows of Tables 5 and 6: '+ CRC' of Tables 3 and 4 in two parts.
