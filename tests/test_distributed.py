@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
+import lipjax
 from lipjax import processes
 from lipjax.certification import load_trained
 from lipjax.checkpoint import Checkpoints
@@ -104,6 +105,10 @@ def test_resumed_by_one_process_and_certified(stopped, tmp_path):
     outputs = [np.asarray(model.apply(variables, images)) for *_, variables in networks]
     # float32 sums have another order on four devices; a training that differs is off by 0.1 and more.
     np.testing.assert_allclose(*outputs, rtol=0, atol=2e-2)
+    labels = dataset.test.labels[:64]
+    radii = [lipjax.certify(model, variables, images, labels).radius for *_, variables in networks]
+    assert radii[0].max() > 0
+    np.testing.assert_allclose(*radii, rtol=0, atol=2e-2)
 
 
 def load_trained_last(workdir):
