@@ -17,7 +17,7 @@ from lipjax import compilation
 from lipjax.checkpoint import CheckpointError
 from lipjax.data import DataError
 from lipjax.interruption import Interrupted
-from lipjax.processes import ConnectError, connect, is_first
+from lipjax.processes import ConnectError, connect, is_first, leave
 from lipjax.training import TrainingDiverged, train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, such as configs/digits.py.")
@@ -39,7 +39,7 @@ def main(argv):
         print(f"train.py: {interrupted}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL)
     except (ValueError, OSError, DataError, CheckpointError, ConnectError, TrainingDiverged) as error:
-        sys.exit(f"train.py: {error}")
+        leave(f"train.py: {error}")
     if is_first():
         print(f"done; now: python certify.py --workdir={workdir}")
 

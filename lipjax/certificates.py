@@ -46,35 +46,39 @@ def certify_lln(features, weight, bias, labels) -> Certificate:
     # With u = eps/2: rows are off by (D/2 + 3) u each, a product of D terms by D u times the norms, so that margins are
     # off by (3 D + 6) u ‖y‖ + 2 u (|b_l| + |b_i|) at most, slopes by (D + 6) u and their norms by (D/2 + 2) u relative.
     gamma = (features.shape[1] + 16) * np.finfo(np.float64).eps
-    reach = np.linalg.norm(features, axis=1) * (1 + gamma)
+    size = np.abs(features).max(axis=1, initial=np.finfo(float).tiny)  # squares of features may under- or overflow
+    reach = size * np.linalg.norm(features / size[:, None], axis=1) * (1 + gamma)
 
     radius, upper, rival = np.zeros(len(features)), np.zeros(len(features)), np.zeros(len(features), np.int64)
-    for label in np.unique(labels):
-        own = labels == label
-        slopes = rows[label] - rows
-        margins = features[own] @ slopes.T + (bias[label] - bias)
-        rounding = gamma * (2 * reach[own, None] + abs(bias[label]) + abs(bias)) * (1 + gamma)
-        largest_margins = np.maximum(margins + rounding, 0.0)
-        margins -= rounding
-        margins[:, label] = largest_margins[:, label] = np.inf
-        steepness = np.linalg.norm(slopes, axis=1)
-        distances = margins / (steepness * (1 + gamma) + 2 * gamma)
-        flattest = np.maximum(steepness * (1 - gamma) - 2 * gamma, np.finfo(float).tiny)
-        parallel = [
-            i for i in np.flatnonzero(~slopes.any(axis=1)) if i != label and _same_ray(weight[label], weight[i])
-        ]
-        distances[:, parallel] = np.where(margins[:, parallel] > 0, np.inf, 0.0)
-        right = (margins > 0).all(axis=1)
-        nearest = distances.min(axis=1)
-        radius[own] = np.where(right, np.where(nearest < np.inf, np.nextafter(nearest, 0), nearest), 0.0)
-        rival[own] = np.where(right, _nearest(distances, label), np.argmin(margins, axis=1))
-        with np.errstate(over="ignore"):
-            farthest = largest_margins / flattest * (1 + gamma)
-        farthest[:, parallel] = np.where(margins[:, parallel] > 0, np.inf, farthest[:, parallel])
-        upper[own] = farthest.min(axis=1)
+    with np.errstate(all="ignore"):  # a margin that overflows is not > 0 for certain: its radius is 0, its upper inf
+        for label in np.unique(labels):
+            own = labels == label
+            slopes = rows[label] - rows
+            margins = features[own] @ slopes.T + (bias[label] - bias)
+            rounding = gamma * (2 * reach[own, None] + abs(bias[label]) + abs(bias)) * (1 + gamma)
+            rounding += features.shape[1] * np.finfo(float).tiny  # products that underflow
+            largest_margins = np.maximum(margins + rounding, 0.0)
+            margins -= rounding
+            margins[:, label] = largest_margins[:, label] = np.inf
+            steepness = np.linalg.norm(slopes, axis=1)
+            distances = margins / (steepness * (1 + gamma) + 2 * gamma)
+            flattest = steepness * (1 - gamma) - 2 * gamma
+            parallel = [
+                i for i in np.flatnonzero(~slopes.any(axis=1)) if i != label and _same_ray(weight[label], weight[i])
+            ]
+            distances[:, parallel] = np.where(margins[:, parallel] > 0, np.inf, 0.0)
+            right = (margins > 0).all(axis=1)
+            nearest = distances.min(axis=1)
+            radius[own] = np.where(right, np.where(nearest < np.inf, np.nextafter(nearest, 0), nearest), 0.0)
+            rival[own] = np.where(right, _nearest(distances, label), np.argmin(margins, axis=1))
+            farthest = np.where(flattest > 0, largest_margins / flattest * (1 + gamma), np.inf)
+            farthest[largest_margins == 0] = 0.0
+            farthest[np.isnan(farthest)] = np.inf
+            farthest[:, parallel] = np.where(margins[:, parallel] > 0, np.inf, farthest[:, parallel])
+            upper[own] = farthest.min(axis=1)
     prediction = np.where(radius > 0, labels, rival)
-    exact = upper <= radius + EXACT * upper
-    return Certificate(radius, rival, exact | (radius == upper), upper, prediction)
+    exact = (radius >= upper * (1 - EXACT)) & ((upper < np.inf) | (radius == np.inf))
+    return Certificate(radius, rival, exact, upper, prediction)
 
 
 def _same_ray(a: np.ndarray, b: np.ndarray) -> bool:

@@ -114,7 +114,9 @@ def certify_features(
     # One rounding of the division, downwards, keeps the quotient a lower bound.
     radius = radius / lipschitz_bound
     radius = np.where((radius > 0) & (radius < np.inf), np.nextafter(radius, 0), radius)
-    return dataclasses.replace(feature_space, radius=radius, exact=exact, upper=feature_space.upper / lipschitz_bound)
+    upper = feature_space.upper / lipschitz_bound
+    upper = np.where(upper > 0, np.nextafter(upper, np.inf), upper)
+    return dataclasses.replace(feature_space, radius=radius, exact=exact, upper=upper)
 
 
 def certified_accuracy(certificate: Certificate, radius: float) -> float:

@@ -83,6 +83,10 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardSave(nested), metadata=ocp.args.JsonSave(metadata))
         (self.directory / kind).mkdir(parents=True, exist_ok=True)
         with self._manager(kind, kept) as manager:
+            # A run that was killed may come by again with other numbers, on other devices; orbax keeps what it has.
+            for step in manager.all_steps():
+                if step >= metadata["step"]:
+                    manager.delete(step)
             if not manager.save(metadata["step"], args=items):
                 raise CheckpointError(f"orbax did not save step {metadata['step']} in {self.directory / kind}")
 

@@ -167,7 +167,8 @@ class LipConvnet(nn.Module):
         mean, std = self.input_scale()
         x = (x - mean.astype(x.dtype)) / std.astype(x.dtype)
         for block in sorted({step.block for step in self.steps()}):
-            x = self._recomputed_block(x, block) if self.remat and train else self._block(x, block, train)
+            again = self.remat and train and not self.is_initializing()
+            x = self._recomputed_block(x, block) if again else self._block(x, block, train)
         return stored(x.reshape(x.shape[0], -1))
 
     def _block(self, x: jax.Array, block: int, train: bool) -> jax.Array:
@@ -187,9 +188,10 @@ class LipConvnet(nn.Module):
     def _recomputed_block(self, x: jax.Array, block: int) -> jax.Array:
         """`_block` in training, of which only its input is kept for the backward pass."""
         network = self.clone(parent=None)  # apart from the scope of this one, so that it is a function of variables
+        mutable = ["spectral"] if self.is_mutable_collection("spectral") and not self.folded else []
 
         def run(variables, x):
-            return network.apply(variables, x, block, True, method="_block", mutable=["spectral"])
+            return network.apply(variables, x, block, True, method="_block", mutable=mutable)
 
         names = [step.name for step in self.steps() if step.block == block]
         variables = {
@@ -197,7 +199,7 @@ class LipConvnet(nn.Module):
             for collection, layers in self.variables.items()
         }
         x, updated = recomputed(run)(variables, x)
-        if self.is_mutable_collection("spectral"):
+        if mutable:
             for step, convolution in zip(self.steps(), self.convolutions, strict=True):
                 for name, value in updated["spectral"].get(step.name, {}).items():
                     convolution.put_variable("spectral", name, jax.lax.stop_gradient(value))

@@ -152,21 +152,25 @@ def _watched(model, variables, images) -> list[_Call]:
 
 def _link(call: _Call, variables) -> Link:
     own, size, layer = _own(variables, call.path), _size(call), call.layer
-    definer = _definer(type(layer), "proof") or _definer(type(layer), "lipschitz_bound")
-    if definer and _definer(definer, "__call__") not in (None, _definer(type(layer), "__call__")):
-        raise ValueError(f"{call.name}: states no Lipschitz bound of its own __call__, only that of {definer.__name__}")
-    if hasattr(layer, "proof"):
-        return layer.proof(own, size)._replace(layer="/".join(call.path))
-    bound = layer.lipschitz_bound(own, size)
-    if not 0 <= bound < math.inf:
-        raise ValueError(f"{call.name}: its Lipschitz bound must be a finite number >= 0, got {bound!r}")
-    stated = f"stated by {type(layer).__module__}.{type(layer).__qualname__}.lipschitz_bound"
-    return Link("/".join(call.path), type(layer).__name__, float(bound), stated)
+    definer = _definer(type(layer), "proof", "lipschitz_bound")
+    has_proof = definer is not None and "proof" in vars(definer)
+    # A proof of its base does not know what a subclass changes; a bound of any __call__, as Activation's, it may keep.
+    keeps_proof = has_proof and type(layer) is not definer
+    if definer and (keeps_proof or _definer(definer, "__call__") not in (None, _definer(type(layer), "__call__"))):
+        raise ValueError(f"{call.name}: states no Lipschitz bound of its own, only that of {definer.__name__}")
+    if has_proof:
+        link = layer.proof(own, size)._replace(layer="/".join(call.path))
+    else:
+        stated = f"stated by {type(layer).__module__}.{type(layer).__qualname__}.lipschitz_bound"
+        link = Link("/".join(call.path), type(layer).__name__, float(layer.lipschitz_bound(own, size)), stated)
+    if not 0 <= link.lipschitz < math.inf:
+        raise ValueError(f"{call.name}: its Lipschitz bound must be a finite number >= 0, got {link.lipschitz!r}")
+    return link
 
 
-def _definer(layer_class: type, name: str) -> type | None:
-    """The class from which a class has an attribute."""
-    return next((cls for cls in layer_class.__mro__ if name in vars(cls)), None)
+def _definer(layer_class: type, *names: str) -> type | None:
+    """The class from which a class has an attribute, the nearest that has any of them."""
+    return next((cls for cls in layer_class.__mro__ if not vars(cls).keys().isdisjoint(names)), None)
 
 
 def _name(path: tuple[str, ...], layer: nn.Module) -> str:

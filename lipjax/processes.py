@@ -1,10 +1,11 @@
 """Several processes that train together: how they find each other, and decisions that all take alike."""
 
+import hashlib
 import os
 import socket
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -75,6 +76,14 @@ def _await_server(server: tuple[str, int], timeout_seconds: float) -> None:
             time.sleep(0.2)
 
 
+def leave(message: str) -> NoReturn:
+    """Exit with a message and code 1, at once: jax's own exit would wait for processes that wait for this one."""
+    print(message, file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        os._exit(1)
+    sys.exit(1)
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes logs."""
     return jax.process_index() == 0
@@ -85,6 +94,14 @@ def any_process(*flags: bool) -> tuple[bool, ...]:
     if jax.process_count() == 1:
         return flags
     return tuple(bool(flag) for flag in multihost_utils.process_allgather(np.array(flags)).any(axis=0))
+
+
+def same_in_all(text: str) -> bool:
+    """Whether all processes have the same text.  All must call it; it waits for them."""
+    if jax.process_count() == 1:
+        return True
+    own = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32)
+    return bool((multihost_utils.process_allgather(own) == own).all())
 
 
 def of_first(number: float) -> float:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import jax
 
-FIRST, LAST = 10, 15  # steps after the start of the run: compilation is over, the trace small
+FIRST, LAST = 10, 15  # dispatches after the start of the run: compilation is over, the trace small
 
 
 class StepTrace:
-    """While it is entered, traces the steps from FIRST to LAST, counted by calls of `step`."""
+    """While it is entered, traces what comes after FIRST calls of `step`, up to LAST."""
 
     def __init__(self, folder: Path):
         self._folder, self._taken, self._is_on = folder, 0, False

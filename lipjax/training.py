@@ -25,7 +25,7 @@ from lipjax.interruption import Interrupted, Interruption
 from lipjax.layers import settle
 from lipjax.models import LipConvnet
 from lipjax.overview import overview, table
-from lipjax.processes import any_process, is_first, of_first
+from lipjax.processes import any_process, is_first, of_first, same_in_all
 from lipjax.profiling import StepTrace
 from lipjax.progress import Console, Progress
 from lipjax.recipe import (
@@ -70,6 +70,8 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] | None =
       DataError: the data is not there and cannot be downloaded.
     """
     check_config(config)
+    if not same_in_all(json.dumps({**config.to_dict(), "data_dir": None}, sort_keys=True)):
+        raise ValueError("config: differs between the processes; give all the same command, but for config.data_dir")
     say = (Console() if say is None else say) if is_first() else _silent
     dataset = load(config.dataset, config.data_dir)
     training, validation = dataset.hold_out(config.validation_fraction, config.seed)
@@ -119,6 +121,7 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] | None =
     else:
         many_steps = make_train_steps(model, optimizer, config, dataset.pixel_max, mesh)
     total, order, last_saved, dispatches = config.epochs * steps_per_epoch, None, time.monotonic(), 0
+    on_device_count = functools.cache(lambda count: on_devices(np.int32(count), mesh))  # there are few
     progress = Progress(say, config, steps_per_epoch)
     nothing: Any = contextlib.nullcontext()
     curves = EventFiles(workdir / "tensorboard", epochs) if config.tensorboard and is_first() else nothing
@@ -132,12 +135,14 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] | None =
             if position == steps_per_epoch // 2:
                 state = state._replace(spectral=_settled(state.params, state.spectral))
             count = _steps_at_once(config, done, steps_per_epoch)
-            amount = [on_devices(np.int32(count), mesh)] if config.steps_per_dispatch > 1 else []
+            amount = [on_device_count(count)] if config.steps_per_dispatch > 1 else []
             with jax.transfer_guard("disallow"):
                 step = many_steps if amount else one_step
                 state, metrics = step(state, metrics, images, labels, order, *amount)
             done, dispatches = done + count, dispatches + 1
-            progress.step(done, functools.partial(_epoch_record, epoch, metrics))
+            progress.step(
+                done, functools.partial(_means, epoch, metrics)
+            )  # raises nothing: it is not for all processes
             if trace:
                 trace.step(metrics)
 
@@ -223,6 +228,10 @@ def _epoch_record(epoch: int, metrics: Metrics) -> dict[str, Any]:
             f"the loss at step {bad_step} (epoch {epoch}) is not finite, or the parameters after it are not; "
             "the last checkpoint is kept. A smaller config.learning_rate may help"
         )
+    return _means(epoch, metrics)
+
+
+def _means(epoch: int, metrics: Metrics) -> dict[str, Any]:
     examples = int(metrics.examples)
     return {
         "epoch": epoch,
@@ -237,7 +246,9 @@ def _check_room(workdir: Path, template: TrainState, kept: int) -> None:
     """
     if not os.access(workdir, os.W_OK | os.X_OK):
         raise OSError(f"workdir={str(workdir)!r}: no permission to write there")
-    needed = (kept + 2) * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(template))
+    state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(template))
+    there = sum(path.stat().st_size for path in (workdir / "checkpoints").rglob("*") if path.is_file())
+    needed = max((kept + 2) * state - there, state)
     free = shutil.disk_usage(workdir).free
     if free < needed:
         raise OSError(f"workdir={str(workdir)!r}: checkpoints need {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free")

@@ -136,10 +136,26 @@ def test_nearly_parallel_rows_against_exact_arithmetic(rng):
             assert margin > 0
             assert length == 0 or Decimal(float(radius)) <= margin / length
             assert upper == np.inf if length == 0 else margin / length <= Decimal(float(upper))
-            assert certificate.exact[0] == (radius == upper or upper - radius <= 1e-6 * upper)
+            assert certificate.exact[0] == (radius >= (1 - 1e-6) * upper)
             inexact += not certificate.exact[0]
     assert positive > 30
     assert inexact > 10
+
+
+@pytest.mark.parametrize(
+    ("features", "weight", "bias"),
+    [
+        ([1.0, 2.0, 3.0, 4.0], [[1, 2, 3, 4], [1, 2, 3, np.nextafter(4, 5)]], [10.0, 0.0]),
+        ([1e200, 0.0, 1e200, 0.0], [[1, 2, 3, 4], [2, 1, 4, 3]], [1.0, 0.0]),
+        ([1e-170, 2e-170, 0.0, 1e-170], [[1, 2, 3, 4], [2, 1, 4, 3]], [1.0, 0.0]),
+        ([1.0, 1.0, 1.0, 1.0], [[1, 2, 3, 4], [2, 1, 4, 3]], [1.7e308, -1.7e308]),
+    ],
+)
+def test_extreme_heads_are_bounded_and_not_called_exact_without_reason(features, weight, bias):
+    certificate = certify_lln(np.array([features]), np.array(weight, float), np.array(bias), [0])
+    assert certificate.radius[0] <= certificate.upper[0]
+    assert not np.isnan(certificate.upper[0])
+    assert certificate.exact[0] == (certificate.radius[0] >= (1 - 1e-6) * certificate.upper[0])
 
 
 def test_float32_features_are_cast_up(rng):

@@ -1,4 +1,5 @@
 import json
+import shutil
 from typing import Any, NamedTuple
 
 import jax
@@ -40,6 +41,20 @@ def test_best_keeps_the_highest_score_and_last_the_newest(tmp_path, state):
     assert int(checkpoints.restore("best", state)[0].step) == 2
     assert int(checkpoints.restore("last", state)[0].step) == 4
     assert sorted(path.name for path in (tmp_path / "checkpoints" / "last").iterdir()) == ["3", "4"]
+
+
+def test_a_run_that_comes_by_again_may_do_better(tmp_path, state):
+    """Killed after 'best' and before 'last', and resumed where numbers differ a little: the newer state is kept."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state._replace(step=np.int32(3)), 3, 0.2)
+    checkpoints.save(state, 7, 0.3)
+    shutil.rmtree(checkpoints.directory / "last" / "7")
+    again = state._replace(extra=((), (np.zeros(3),)))
+    checkpoints.save(again, 7, 0.4)
+    for kind in ("best", "last"):
+        restored, metadata = checkpoints.restore(kind, again)
+        jax.tree.map(np.testing.assert_array_equal, restored, again)
+        assert metadata["score"] == 0.4
 
 
 def data_files(tmp_path):

@@ -1,5 +1,6 @@
 """Users' own networks: the chain of proof, and what breaks it."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +15,7 @@ from lipjax.activations import MaxMin
 from lipjax.heads import CurvatureHead, LastLayerNormalization
 from lipjax.layers import SkewOrthogonalConv
 from lipjax.pooling import MaxPool, PointPool, PolylinePool, ProjectionPool
-from lipjax.proof import product
+from lipjax.proof import Link, product
 from lipjax.shapes import Flatten, InputScale, SpaceToDepth
 
 SHAPE = (4, 4, 1)
@@ -171,13 +172,67 @@ class TripledConv(SkewOrthogonalConv):
         return 3 * super().__call__(x, train)
 
 
+class LoudConv(SkewOrthogonalConv):
+    """Changes a part of what it inherits a proof for."""
+
+    def _scaled(self, kernel, norm):
+        return 30 * super()._scaled(kernel, norm)
+
+
+class StatedConv(LoudConv):
+    """States the bound of its own."""
+
+    def lipschitz_bound(self, variables, size):
+        return 1e6
+
+
+class Tripled(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return 3 * x
+
+    def lipschitz_bound(self, variables, size):
+        return 3.0
+
+
+class TripledMaxMin(Tripled):
+    @nn.compact
+    def __call__(self, x):
+        return 9 * x
+
+
+class Proving(nn.Module):
+    bound: float
+
+    @nn.compact
+    def __call__(self, x):
+        return 1 * x
+
+    def proof(self, variables, size):
+        return Link("", "", self.bound, "")
+
+    def lipschitz_bound(self, variables, size):
+        return self.bound
+
+
+def test_a_subclass_that_states_a_bound_counts_with_it():
+    model = Net(HEADS["lln"], lambda x: StatedConv(8)(x))
+    variables = model.init(jax.random.key(0), images())
+    links = {link.layer: link for link in network.chain_of_proof(model, variables, SHAPE)}
+    assert links["StatedConv_0"].lipschitz == 1e6
+
+
 @pytest.mark.parametrize(
     ("between", "message"),
     [
         (lambda x: Sum()(MaxMin()(x), [x]), r"Sum_0 \(Sum\): reads more than its input"),
         (lambda x: Sum()(MaxMin()(x), others={"a": x}.values()), r"Sum_0 \(Sum\): reads more than its input"),
         (lambda x: Sum(skip=x)(MaxMin()(x)), r"Sum_0 \(Sum\): reads more than its input"),
-        (lambda x: TripledConv(8)(x), r"TripledConv_0 .*of its own __call__, only that of SkewOrthogonalConv"),
+        (lambda x: TripledConv(8)(x), r"TripledConv_0 .*of its own, only that of SkewOrthogonalConv"),
+        (lambda x: LoudConv(8)(x), r"LoudConv_0 .*of its own, only that of SkewOrthogonalConv"),
+        (lambda x: TripledMaxMin()(x), r"TripledMaxMin_0 .*of its own, only that of Tripled"),
+        (lambda x: Proving(math.nan)(x), r"Proving_0 .*must be a finite number >= 0, got nan"),
+        (lambda x: Proving(-1.0)(x), r"Proving_0 .*must be a finite number >= 0, got -1"),
     ],
 )
 def test_a_bound_of_something_else_is_refused(between, message):

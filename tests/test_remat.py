@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from lipjax import LipConvnet, ops
+from lipjax import LipConvnet, fold, ops
 from lipjax.config import build_model
 from lipjax.ops.fusion import recomputed
 from lipjax.recipe import Metrics, initial_state, make_optimizer, make_train_step
@@ -42,6 +42,21 @@ def test_gradients_and_norms_are_those_of_the_plain_network(rng, float64, option
     plain, again = results(model), results(model.clone(remat=True))
     assert jax.tree.structure(plain) == jax.tree.structure(again)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), plain, again)
+
+
+def test_training_with_fixed_norms_initialisation_and_folded_networks_are_the_same(rng):
+    model = LipConvnet(5, 2, input_size=4, in_channels=1, polynomial=ops.taylor(3))
+    x = jnp.asarray(rng.uniform(size=(4, 4, 4, 1)), jnp.float32)
+    variables = model.init(jax.random.key(0), x)
+    again = model.clone(remat=True).init(jax.random.key(0), x, train=True)
+    jax.tree.map(np.testing.assert_array_equal, variables, again)
+    moved = jax.tree.map(lambda v: v + 0.1, variables["spectral"])
+    cold = {**variables, "spectral": moved}
+    plain, remat = (m.apply(cold, x, train=True) for m in (model, model.clone(remat=True)))
+    np.testing.assert_allclose(plain, remat, rtol=1e-5)
+    folded, folded_variables = fold(model, variables)
+    outputs = [m.apply(folded_variables, x, train=True) for m in (folded, folded.clone(remat=True))]
+    np.testing.assert_allclose(*outputs, rtol=1e-5)
 
 
 def test_a_deep_network_needs_less_memory():

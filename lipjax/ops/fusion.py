@@ -32,7 +32,7 @@ def _same(x):
 
 
 def recomputed(function: Callable[[Any, jax.Array], Any]) -> Callable[[Any, jax.Array], Any]:
-    """function(variables, x) that keeps x alone for its backward pass, and computes all else again there.
+    """function(variables, x) that keeps x alone for its backward pass, and computes what depends on it again there.
 
     As `jax.checkpoint`, whose `lax.optimization_barrier` XLA drops on the CPU: there it then finds the second
     computation to be the first, and saves nothing.
