@@ -79,9 +79,8 @@ class LipConvnet(nn.Module):
     """LipConvnet-n for images in [0, 1]: logits = h(g(x)), g the backbone with a proven Lipschitz bound, h the head.
 
     `apply(variables, x, train=False)` maps x, NHWC (N, input_size, input_size, in_channels), to logits;
-    `method='features'` gives g(x), (N, D) with D = init_channels · input_size, twice that
-    for the curvature head.  In training pass
-    mutable=['spectral'], so that the tracked kernel norms follow the kernels.
+    `method='features'` gives g(x), (N, D) with D = init_channels · input_size, twice that for the curvature head.  In
+    training pass mutable=['spectral'], so that the tracked kernel norms follow the kernels.
 
     Attributes:
       depth: n, a multiple of 5 from 5 to 40; there are 1 + (n/5)·log2(input_size) convolutions.
