@@ -163,9 +163,7 @@ def make_train_step(
         )
         return TrainState(state.step + 1, params, spectral, opt_state), metrics
 
-    whole = whole_on_each(mesh)
-    state = jax.eval_shape(lambda: initial_state(model, optimizer, config.seed))
-    return jax.jit(train_step, donate_argnums=(0, 1), out_shardings=(state_sharding(state, config, mesh), whole))
+    return _jitted(train_step, model, optimizer, config, mesh)
 
 
 def make_train_steps(
@@ -189,9 +187,14 @@ def make_train_steps(
 
         return jax.lax.fori_loop(0, count, body, (state, metrics))
 
-    whole = whole_on_each(mesh)
+    return _jitted(train_steps, model, optimizer, config, mesh)
+
+
+def _jitted(function, model, optimizer, config, mesh):
+    """(state, metrics, …) → (state, metrics) compiled: both donated, and left where `state_sharding` says."""
     state = jax.eval_shape(lambda: initial_state(model, optimizer, config.seed))
-    return jax.jit(train_steps, donate_argnums=(0, 1), out_shardings=(state_sharding(state, config, mesh), whole))
+    places = state_sharding(state, config, mesh), whole_on_each(mesh)
+    return jax.jit(function, donate_argnums=(0, 1), out_shardings=places)
 
 
 def head_loss(model, config, params, spectral, features, labels, key):

@@ -116,10 +116,8 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] | None =
     metrics = on_devices(metrics, mesh)
     images, labels = (dataset_on_devices(array, mesh) for array in training)
 
-    if config.steps_per_dispatch == 1:
-        one_step = make_train_step(model, optimizer, config, dataset.pixel_max, mesh)
-    else:
-        many_steps = make_train_steps(model, optimizer, config, dataset.pixel_max, mesh)
+    is_single = config.steps_per_dispatch == 1
+    step = (make_train_step if is_single else make_train_steps)(model, optimizer, config, dataset.pixel_max, mesh)
     total, order, last_saved, dispatches = config.epochs * steps_per_epoch, None, time.monotonic(), 0
     on_device_count = functools.cache(lambda count: on_devices(np.int32(count), mesh))  # there are few
     progress = Progress(say, config, steps_per_epoch)
@@ -135,24 +133,20 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] | None =
             if position == steps_per_epoch // 2:
                 state = state._replace(spectral=_settled(state.params, state.spectral))
             count = _steps_at_once(config, done, steps_per_epoch)
-            amount = [on_device_count(count)] if config.steps_per_dispatch > 1 else []
+            amount = [] if is_single else [on_device_count(count)]
             with jax.transfer_guard("disallow"):
-                step = many_steps if amount else one_step
                 state, metrics = step(state, metrics, images, labels, order, *amount)
             done, dispatches = done + count, dispatches + 1
-            progress.step(
-                done, functools.partial(_means, epoch, metrics)
-            )  # raises nothing: it is not for all processes
+            # By the clock of this process alone, so it raises nothing: others would wait for this one.
+            progress.step(done, functools.partial(_means, epoch, metrics))
             if trace:
                 trace.step(metrics)
 
             is_epoch_end = done % steps_per_epoch == 0
-            is_stopping, is_due = interruption.requested is not None, False
+            is_stopping = is_due = False  # until the processes agree
             if jax.process_count() == 1 or is_epoch_end or dispatches % AGREE_EVERY == 0:
                 is_overdue = time.monotonic() - last_saved >= config.checkpoint_seconds
-                is_stopping, is_due = any_process(is_stopping, is_overdue)
-            else:
-                is_stopping = False  # until the processes agree
+                is_stopping, is_due = any_process(interruption.requested is not None, is_overdue)
             is_due |= is_stopping or bool(config.checkpoint_steps and done % config.checkpoint_steps == 0)
             if is_epoch_end:
                 record = _epoch_record(epoch, metrics) | {"seconds": time.monotonic() - started}
