@@ -10,12 +10,12 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from lipjax import compilation
-from lipjax.attacked import CertificateViolated
-from lipjax.certification import BATCH_SIZE
-from lipjax.certified_split import ATTACKS, SPLITS, certify_run
 from lipjax.checkpoint import CheckpointError
 from lipjax.data import DataError
+from lipjax.evaluation.attack import CertificateViolated
+from lipjax.evaluation.certification import BATCH_SIZE
+from lipjax.evaluation.split import ATTACKS, SPLITS, certify_run
+from lipjax.system import compilation
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of train.py.", required=True)
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data is, if not where training read it.")

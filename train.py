@@ -13,12 +13,12 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from lipjax import compilation
 from lipjax.checkpoint import CheckpointError
 from lipjax.data import DataError
-from lipjax.interruption import Interrupted
-from lipjax.processes import ConnectError, connect, is_first, leave
-from lipjax.training import TrainingDiverged, train
+from lipjax.system import compilation
+from lipjax.system.interruption import Interrupted
+from lipjax.system.processes import ConnectError, abort, connect, is_first
+from lipjax.training.loop import TrainingDiverged, train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, such as configs/digits.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/ and the name of the config file.")
@@ -39,7 +39,7 @@ def main(argv):
         print(f"train.py: {interrupted}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL)
     except (ValueError, OSError, DataError, CheckpointError, ConnectError, TrainingDiverged) as error:
-        leave(f"train.py: {error}")
+        abort(f"train.py: {error}")
     if is_first():
         print(f"done; now: python certify.py --workdir={workdir}")
 

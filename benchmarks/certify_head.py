@@ -17,11 +17,11 @@ import numpy as np
 import optax
 from absl import app, flags, logging
 
-from lipjax import compilation
-from lipjax.certification import load_trained, penultimate_features
-from lipjax.crc import certify_crc, pair_bounds
-from lipjax.curvature_cache import CurvatureCache
+from lipjax.certificates.crc import certify_crc, pair_bounds
+from lipjax.certificates.curvature_cache import CurvatureCache
+from lipjax.evaluation.certification import load_trained, penultimate_features
 from lipjax.ops.curvature import cheap_curvature_bound, curvature_bound
+from lipjax.system import compilation
 
 WORKDIR = flags.DEFINE_string("workdir", None, "A trained run with head = 'crc'; none: a synthetic head.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Overrides the run's data_dir.")

@@ -6,7 +6,7 @@ Prints the markdown of docs/orthogonal.md; exact up to 1e-15 (`Polynomial.gain`)
 """
 
 from lipjax import ops
-from lipjax.ops.chebyshev import DEGREES
+from lipjax.ops.equiripple import DEGREES
 
 NORMS = (0.5, 1.0, 1.4, 1.5, 1.9, 2.0, 2.4, 3.0)
 TAYLOR_TERMS = (4, 5, 6, 15)

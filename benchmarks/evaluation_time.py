@@ -14,7 +14,7 @@ from absl import app, flags
 
 import lipjax
 from lipjax import ops
-from lipjax.layers import held_polynomial
+from lipjax.layers.skew_orthogonal_conv import held_polynomial
 
 DEPTH = flags.DEFINE_integer("depth", 5, "n of LipConvnet-n.")
 INIT_CHANNELS = flags.DEFINE_integer("init_channels", 8, "Channels after the first convolution.")

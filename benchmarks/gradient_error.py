@@ -18,9 +18,10 @@ import numpy as np
 import optax
 from absl import app, flags, logging
 
-from lipjax import compilation, ops
-from lipjax.certification import load_trained
-from lipjax.models import LipConvnet
+from lipjax import ops
+from lipjax.evaluation.certification import load_trained
+from lipjax.models.lipconvnet import LipConvnet
+from lipjax.system import compilation
 
 WORKDIR = flags.DEFINE_string("workdir", None, "A trained run; none: initial weights and random images.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Overrides the run's data_dir.")

@@ -16,11 +16,11 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
-from lipjax import compilation
 from lipjax.config import build_model, default_config
 from lipjax.data import load
-from lipjax.recipe import Metrics, epoch_order, initial_state, make_optimizer, make_train_step
-from lipjax.training import METRICS_FILE, _settled, train
+from lipjax.system import compilation
+from lipjax.training.loop import METRICS_FILE, _settled, train
+from lipjax.training.recipe import Metrics, epoch_order, initial_state, make_optimizer, make_train_step
 
 DATASET = flags.DEFINE_string("dataset", "digits", "As config.dataset.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "As config.data_dir.")

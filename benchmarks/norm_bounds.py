@@ -13,7 +13,8 @@ import numpy as np
 import scipy.sparse.linalg
 from absl import app, flags
 
-from lipjax import models, ops
+from lipjax import ops
+from lipjax.models import lipconvnet as models
 
 DEPTH = flags.DEFINE_integer("depth", 40, "n of LipConvnet-n.")
 INIT_CHANNELS = flags.DEFINE_integer("init_channels", 32, "Channels after the first convolution.")

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from lipjax.models import architecture
+from lipjax.models.lipconvnet import architecture
 from lipjax.ops.convolution import convolution, gradient_by_convolution, linear_operator, weight_gradient
 
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a batch.")

@@ -17,7 +17,7 @@ import numpy as np
 from absl import app, flags
 
 from lipjax.config import build_model, default_config
-from lipjax.recipe import Metrics, epoch_order, initial_state, make_optimizer, make_train_step
+from lipjax.training.recipe import Metrics, epoch_order, initial_state, make_optimizer, make_train_step
 
 DEPTH = flags.DEFINE_integer("depth", 15, "n of LipConvnet-n.")
 INIT_CHANNELS = flags.DEFINE_integer("init_channels", 32, "Channels after the first convolution.")

@@ -22,7 +22,7 @@ import numpy as np
 from absl import app, flags
 
 from lipjax.config import build_model, default_config
-from lipjax.recipe import Metrics, TrainState, epoch_order, make_optimizer, make_train_step
+from lipjax.training.recipe import Metrics, TrainState, epoch_order, make_optimizer, make_train_step
 
 DEPTHS = flags.DEFINE_list("depths", ["5", "10", "20", "40"], "n of LipConvnet-n.")
 INIT_CHANNELS = flags.DEFINE_list("init_channels", ["8", "16", "32"], "Channels after the first convolution.")

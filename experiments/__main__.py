@@ -21,11 +21,11 @@ from experiments.render import render
 from experiments.results import ResultError, read, run
 from experiments.scales import SCALES
 from experiments.tables import TABLES, all_seeds, cells
-from lipjax import compilation
 from lipjax.checkpoint import CheckpointError
 from lipjax.data import DataError
-from lipjax.interruption import Interrupted
-from lipjax.training import TrainingDiverged
+from lipjax.system import compilation
+from lipjax.system.interruption import Interrupted
+from lipjax.training.loop import TrainingDiverged
 
 TABLE = flags.DEFINE_enum("table", None, [*TABLES, "all"], "Which table.", required=True)
 SCALE = flags.DEFINE_enum("scale", "small", list(SCALES), "At which size.")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cells import Cell
-from lipjax.certified_split import certify_run
-from lipjax.training import METRICS_FILE, train
+from lipjax.evaluation.split import certify_run
+from lipjax.training.loop import METRICS_FILE, train
 
 _KEPT = (
     *("num_examples", "standard_accuracy", "certified_accuracy", "average_certified_radius", "lipschitz_bound"),

@@ -10,9 +10,9 @@ import optax
 
 from experiments.cells import Cell
 from lipjax import ops
-from lipjax.certification import load_trained
-from lipjax.models import LipConvnet
-from lipjax.training import train
+from lipjax.evaluation.certification import load_trained
+from lipjax.models.lipconvnet import LipConvnet
+from lipjax.training.loop import train
 
 BATCHES = 4
 APPROXIMATE = tuple(gradient for gradient in ops.GRADIENTS if gradient != "exact")

@@ -6,7 +6,7 @@ from pathlib import Path
 from experiments.render import render
 from experiments.scales import SCALES
 from experiments.tables import TABLES
-from lipjax.whole_file import write_whole
+from lipjax.system.files import atomic_write
 
 _BLOCK = re.compile(r"(<!-- table (\S+), scale (\S+) -->\n)(.*?)(<!-- end of table -->\n)", re.DOTALL)
 
@@ -31,4 +31,4 @@ def with_tables(page: Path, results: Path) -> str:
 
 def update(page: Path, results: Path) -> None:
     """Write the page with every table as it is rendered now."""
-    write_whole(page, with_tables(page, results))
+    atomic_write(page, with_tables(page, results))

@@ -9,7 +9,7 @@ import jax
 from experiments import accuracy, gradients, times
 from experiments.cells import Cell
 from lipjax.config import older_config
-from lipjax.whole_file import write_whole
+from lipjax.system.files import atomic_write
 
 FORMAT = 1
 # The key that each kind of result is about.
@@ -80,5 +80,5 @@ def run(cell: Cell, runs: Path, results: Path, data_dir: str | None) -> dict[str
     }
     path = path_of(cell, results)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(result, indent=1) + "\n")
+    atomic_write(path, json.dumps(result, indent=1) + "\n")
     return result

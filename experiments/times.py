@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from experiments.cells import Cell
 from experiments.methods import TIMED
 from lipjax.config import build_model
-from lipjax.recipe import Metrics, TrainState, epoch_order, make_optimizer, make_train_step
+from lipjax.training.recipe import Metrics, TrainState, epoch_order, make_optimizer, make_train_step
 
 STEPS = 5
 # Image shape, classes and training images: no image is needed to time a step.

@@ -13,11 +13,12 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from lipjax import models, ops
-from lipjax.layers import COMPUTE_DTYPES, held_polynomial
-from lipjax.models import LipConvnet
-from lipjax.ops.chebyshev import DEGREES, NORMS
-from lipjax.whole_file import write_whole
+from lipjax import ops
+from lipjax.layers.skew_orthogonal_conv import COMPUTE_DTYPES, held_polynomial
+from lipjax.models import lipconvnet as models
+from lipjax.models.lipconvnet import LipConvnet
+from lipjax.ops.equiripple import DEGREES, NORMS
+from lipjax.system.files import atomic_write
 
 CONFIG_FILE = "config.json"
 
@@ -264,7 +265,7 @@ def write_config(config: ConfigDict, workdir: Path) -> None:
                 f"workdir={str(workdir)!r} holds a run of another config ({found}); choose another workdir"
             )
         return
-    write_whole(path, json.dumps(config.to_dict(), indent=2) + "\n")
+    atomic_write(path, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def read_config(workdir: Path) -> ConfigDict:

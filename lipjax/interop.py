@@ -8,7 +8,7 @@ import numpy as np
 from flax import traverse_util
 
 from lipjax import ops
-from lipjax.models import LipConvnet
+from lipjax.models.lipconvnet import LipConvnet
 
 _CONVOLUTION = re.compile(r"(init_layer|block(\d+)\.(\d+))\.ortho\.weight")
 _VECTORS = tuple(f"{side}{j}" for side in "uv" for j in range(1, 5))

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from lipjax import compilation
+from lipjax.system import compilation
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -51,7 +51,7 @@ def tiny_config():
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """(workdir, final state) of an unbroken tiny run."""
-    from lipjax.training import train
+    from lipjax.training.loop import train
 
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
     return workdir, train(tiny_config(), workdir, say=lambda line: None)
@@ -60,7 +60,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained_crc(tmp_path_factory):
     """(workdir, config, final state) of the same with a curvature head."""
-    from lipjax.training import train
+    from lipjax.training.loop import train
 
     config = tiny_config()
     config.update({"head": "crc", "hidden": 8, "pooling": "projection", "clip_norm": 1.0, "attack_radius": 0.2})

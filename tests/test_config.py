@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lipjax.config import build_model, check_config, default_config, parse_radii, read_config, write_config
-from lipjax.layers import held_polynomial
+from lipjax.layers.skew_orthogonal_conv import held_polynomial
 from lipjax.ops import taylor
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lipjax import interop, ops
-from lipjax.certification import certify_with_bound
+from lipjax.evaluation.certification import certify_with_bound
 
 pytestmark = pytest.mark.usefixtures("float64")
 

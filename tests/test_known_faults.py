@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import lipjax
-from lipjax import certification
-from lipjax.certification import penultimate_features
-from lipjax.certified_split import certify_run
-from lipjax.layers import DEFAULT_POLYNOMIAL
+from lipjax.evaluation import certification
+from lipjax.evaluation.certification import penultimate_features
+from lipjax.evaluation.split import certify_run
+from lipjax.layers.skew_orthogonal_conv import DEFAULT_POLYNOMIAL
 from lipjax.ops import conv_norm_bound, curvature_bound, skew_kernel, taylor
 
 

@@ -2,9 +2,9 @@
 
 from lipjax.ops.activations import householder, householder2, max_min
 from lipjax.ops.bounds import conv_norm_bound
-from lipjax.ops.chebyshev import equiripple
 from lipjax.ops.curvature import curvature_bound
 from lipjax.ops.curves import curve_distance
+from lipjax.ops.equiripple import equiripple
 from lipjax.ops.orthogonal import GRADIENTS, orthogonal_conv
 from lipjax.ops.polynomials import Polynomial, taylor
 from lipjax.ops.pooling import max_pool, projection_pool, space_to_depth

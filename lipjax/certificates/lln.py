@@ -1,0 +1,96 @@
+"""Certified radii in feature space.  Float64 numpy throughout; inputs are cast up, never down.
+
+A certificate for features y with label l is a radius r such that h predicts l, strictly, at every y + δ with ‖δ‖ < r.
+Dividing r by a Lipschitz bound of the backbone turns it into a radius for the image (paper, Proposition 1).
+"""
+
+from fractions import Fraction
+
+import numpy as np
+
+from lipjax.certificates.certificate import EXACT, Certificate, checked_array, checked_labels
+from lipjax.certificates.crc import certify_crc
+
+__all__ = ["Certificate", "certify_crc", "certify_lln"]
+
+
+def certify_lln(features, weight, bias, labels) -> Certificate:
+    """Exact certificates of the LLN head f = (W / row norms) y + b, over all rivals (Singla et al., 2022).
+
+    For label l and rival i, f_l − f_i is affine in y with slope w_l − w_i, so the nearest point where i draws level is
+    at distance (f_l − f_i) / ‖w_l − w_i‖, and the radius is the minimum over all i ≠ l.  Differences of rows are taken
+    before any product or norm: 2(1 − cos) of nearly parallel rows would cancel.  A rival with w_i = w_l and f_l > f_i
+    never wins: its distance is infinite.  The float64 rounding of all this is subtracted.
+
+    Args:
+      features: (N, D), float32 or float64, at which the head is certified.
+      weight: (K, D) raw rows, normalised here; bias: (K,).
+      labels: (N,) integers in [0, K).
+
+    Returns:
+      A `Certificate` in feature-space l2 units; a radius is `exact` unless its rounding, which is subtracted, counts:
+      where a rival's row is parallel to the label's to some nine digits, or the margin is as small.
+
+    Raises:
+      ValueError: shapes that do not fit, half precision, entries that are not finite, a zero row, labels out of range.
+    """
+    features = checked_array("features", features, (None, None))
+    weight = checked_array("weight", weight, (None, features.shape[1]))
+    bias = checked_array("bias", bias, (len(weight),))
+    labels = checked_labels(labels, len(features), len(weight))
+    largest = np.abs(weight).max(axis=1, keepdims=True)
+    if not (largest > 0).all():
+        raise ValueError(f"weight: row {int(np.argmin(largest))} is zero and cannot be normalised")
+    rows = weight / largest
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    # With u = eps/2: rows are off by (D/2 + 3) u each, a product of D terms by D u times the norms, so that margins are
+    # off by (3 D + 6) u ‖y‖ + 2 u (|b_l| + |b_i|) at most, slopes by (D + 6) u and their norms by (D/2 + 2) u relative.
+    gamma = (features.shape[1] + 16) * np.finfo(np.float64).eps
+    size = np.abs(features).max(axis=1, initial=np.finfo(float).tiny)  # squares of features may under- or overflow
+    reach = size * np.linalg.norm(features / size[:, None], axis=1) * (1 + gamma)
+
+    radius, upper, rival = np.zeros(len(features)), np.zeros(len(features)), np.zeros(len(features), np.int64)
+    with np.errstate(all="ignore"):  # a margin that overflows is not > 0 for certain: its radius is 0, its upper inf
+        for label in np.unique(labels):
+            own = labels == label
+            slopes = rows[label] - rows
+            margins = features[own] @ slopes.T + (bias[label] - bias)
+            rounding = gamma * (2 * reach[own, None] + abs(bias[label]) + abs(bias)) * (1 + gamma)
+            rounding += features.shape[1] * np.finfo(float).tiny  # products that underflow
+            largest_margins = np.maximum(margins + rounding, 0.0)
+            margins -= rounding
+            margins[:, label] = largest_margins[:, label] = np.inf
+            steepness = np.linalg.norm(slopes, axis=1)
+            distances = margins / (steepness * (1 + gamma) + 2 * gamma)
+            flattest = steepness * (1 - gamma) - 2 * gamma
+            parallel = [
+                i for i in np.flatnonzero(~slopes.any(axis=1)) if i != label and _same_ray(weight[label], weight[i])
+            ]
+            distances[:, parallel] = np.where(margins[:, parallel] > 0, np.inf, 0.0)
+            right = (margins > 0).all(axis=1)
+            nearest = distances.min(axis=1)
+            radius[own] = np.where(right, np.where(nearest < np.inf, np.nextafter(nearest, 0), nearest), 0.0)
+            rival[own] = np.where(right, _nearest(distances, label), np.argmin(margins, axis=1))
+            farthest = np.where(flattest > 0, largest_margins / flattest * (1 + gamma), np.inf)
+            farthest[largest_margins == 0] = 0.0
+            farthest[np.isnan(farthest)] = np.inf
+            farthest[:, parallel] = np.where(margins[:, parallel] > 0, np.inf, farthest[:, parallel])
+            upper[own] = farthest.min(axis=1)
+    prediction = np.where(radius > 0, labels, rival)
+    exact = (radius >= upper * (1 - EXACT)) & ((upper < np.inf) | (radius == np.inf))
+    return Certificate(radius, rival, exact, upper, prediction)
+
+
+def _same_ray(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two nonzero rows are positive multiples of each other, in exact arithmetic."""
+    k = int(np.argmax(np.abs(a)))
+    scale_a, scale_b = Fraction(float(a[k])), Fraction(float(b[k]))
+    return scale_a * scale_b > 0 and all(
+        Fraction(x) * scale_b == Fraction(y) * scale_a for x, y in zip(a.tolist(), b.tolist(), strict=True)
+    )
+
+
+def _nearest(distances: np.ndarray, label: int) -> np.ndarray:
+    """Index of the smallest distance; never the label itself, even if all distances are infinite."""
+    others = np.delete(np.arange(distances.shape[1]), label)
+    return others[np.argmin(distances[:, others], axis=1)]

@@ -1,0 +1,1 @@
+"""Certification of whole splits, and what is shown of it.  Sees all floors below, and nothing of `training`."""

@@ -1,0 +1,118 @@
+"""report.html: a certification on one self-contained page, nothing fetched, no script."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from lipjax.config import parse_radii
+from lipjax.evaluation import report
+from lipjax.system.files import atomic_write
+
+EXTREMES = 8  # images shown at either end of the radii
+
+
+def write_html_report(
+    path: Path,
+    summary: Mapping[str, Any],
+    text: str,
+    rows: Sequence[Any],
+    closest: np.ndarray | None,
+    images: np.ndarray,
+    pixel_max: int,
+) -> None:
+    """Write the page, whole or not at all; the same arguments give the same bytes.
+
+    Args:
+      summary: as `certified_split.certify_run` returns it.
+      text: the table that certify.py prints.
+      rows: one `certified_split.Row` an image.
+      closest: (N,) distances of the closest misclassified points an attack found (inf: none), None without an attack.
+      images: (N, H, W, C), pixels in [0, pixel_max].
+    """
+    radius = np.array([row.radius for row in rows])
+    label = np.array([row.label for row in rows])
+    prediction = np.array([row.prediction for row in rows])
+    right = label == prediction
+    radii = parse_radii(",".join(summary["certified_accuracy"]))
+    order = np.flatnonzero(right)[np.argsort(radius[right], kind="stable")]
+    first_name, first_radius = next(iter(radii.items()))
+    page = _template().render(
+        summary=summary,
+        text=text,
+        infinity=np.inf,
+        curve=_png(lambda target: report.plot_certified_accuracy(target, radius, right, closest, "")),
+        histogram=_png(lambda target: report.plot_radii(target, radius[right])),
+        classes=_classes(label, right, radius, radii),
+        radii=list(radii),
+        confusion=_confusion(label, prediction, radius > first_radius),
+        confusion_radius=first_name,
+        least=[_shown(rows[i], images[i], closest, pixel_max) for i in order[:EXTREMES]],
+        most=[_shown(rows[i], images[i], closest, pixel_max) for i in order[::-1][:EXTREMES]],
+    )
+    atomic_write(path, page)
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.PackageLoader("lipjax.evaluation", "templates")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["percent"] = lambda value: "" if value is None else f"{value:.2%}"
+    environment.filters["distance"] = lambda value: "∞" if np.isinf(value) else f"{value:.4f}"
+    return environment.get_template("report.html")
+
+
+def _classes(label, right, radius, radii) -> list[dict[str, Any]]:
+    """One row a class that occurs: count, accuracy, certified accuracy at each radius, mean radius."""
+    table = []
+    for name in np.unique(label):
+        own = label == name
+        certified = [float((radius[own] > r).mean()) for r in radii.values()]
+        mean = float(radius[own].mean())
+        table.append(
+            {
+                "name": int(name),
+                "count": int(own.sum()),
+                "accuracy": float(right[own].mean()),
+                "certified": certified,
+                "mean": mean,
+            }
+        )
+    return table
+
+
+def _confusion(label, prediction, is_certified) -> dict[str, Any]:
+    """Counts: labels × (predicted classes where wrong, right but not certified, certified)."""
+    names = np.union1d(label, prediction)
+    counts = []
+    for name in names:
+        own = label == name
+        wrong = [int((own & (prediction == other)).sum()) if other != name else None for other in names]
+        right = own & (prediction == name)
+        counts.append((int(name), wrong, int((right & ~is_certified).sum()), int((right & is_certified).sum())))
+    return {"names": names.tolist(), "rows": counts}
+
+
+def _shown(row, image, closest, pixel_max) -> dict[str, Any]:
+    pixels = np.clip(np.rint(np.asarray(image, np.float64) * (255 / pixel_max)), 0, 255).astype(np.uint8)
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3])
+    buffer = io.BytesIO()
+    picture.save(buffer, format="png")
+    attack = None if closest is None else float(closest[row.index])
+    return {"row": row, "attack": attack, "picture": _base64(buffer)}
+
+
+def _png(draw) -> str:
+    buffer = io.BytesIO()
+    draw(buffer)
+    return _base64(buffer)
+
+
+def _base64(buffer: io.BytesIO) -> str:
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,86 @@
+"""Figures of certificates and of learned pooling."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lipjax.models.lipconvnet import LipConvnet
+
+
+def plot_certified_accuracy(
+    path: Path | IO[bytes], radius: np.ndarray, right: np.ndarray, closest: np.ndarray | None, title: str
+) -> None:
+    """Write a PNG of certified accuracy against the l2 radius; at radius 0 the curve starts at standard accuracy.
+
+    radius (N,), pixels in [0, 1], whether each prediction is right (N,), and, of an attack, the distances (N,) of the
+    closest misclassified points it found: the robust accuracy lies between the two curves.
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    curves = {"certified: at least": radius} | ({} if closest is None else {"attacked: at most": closest})
+    reach = max(curve[np.isfinite(curve)].max(initial=0.0) for curve in curves.values())
+    for label, distance in curves.items():
+        _survival(axes, distance, right, reach, label)
+    if len(curves) > 1:
+        axes.legend()
+    axes.set(xlabel="l2 radius, pixels in [0, 1]", ylabel="accuracy, %", title=title)
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 100)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120, format="png")
+
+
+def _survival(axes, distance: np.ndarray, right: np.ndarray, reach: float, label: str) -> None:
+    """The fraction with distance > ε up to ε = reach, a step function that falls at each image's own distance."""
+    finite = np.sort(distance[np.isfinite(distance)])
+    fractions = np.concatenate([[right.mean()], 1 - np.arange(1, len(finite) + 1) / len(distance)])
+    ends = np.concatenate([[0.0], finite, [reach]])
+    axes.step(ends, 100 * np.concatenate([fractions, fractions[-1:]]), where="post", label=label)
+
+
+def plot_radii(path: Path | IO[bytes], radius: np.ndarray) -> None:
+    """Write a PNG with the histogram of certified radii (N,) of rightly classified images."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.hist(radius[np.isfinite(radius)], bins=40)
+    axes.set(xlabel="certified l2 radius, pixels in [0, 1]", ylabel="rightly classified images")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120, format="png")
+
+
+def plot_level_sets(path: Path, model: LipConvnet, variables: Mapping[str, Any], pairs: int = 4) -> None:
+    """Write a PNG of the level sets of learned pooling (as the paper's Figure 1): a row per layer, a few channel pairs.
+
+    The thick line is the level 0: the learned set where the output is a signed distance.  Each panel reaches 3 times
+    as far as the parameters of its layer, at least to 3.
+
+    Raises:
+      ValueError: a network without learnable pooling.
+    """
+    layer = model.pooling_layer()
+    pools = {name: params for name, params in variables["params"].items() if name.endswith("_pool")}
+    figure = Figure(figsize=(2.6 * pairs, 2.6 * len(pools)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for row, (name, params) in zip(figure.subplots(len(pools), pairs, squeeze=False), pools.items(), strict=True):
+        count = len(jax.tree.leaves(params)[0])
+        reach = 3.0 if "theta" in params else 3 * max(1.0, *(float(np.abs(p).max()) for p in jax.tree.leaves(params)))
+        ticks = np.linspace(-reach, reach, 201)
+        points = jnp.asarray(np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 2), jnp.float32)
+        for axes, pair in zip(row, np.linspace(0, count - 1, pairs).round().astype(int), strict=True):
+            own = jax.tree.map(lambda leaf, pair=pair: jnp.asarray(leaf)[pair : pair + 1], params)
+            output = np.asarray(layer.apply({"params": own}, points)).reshape(len(ticks), len(ticks))
+            axes.contour(ticks, ticks, output, levels=15, linewidths=0.6)
+            if float(output.min()) < 0 < float(output.max()):
+                axes.contour(ticks, ticks, output, levels=[0], linewidths=1.8, colors="black")
+            axes.set(aspect="equal", title=f"{name.removesuffix('_pool')}, pair {pair}")
+            axes.title.set_fontsize(8)
+            axes.tick_params(labelsize=6)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,72 @@
+"""Classification heads h: penultimate features → logits.  Their certificates are in `certificates`."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lipjax.layers.skew_orthogonal_conv import symmetric_uniform
+
+
+class LastLayerNormalization(nn.Module):
+    """LLN (Singla et al., 2022): f = (W / row norms) y + b, (N, D) → (N, num_classes).
+
+    Params: weight (K, D), stored raw, and bias (K,).  Every logit is 1-Lipschitz in y; the
+    difference of those of two classes i, j has the Lipschitz constant ‖w_i − w_j‖, w the normalised rows.
+    """
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, features: jax.Array, train: bool = False) -> jax.Array:
+        del train
+        limit = features.shape[-1] ** -0.5
+        weight = self.param("weight", symmetric_uniform(limit), (self.num_classes, features.shape[-1]))
+        bias = self.param("bias", symmetric_uniform(limit), (self.num_classes,))
+        return features @ (weight / jnp.linalg.norm(weight, axis=1, keepdims=True)).T + bias
+
+
+def softplus_mlp(head: Mapping[str, jax.Array], features: jax.Array) -> jax.Array:
+    """h(y) = W2 softplus(W1 y + b1) + b2, (…, D) → (…, K); head: w1 (H, D), b1 (H,), w2 (K, H), b2 (K,)."""
+    return jax.nn.softplus(features @ head["w1"].T + head["b1"]) @ head["w2"].T + head["b2"]
+
+
+class CurvatureHead(nn.Module):
+    """The one-hidden-layer softplus MLP of CRC-Lip (paper, section 5), (N, D) → (N, num_classes).
+
+    Params: w1 (H, D), b1 (H,), w2 (K, H), b2 (K,), which `certificates.certify_crc` takes as they are.
+    spectral/power_vector (D,): a unit vector that follows the top singular vector of W1, from which the curvature
+    regulariser starts; with train=True and 'spectral' mutable it advances by one power step a call.
+    """
+
+    num_classes: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self, features: jax.Array, train: bool = False) -> jax.Array:
+        dimension = features.shape[-1]
+        outer, inner = symmetric_uniform(self.hidden**-0.5), symmetric_uniform(dimension**-0.5)
+        head = {
+            "w1": self.param("w1", inner, (self.hidden, dimension)),
+            "b1": self.param("b1", inner, (self.hidden,)),
+            "w2": self.param("w2", outer, (self.num_classes, self.hidden)),
+            "b2": self.param("b2", outer, (self.num_classes,)),
+        }
+        if self.is_initializing():
+            self.variable("spectral", "power_vector", self._start, dimension, features.dtype)
+        elif train and self.is_mutable_collection("spectral"):
+            vector: jax.Array = self.get_variable("spectral", "power_vector")
+            self.put_variable("spectral", "power_vector", power_step(head["w1"], vector))
+        return softplus_mlp(head, features)
+
+    def _start(self, dimension: int, dtype) -> jax.Array:
+        start = jax.random.normal(self.make_rng("params"), (dimension,), dtype)
+        return start / jnp.linalg.norm(start)
+
+
+def power_step(matrix: jax.Array, vector: jax.Array) -> jax.Array:
+    """MᵀMv, normalised: (H, D), (D,) → (D,); a constant for the gradient."""
+    matrix = jax.lax.stop_gradient(matrix)
+    image = matrix.T @ (matrix @ vector)
+    return image / jnp.maximum(jnp.linalg.norm(image), jnp.finfo(image.dtype).tiny)

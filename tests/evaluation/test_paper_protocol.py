@@ -1,0 +1,53 @@
+"""What the paper's protocol gives beside the proof."""
+
+import csv
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+
+import lipjax
+from lipjax.evaluation import paper_protocol
+from lipjax.evaluation.split import certify_run
+
+
+def test_nine_rivals_give_more_than_all(monkeypatch):
+    """The nearest boundary is that of a class with a small logit, which the nine largest leave out."""
+    rng = np.random.default_rng(0)
+    # Class 0 wins by 1 over 18 classes of almost the same direction, and by more over the last, of the opposite one.
+    weight = (np.eye(6)[0] + 0.02 * rng.normal(size=(20, 6))).astype(np.float32)
+    weight[-1] *= -1
+    bias = np.array([0] + 18 * [-1] + [0], np.float32)
+    features = (0.6 * np.eye(6)[0] + 0.1 * rng.normal(size=(200, 6))).astype(np.float32)
+    rows = weight / np.linalg.norm(weight, axis=1, keepdims=True)
+    labels = np.argmax(features @ rows.T + bias, axis=1)
+    model = SimpleNamespace(head="lln", num_classes=20, input_scale=lambda: (0.0, np.array([0.5, 0.25])))
+    variables = {"params": {"head": {"weight": weight, "bias": bias}}}
+    monkeypatch.setattr(paper_protocol, "penultimate_features", lambda model, variables, images: images)
+    found = np.array([r.radius for r in paper_protocol.paper_batch(model, variables, features, labels, 7)]) / 0.25
+    proven = lipjax.certificates.certify_lln(features, weight, bias, labels).radius
+    assert (found >= proven * (1 - 1e-12)).all()
+    assert np.median(found / proven) > 5
+    monkeypatch.setattr(paper_protocol, "RIVALS", 19)
+    every = paper_protocol.paper_batch(model, variables, features, labels, 7)
+    assert [row.index for row in every] == list(range(7, 207))
+    np.testing.assert_allclose([row.radius / 0.25 for row in every], proven, rtol=1e-10, atol=1e-12)
+    wrong = (labels + 1) % 20
+    assert all(row.radius == 0 for row in paper_protocol.paper_batch(model, variables, features, wrong, 0))
+
+
+def test_it_is_printed_beside_the_proof(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    lines = []
+    summary = certify_run(tmp_path / "run", num_examples=50, radii="0.1", say=lines.append, paper_protocol=True)
+    folder = tmp_path / "run" / "certificates"
+
+    def radii(name):
+        with (folder / name).open() as file:
+            return np.array([float(row["radius"]) for row in csv.DictReader(file)])
+
+    # Ten classes have nine rivals; what is left is the bound of Lip(g), here std = 0.25.
+    ours, papers = radii("per_image.csv"), radii("paper_protocol.csv")
+    np.testing.assert_allclose(papers, ours * summary["lipschitz_bound"] * 0.25, rtol=1e-9, atol=1e-12)
+    assert summary["paper_protocol_not_a_proof"] == {"0.1": (papers > 0.1).mean()}
+    assert "paper's protocol at 0.1, not a proof" in "\n".join(lines)

@@ -1,0 +1,90 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lipjax
+from lipjax import ops
+from lipjax.layers.folded import is_matrix
+from lipjax.layers.skew_orthogonal_conv import held_polynomial
+
+NETWORKS = {
+    "held": {"polynomial": held_polynomial(4, 1.9)},
+    "paper": {"polynomial": ops.taylor(6), "eval_polynomial": ops.taylor(15)},
+    "crc": {"head": "crc", "hidden": 6, "pooling": "projection"},
+    "padded": {"init_channels": 4, "in_channels": 7, "depth": 10},
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def networks(request):
+    """(network, its variables, folded network, its variables, images)."""
+    attributes = {"init_channels": 4, "input_size": 8, "in_channels": 2, "num_classes": 5} | NETWORKS[request.param]
+    model = lipjax.LipConvnet(**attributes)
+    images = jax.random.uniform(jax.random.key(1), (3, 8, 8, model.in_channels))
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    return model, variables, *lipjax.fold(model, variables), images
+
+
+def test_outputs_are_the_same_without_spectral_state(networks):
+    model, variables, folded, folded_variables, images = networks
+    assert set(folded_variables) == {"params"}
+    for method in ("__call__", "features"):
+        expected = model.apply(variables, images, method=method)
+        actual = folded.apply(folded_variables, images, method=method)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_only_layers_of_few_pixels_are_matrices(networks):
+    _, _, folded, folded_variables, _ = networks
+    for step in folded.steps():
+        assert ("matrix" in folded_variables["params"][step.name]) == (step.size <= 4)
+    assert not is_matrix(4, 257)
+    assert is_matrix(4, 256)
+
+
+def test_bound_holds_for_the_folded_network(networks):
+    model, variables, folded, folded_variables, images = networks
+    bound = folded.lipschitz_bound(folded_variables)
+    np.testing.assert_allclose(bound, model.lipschitz_bound(variables), rtol=5e-3)
+    for step in folded.steps():
+        params = folded_variables["params"][step.name]
+        if "matrix" in params:
+            assert folded.layer_bounds(folded_variables)[step.name] >= np.linalg.norm(np.float64(params["matrix"]), 2)
+    y = images + 1e-2 * jax.random.normal(jax.random.key(2), images.shape)
+    distances = [np.linalg.norm(folded.apply(folded_variables, image, method="features")) for image in (images, y)]
+    assert abs(distances[0] - distances[1]) <= bound * np.linalg.norm(images - y)
+
+
+def test_a_folded_kernel_that_is_not_skew_has_no_bound(networks):
+    *_, folded, folded_variables, _ = networks
+    name = next(step.name for step in folded.steps() if "kernel" in folded_variables["params"][step.name])
+    layer = folded_variables["params"][name]
+    changed = layer | {"kernel": layer["kernel"].at[0, 0, 0, 1].add(1e-6)}
+    with pytest.raises(ValueError, match="the kernel is not skew"):
+        folded.lipschitz_bound({"params": folded_variables["params"] | {name: changed}})
+
+
+def test_certificates_of_the_folded_network(networks):
+    model, variables, folded, folded_variables, images = networks
+    labels = np.asarray(model.apply(variables, images).argmax(1))
+    expected = lipjax.certify(model, variables, np.asarray(images), labels)
+    actual = lipjax.certify(folded, folded_variables, np.asarray(images), labels)
+    np.testing.assert_array_equal(actual.rival, expected.rival)
+    np.testing.assert_allclose(actual.radius, expected.radius, rtol=6e-3)
+
+
+def test_folding_in_float64_is_exact_to_rounding(float64):
+    model = lipjax.LipConvnet(init_channels=4, input_size=8, in_channels=2)
+    images = jax.random.uniform(jax.random.key(1), (2, 8, 8, 2), jnp.float64)
+    variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), jax.jit(model.init)(jax.random.key(0), images))
+    folded, folded_variables = lipjax.fold(model, variables)
+    np.testing.assert_allclose(folded.apply(folded_variables, images), model.apply(variables, images), rtol=1e-12)
+
+
+def test_folding_twice_and_tightening_after_folding(networks):
+    _, _, folded, folded_variables, _ = networks
+    with pytest.raises(ValueError, match="folded already"):
+        lipjax.fold(folded, folded_variables)
+    with pytest.raises(ValueError, match="tighten it before folding"):
+        folded.tightened(folded_variables)

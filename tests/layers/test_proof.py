@@ -1,0 +1,87 @@
+"""The chain of proof of a network."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+import lipjax
+from lipjax.layers.proof import Link, product
+
+SIZE = 8
+NETWORKS = {
+    "held": {},
+    "paper": {"polynomial": lipjax.ops.taylor(6), "eval_polynomial": lipjax.ops.taylor(15), "pooling": "projection"},
+    "crc": {"head": "crc", "hidden": 8, "pooling": "polyline", "activation": "householder"},
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request):
+    model = lipjax.LipConvnet(init_channels=4, input_size=SIZE, in_channels=1, **NETWORKS[request.param])
+    variables = model.init(jax.random.key(0), np.zeros((1, SIZE, SIZE, 1), np.float32))
+    return model, variables
+
+
+def test_the_product_of_the_links_is_the_bound_of_the_network(network):
+    model, variables = network
+    chain = model.chain_of_proof(variables)
+    bound = model.lipschitz_bound(variables)
+    assert bound == product(chain)
+    exact = math.prod(link.lipschitz for link in chain)
+    assert exact <= bound <= exact * (1 + 1e-14)
+    assert chain[0].layer == "input"
+    assert chain[0].lipschitz >= 1 / model.input_scale()[1].min()
+
+
+def test_every_map_has_its_link_in_order(network):
+    model, variables = network
+    names = [link.layer for link in model.chain_of_proof(variables)]
+    expected = ["input"]
+    for step in model.steps():
+        expected += [f"{step.name}_rearrangement"] * step.rearrange
+        expected += [step.name, f"{step.name}_pool" if step.pool else f"{step.name}_activation"]
+    assert names == expected
+    assert len(set(names)) == len(names)
+
+
+def test_links_of_convolutions_bound_their_operators(network):
+    """Each convolution as a matrix: its norm is below the link's bound, which is the gain at the link's norm."""
+    model, variables = network
+    links = {link.layer: link for link in model.chain_of_proof(variables)}
+    for step, layer, own in model._layers(variables):
+        link = links[step.name]
+        assert link.lipschitz == layer.lipschitz_bound(own, step.size)
+        assert link.lipschitz == (model.eval_polynomial or model.polynomial).gain(link.norm)[1]
+        assert f"{step.size}×{step.size} pixels" in link.kind
+        with jax.enable_x64(True):
+            own = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), own)
+            unknowns = step.size**2 * step.in_channels
+            images = np.eye(unknowns).reshape(unknowns, step.size, step.size, step.in_channels)
+            zero = np.zeros_like(images[:1])
+            matrix = np.asarray(layer.apply(own, images) - layer.apply(own, zero)).reshape(unknowns, -1)
+            kernel = layer.normalised_kernel(own)
+            channels = kernel.shape[-1]
+            images = np.eye(step.size**2 * channels).reshape(-1, step.size, step.size, channels)
+            operator = lipjax.ops.orthogonal_conv(images, kernel, lipjax.ops.Polynomial((1.0,))) - images
+        norm = np.linalg.norm(np.asarray(operator).reshape(len(images), -1), 2)
+        assert norm <= link.norm * (1 + 1e-12)  # rounding of the normalised kernel is not in the bound
+        assert link.norm <= 1.1 * norm
+        true = np.linalg.norm(matrix, 2)
+        assert true <= link.lipschitz * (1 + 1e-12)  # 1e-12: rounding of the matrix, which is not exact
+        assert link.lipschitz <= 1.1 * true
+
+
+def test_folded_networks_have_a_chain_too(network):
+    model, variables = lipjax.fold(*network)
+    chain = model.chain_of_proof(variables)
+    assert model.lipschitz_bound(variables) == product(chain)
+    assert any("Gram" in link.method for link in chain)
+
+
+def test_products_are_rounded_up():
+    third = Link("a", "", 1 / 3, "")
+    assert product([third, third]) > (1 / 3) * (1 / 3)
+    assert product([third._replace(lipschitz=1.0)] * 1000) == 1.0
+    assert product([]) == 1.0

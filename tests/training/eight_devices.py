@@ -1,0 +1,93 @@
+"""Run by test_sharding.py in a process of its own, with eight virtual devices: prints a JSON line of differences."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from conftest import tiny_config
+
+from lipjax.config import build_model
+from lipjax.data import load
+from lipjax.system import devices
+from lipjax.training.loop import train
+from lipjax.training.recipe import Metrics, epoch_order, initial_state, make_optimizer, make_train_step, state_sharding
+
+CRC = {"head": "crc", "hidden": 16, "pooling": "projection", "clip_norm": 1.0, "attack_radius": 0.2}
+CASES = {"lln, dataset split": {}, "crc, head split": CRC | {"shard_head": True}}
+
+
+def steps_on(mesh, config, count, dtype):
+    """(final state, losses summed up after each step) of so many steps on a mesh."""
+    dataset = load("digits", None)
+    model = build_model(config, dataset.image_shape, dataset.num_classes)
+    optimizer = make_optimizer(config, count)
+    state = jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+        initial_state(model, optimizer, config.seed),
+    )
+    state = jax.device_put(state, state_sharding(state, config, mesh))
+    step = make_train_step(model, optimizer, config, dataset.pixel_max, mesh)
+    images, labels = (devices.dataset_on_devices(array, mesh) for array in dataset.train)
+    order = devices.on_devices(epoch_order(config.seed, 1, len(dataset.train.labels), config.batch_size), mesh)
+    metrics, losses = devices.on_devices(Metrics.zero(), mesh), []
+    for _ in range(count):
+        state, metrics = step(state, metrics, images, labels, order)
+        losses.append(float(metrics.loss))
+    used = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)}
+    assert used == {mesh.size}, used
+    return state, images, losses
+
+
+def same_training():
+    """{case: the largest difference of a parameter after 20 steps in float64 on one device and on eight}."""
+    differences = {}
+    for case, changes in CASES.items():
+        config = tiny_config()
+        config.update(changes | {"batch_size": 64})
+        devices.REPLICATED_BYTES = 0 if "dataset split" in case else 1 << 30
+        with jax.enable_x64(True):
+            one, *_ = steps_on(devices.mesh_of(jax.devices()[:1]), config, 20, jnp.float64)
+            eight, images, _ = steps_on(devices.mesh_of(), config, 20, jnp.float64)
+        assert images.sharding.is_fully_replicated == ("dataset split" not in case)
+        if config.head == "crc":
+            split = eight.params["head"]["w1"].sharding
+            assert split.is_fully_replicated != config.shard_head, split
+        pairs = zip(jax.tree.leaves(one.params), jax.tree.leaves(eight.params), strict=True)
+        differences[case] = max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
+    return differences
+
+
+def same_losses():
+    """The largest relative difference of the mean loss at any step of an epoch in float32."""
+    config = tiny_config()
+    config.update({"batch_size": 64})
+    curves = [
+        steps_on(mesh, config, 1437 // 64, jnp.float32)[2]
+        for mesh in (devices.mesh_of(jax.devices()[:1]), devices.mesh_of())
+    ]
+    one, eight = map(np.asarray, curves)
+    return float(np.abs(eight / one - 1).max())
+
+
+def main(workdir):
+    assert jax.device_count() == 8
+    lines = []
+    train(tiny_config(), Path(workdir), say=lines.append)  # resumes what the test began on one device
+    assert "resuming" in lines[0], lines
+    messages = []
+    for changes in ({"batch_size": 60}, CRC | {"hidden": 12, "shard_head": True}):
+        wrong = tiny_config()
+        wrong.update(changes)
+        try:
+            train(wrong, Path(workdir) / "wrong", say=lines.append)
+        except ValueError as error:
+            messages.append(str(error))
+    assert not (Path(workdir) / "wrong").exists()
+    print(json.dumps({"training": same_training(), "losses": same_losses(), "refused": messages}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

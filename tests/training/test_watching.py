@@ -1,0 +1,111 @@
+"""What a run shows of itself: network.txt, TensorBoard files, a trace, metrics; and what it keeps off the devices."""
+
+import json
+import sys
+
+import chex
+import jax
+import numpy as np
+import pytest
+from conftest import tiny_config
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
+
+from lipjax.checkpoint import sha256
+from lipjax.models.lipconvnet import LipConvnet
+from lipjax.system.event_files import EventFiles
+from lipjax.training import loop as training
+from lipjax.training.loop import train
+from lipjax.training.overview import multiply_adds
+
+
+def scalars(folder):
+    """{tag: {step: value}} of the event files, read by their format: length, checksum, message, checksum."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            length = int.from_bytes(data[at : at + 8], "little")
+            assert int.from_bytes(data[at + 8 : at + 12], "little") == masked_crc32c(data[at : at + 8])
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            at += 16 + length
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return found
+
+
+def test_files_of_a_watched_run(tmp_path, trained):
+    """The same training, with TensorBoard files that hold the records of metrics.jsonl, and a trace of some steps."""
+    config, lines = tiny_config(), []
+    config.update({"tensorboard": True, "profile": True})
+    state = train(config, tmp_path, say=lines.append)
+    assert sha256(state) == sha256(trained[1])
+    assert "4,168 parameters, 65,280 multiply-adds" in lines[0]
+    assert "Lip(features) <= 4 before training" in lines[0]
+    network = (tmp_path / "network.txt").read_text()
+    assert "block3_conv0" in network
+    assert "float32[1,1,32,32]" in network
+    assert "\x1b" not in network
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    found = scalars(tmp_path / "tensorboard")
+    assert set(found) == set(records[0]) - {"epoch"}
+    for record in records:
+        for name in found:
+            assert found[name][record["epoch"]] == pytest.approx(record[name], rel=1e-6)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_multiply_adds():
+    """The stem alone: 4 convolutions of 8·8 pixels, 9 taps, 6² channels."""
+    model = LipConvnet(5, 6, input_size=8, in_channels=1)
+    first = model.steps()[0]
+    assert (first.size, first.kernel_size, first.features) == (8, 3, 6)
+    rest = sum(4 * (s.size * s.kernel_size * s.features) ** 2 for s in model.steps()[1:])
+    assert multiply_adds(model) - rest == 4 * 64 * 9 * 36
+
+
+def test_tensorboard_without_its_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ValueError, match=r"config\.tensorboard=True: needs pip install 'lipjax\[tensorboard\]'"):
+        EventFiles(tmp_path, 0)
+
+
+def test_many_steps_in_one_program_are_the_steps(tmp_path, trained):
+    """Three at a time, never across the middle or the end of an epoch, nor a checkpoint by steps."""
+    config = tiny_config()
+    config.update({"steps_per_dispatch": 3, "checkpoint_steps": 5})
+    counts, count = [], training._steps_at_once
+
+    def counted(*arguments):
+        counts.append(count(*arguments))
+        return counts[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_steps_at_once", counted)
+        state = train(config, tmp_path, say=lambda line: None)
+    assert counts == [2, 2, 1, 1, 2, 2, 2, 2, 1, 1]  # four steps an epoch, checkpoints at 5, 10 and 15
+    # The compiler orders sums in a loop in its own way: float32.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-3), state.params, trained[1].params)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_the_loop_compiles_once_and_moves_nothing(tmp_path, monkeypatch, at_once):
+    """Each dispatch within the transfer guard that `train` sets, traced once."""
+    name = "make_train_step" if at_once == 1 else "make_train_steps"
+    make, guards = getattr(training, name), []
+
+    def watched(*arguments):
+        step = make(*arguments)
+        traced = jax.jit(chex.assert_max_traces(step.__wrapped__, n=1), donate_argnums=(0, 1))
+
+        def run(*inputs):
+            guards.append(jax.config.jax_transfer_guard_host_to_device)
+            return traced(*inputs)
+
+        return run
+
+    monkeypatch.setattr(training, name, watched)
+    config = tiny_config()
+    config.update({"steps_per_dispatch": at_once, "epochs": 2, "validation_fraction": 0.0})
+    train(config, tmp_path, say=lambda line: None)
+    assert guards == ["disallow"] * (2 * 5 if at_once == 1 else 2 * 3)
