@@ -13,8 +13,8 @@ from absl import app, flags, logging
 from lipjax.checkpoint import CheckpointError
 from lipjax.data import DataError
 from lipjax.evaluation.attack import CertificateViolated
-from lipjax.evaluation.certification import BATCH_SIZE
 from lipjax.evaluation.split import ATTACKS, SPLITS, certify_run
+from lipjax.models.proven import BATCH_SIZE
 from lipjax.system import compilation
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of train.py.", required=True)

@@ -19,9 +19,10 @@ from absl import app, flags, logging
 
 from lipjax.certificates.crc import certify_crc, pair_bounds
 from lipjax.certificates.curvature_cache import CurvatureCache
-from lipjax.evaluation.certification import load_trained, penultimate_features
+from lipjax.models.proven import penultimate_features
 from lipjax.ops.curvature import cheap_curvature_bound, curvature_bound
 from lipjax.system import compilation
+from lipjax.workdir import load_trained
 
 WORKDIR = flags.DEFINE_string("workdir", None, "A trained run with head = 'crc'; none: a synthetic head.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Overrides the run's data_dir.")

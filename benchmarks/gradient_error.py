@@ -1,4 +1,4 @@
-"""How far the fast and the rank-two kernel gradients are from the exact one, in a whole network.
+"""How far the fast kernel gradient is from the exact one, in a whole network.
 
     python benchmarks/gradient_error.py [--workdir=RUN --data_dir=DIR] [--batch_size=128]
 
@@ -19,9 +19,9 @@ import optax
 from absl import app, flags, logging
 
 from lipjax import ops
-from lipjax.evaluation.certification import load_trained
 from lipjax.models.lipconvnet import LipConvnet
 from lipjax.system import compilation
+from lipjax.workdir import load_trained
 
 WORKDIR = flags.DEFINE_string("workdir", None, "A trained run; none: initial weights and random images.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Overrides the run's data_dir.")

@@ -66,7 +66,7 @@ def epochs_of_steps(config, dataset) -> list[float]:
     model = build_model(config, dataset.image_shape, dataset.num_classes)
     images, labels = map(jax.numpy.asarray, dataset.train)
     steps = len(labels) // config.batch_size
-    optimizer = make_optimizer(config, steps)
+    optimizer = make_optimizer(config, steps, model)
     step = make_train_step(model, optimizer, config, dataset.pixel_max)
     state, metrics, seconds = initial_state(model, optimizer, config.seed), Metrics.zero(), []
     for epoch in range(1, config.epochs + 1):
@@ -74,7 +74,7 @@ def epochs_of_steps(config, dataset) -> list[float]:
         started = time.perf_counter()
         for position in range(steps):
             if position == steps // 2:
-                state = state._replace(spectral=_settled(state.params, state.spectral))
+                state = state._replace(spectral=_settled(model, state.params, state.spectral))
             state, metrics = step(state, metrics, images, labels, order)
         jax.block_until_ready(metrics)
         seconds.append(time.perf_counter() - started)

@@ -33,7 +33,7 @@ def main(_):
     config = default_config()
     config.update({"depth": DEPTH.value, "init_channels": INIT_CHANNELS.value})
     model = build_model(config, (32, 32, 3), 10)
-    optimizer = make_optimizer(config, steps_per_epoch=390)
+    optimizer = make_optimizer(config, 390, model)
     state = initial_state(model, optimizer, 0)
     gigabytes = 4e-9 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
     step = make_train_step(model, optimizer, config, pixel_max=255)

@@ -1,4 +1,4 @@
-"""How far the fast and the rank-two kernel gradients of a trained network are from the exact one."""
+"""How far the fast kernel gradient of a trained network is from the exact one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +10,9 @@ import optax
 
 from experiments.cells import Cell
 from lipjax import ops
-from lipjax.evaluation.certification import load_trained
 from lipjax.models.lipconvnet import LipConvnet
 from lipjax.training.loop import train
+from lipjax.workdir import load_trained
 
 BATCHES = 4
 APPROXIMATE = tuple(gradient for gradient in ops.GRADIENTS if gradient != "exact")

@@ -64,7 +64,7 @@ class _Run:
         self.labels = jnp.asarray(rng.integers(0, classes, 2 * config.batch_size))
         self.order = epoch_order(config.seed, 1, len(self.labels), config.batch_size)
         model = build_model(config, shape, classes)
-        optimizer = make_optimizer(config, steps_per_epoch=1000)
+        optimizer = make_optimizer(config, 1000, model)
         self.carry = _random_state(model, optimizer, rng), Metrics.zero()
         step: Any = make_train_step(model, optimizer, config, pixel_max=255)
         # Ahead of time: called as it is, the step would be compiled again for the placement of its own outputs.

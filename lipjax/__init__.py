@@ -1,8 +1,15 @@
-"""Image classifiers with proven l2 robustness: skew orthogonal convolutions, certified heads, deterministic radii."""
+"""Image classifiers with proven l2 robustness: layers that state their proof, certified heads, deterministic radii."""
 
-from lipjax import ops
-from lipjax.evaluation.certification import certify, load_trained
-from lipjax.models import network
-from lipjax.models.lipconvnet import LipConvnet, fold
+from lipjax import layers, models, ops
+from lipjax.models import LipConvnet, Network, certify, fold, prove
 
-__all__ = ["LipConvnet", "certify", "fold", "load_trained", "network", "ops"]
+__all__ = ["LipConvnet", "Network", "certify", "fold", "layers", "load_trained", "models", "ops", "prove"]
+
+
+def __getattr__(name):
+    """`load_trained` is imported when asked for: orbax and the datasets come with it."""
+    if name == "load_trained":
+        from lipjax.workdir import load_trained
+
+        return load_trained
+    raise AttributeError(f"module 'lipjax' has no attribute {name!r}")

@@ -127,8 +127,11 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint {self.directory / kind}: its metadata was altered")
         return metadata
 
-    def restore(self, kind: str, template: Any) -> tuple[Any, dict[str, Any]]:
+    def restore(self, kind: str, template: Any, partial: bool = False) -> tuple[Any, dict[str, Any]]:
         """(state, metadata) of the 'last' or 'best' checkpoint, the state with the structure of the template.
+
+        Args:
+          partial: the template is a dict of some of the state's parts, such as params and spectral; read these alone.
 
         Raises:
           CheckpointError: no such checkpoint, one that cannot be read, one whose content is not what was saved, or one
@@ -140,6 +143,8 @@ class Checkpoints:
         if sha256(found) != metadata.get("state_sha256"):
             raise CheckpointError(f"checkpoint {where} was altered: its SHA-256 is not the recorded one")
         wanted = flat_leaves(template)
+        if partial:
+            found = {path: leaf for path, leaf in found.items() if path.split("/")[0] in template}
         for path in sorted({*found, *wanted}):
             there, here = _describe(found.get(path)), _describe(wanted.get(path))
             if there != here:

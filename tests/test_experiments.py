@@ -106,11 +106,10 @@ def test_a_gradient_cell_is_run_and_rendered(tmp_path):
     label, cell = cells("gradient", "smoke")[0]
     result = run(cell, tmp_path / "runs", tmp_path / "results", None)
     assert read(cell, tmp_path / "results") == result
-    for how, worst in (("fast", 0.3), ("rank2", 0.05)):
-        errors, cosines = result["errors"][how]["relative_error"], result["errors"][how]["cosine"]
-        assert 0 < max(errors) < worst
-        # Of a relative error e the cosine is at least √(1 − e²).
-        assert all(cosine >= (1 - error**2) ** 0.5 for error, cosine in zip(errors, cosines, strict=True))
+    errors, cosines = result["errors"]["fast"]["relative_error"], result["errors"]["fast"]["cosine"]
+    assert 0 < max(errors) < 0.3
+    # Of a relative error e the cosine is at least √(1 − e²).
+    assert all(cosine >= (1 - error**2) ** 0.5 for error, cosine in zip(errors, cosines, strict=True))
     assert f"| {label} | " in render("gradient", "smoke", tmp_path / "results")
 
 

@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lipjax
 from lipjax import interop, ops
-from lipjax.evaluation.certification import certify_with_bound
+from lipjax.models.proven import over_bound
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -54,7 +55,7 @@ def test_every_layer_features_and_logits(network):
 @pytest.fixture(scope="module")
 def bounds(network):
     _, model, variables = network
-    return model.layer_bounds(variables)
+    return {name: proof.lipschitz for name, proof in lipjax.prove(model, variables).proof.links()}
 
 
 def test_layer_bounds_are_above_the_true_norms_and_close(network, bounds):
@@ -71,7 +72,8 @@ def test_certificates_are_no_smaller_than_theirs(network, bounds):
     """In input space, over all nine rivals; theirs are signed, ours 0 where the prediction is wrong."""
     g, model, variables = network
     bound = float(np.prod(list(bounds.values())))
-    certificate = certify_with_bound(model, variables, nhwc(g["x"]), g["labels"], bound)
+    proven = lipjax.prove(model, variables)
+    certificate = over_bound(proven.certify_head(proven.features(nhwc(g["x"])), g["labels"]), bound)
     theirs = np.maximum(g["certs"].min(axis=1), 0)
     right = g["logits"].argmax(axis=1) == g["labels"]
     assert right.sum() == 2

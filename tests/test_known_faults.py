@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 import lipjax
-from lipjax.evaluation import certification
-from lipjax.evaluation.certification import penultimate_features
 from lipjax.evaluation.split import certify_run
 from lipjax.layers.skew_orthogonal_conv import DEFAULT_POLYNOMIAL
+from lipjax.models import proven
 from lipjax.ops import conv_norm_bound, curvature_bound, skew_kernel, taylor
 
 
@@ -126,9 +125,14 @@ def test_every_product_is_at_full_precision(network, monkeypatch):
         jaxprs.append(jax.make_jaxpr(features, static_argnums=0)(*arguments))
         return features(*arguments)
 
-    features = certification._features
-    monkeypatch.setattr(certification, "_features", recorded)
-    penultimate_features(model, variables, images)
+    features = proven._features
+    monkeypatch.setattr(proven, "_features", recorded)
+    proven.penultimate_features(model, variables, images)
+    certified = lipjax.prove(model, variables)
+    certified._jitted = jax.jit(lambda *given: (jaxprs.append(jax.make_jaxpr(evaluate)(*given)), evaluate(*given))[1])
+    evaluate = certified._backbone.evaluate
+    certified.certify(images, np.zeros(len(images), int))
+    assert len(jaxprs) == 2
     products = [part for jaxpr in jaxprs for part in _products(jaxpr.jaxpr)]
     assert {name for name, _ in products} >= {"conv_general_dilated"}
     highest = jax.lax.Precision.HIGHEST

@@ -13,4 +13,6 @@ def test_the_python_of_the_readme_runs(capsys):
         exec(compile(block, "README.md", "exec"), names)
     assert len(blocks) == 2
     assert names["certificate"].radius.shape == (360,)
-    assert "SkewOrthogonalConv_1 0.99" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "block  (1 − 0.5) x + 0.5 f(x): 1  (sum)" in printed
+    assert printed.splitlines()[1].startswith("one after the other: 2.857")

@@ -9,12 +9,9 @@ from fractions import Fraction
 import numpy as np
 
 from lipjax.certificates.certificate import EXACT, Certificate, checked_array, checked_labels
-from lipjax.certificates.crc import certify_crc
-
-__all__ = ["Certificate", "certify_crc", "certify_lln"]
 
 
-def certify_lln(features, weight, bias, labels) -> Certificate:
+def certify_lln(features, weight, bias, labels, rivals: int | None = None) -> Certificate:
     """Exact certificates of the LLN head f = (W / row norms) y + b, over all rivals (Singla et al., 2022).
 
     For label l and rival i, f_l − f_i is affine in y with slope w_l − w_i, so the nearest point where i draws level is
@@ -26,6 +23,8 @@ def certify_lln(features, weight, bias, labels) -> Certificate:
       features: (N, D), float32 or float64, at which the head is certified.
       weight: (K, D) raw rows, normalised here; bias: (K,).
       labels: (N,) integers in [0, K).
+      rivals: None for all.  An integer restricts to that many classes of largest logit besides the label: the paper's
+        protocol for CIFAR-100 (rivals=9), not a proof, since a class that is left out may be nearer.
 
     Returns:
       A `Certificate` in feature-space l2 units; a radius is `exact` unless its rounding, which is subtracted, counts:
@@ -38,6 +37,9 @@ def certify_lln(features, weight, bias, labels) -> Certificate:
     weight = checked_array("weight", weight, (None, features.shape[1]))
     bias = checked_array("bias", bias, (len(weight),))
     labels = checked_labels(labels, len(features), len(weight))
+    if rivals is not None and (isinstance(rivals, bool) or not isinstance(rivals, int | np.integer) or rivals < 1):
+        raise ValueError(f"rivals: must be None or an integer of at least 1, got {rivals!r}")
+    is_restricted = rivals is not None and rivals < len(weight) - 1
     largest = np.abs(weight).max(axis=1, keepdims=True)
     if not (largest > 0).all():
         raise ValueError(f"weight: row {int(np.argmin(largest))} is zero and cannot be normalised")
@@ -60,6 +62,10 @@ def certify_lln(features, weight, bias, labels) -> Certificate:
             largest_margins = np.maximum(margins + rounding, 0.0)
             margins -= rounding
             margins[:, label] = largest_margins[:, label] = np.inf
+            if is_restricted:  # the classes of smaller logits are taken to be at no distance at all
+                left_out = np.argsort(margins, axis=1)[:, rivals:]
+                for array in (margins, largest_margins):
+                    np.put_along_axis(array, left_out, np.inf, axis=1)
             steepness = np.linalg.norm(slopes, axis=1)
             distances = margins / (steepness * (1 + gamma) + 2 * gamma)
             flattest = steepness * (1 - gamma) - 2 * gamma
@@ -78,7 +84,8 @@ def certify_lln(features, weight, bias, labels) -> Certificate:
             upper[own] = farthest.min(axis=1)
     prediction = np.where(radius > 0, labels, rival)
     exact = (radius >= upper * (1 - EXACT)) & ((upper < np.inf) | (radius == np.inf))
-    return Certificate(radius, rival, exact, upper, prediction)
+    protocol = f"paper protocol, {rivals} rivals: not a proof" if is_restricted else "proof"
+    return Certificate(radius, rival, exact, upper, prediction, protocol)
 
 
 def _same_ray(a: np.ndarray, b: np.ndarray) -> bool:

@@ -1,5 +1,6 @@
 """Image-classification data as uint8 arrays in memory."""
 
-from lipjax.data.dataset import DataError, Dataset, Split, load
+from lipjax.data.dataset import DataError, Dataset, Split
+from lipjax.data.sources import load
 
 __all__ = ["DataError", "Dataset", "Split", "load"]

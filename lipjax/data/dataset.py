@@ -1,12 +1,9 @@
-"""One interface to the shipped digits and to every tensorflow-datasets set of fixed-size images."""
+"""What every source of images gives: two splits of uint8 images with labels."""
 
 import dataclasses
-import os
 from typing import NamedTuple
 
 import numpy as np
-
-from lipjax.data import digits
 
 
 class DataError(RuntimeError):
@@ -54,27 +51,3 @@ class Dataset:
         order = np.random.default_rng(seed).permutation(len(self.train.labels))
         held, kept = np.sort(order[:count]), np.sort(order[count:])
         return Split(*(a[kept] for a in self.train)), Split(*(a[held] for a in self.train))
-
-
-def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
-    """The dataset `name`: 'digits', or a tensorflow-datasets name, prepared under `data_dir` on first use.
-
-    Raises:
-      ValueError: unknown name, or a dataset that is not one of fixed-size square images with one label.
-      DataError: the data is neither under data_dir nor can it be downloaded.
-    """
-    if name == "digits":
-        splits, num_classes, pixel_max = digits.load_digits(), 10, digits.PIXEL_MAX
-    else:
-        from lipjax.data.named import load_named  # importing tensorflow-datasets takes most of a second
-
-        (splits, num_classes), pixel_max = load_named(name, data_dir), 255
-    train, test = (Split(_surround(images), labels) for images, labels in (splits["train"], splits["test"]))
-    return Dataset(name, train, test, num_classes, pixel_max)
-
-
-def _surround(images: np.ndarray) -> np.ndarray:
-    size = images.shape[1]
-    missing = max(4, 1 << (size - 1).bit_length()) - size
-    around = (missing // 2, missing - missing // 2)
-    return np.pad(images, ((0, 0), around, around, (0, 0))) if missing else images

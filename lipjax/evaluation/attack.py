@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from lipjax.evaluation import pgd
-from lipjax.models.lipconvnet import LipConvnet
+from lipjax.models import Classifier
 
 INSIDE = 1 - 1e-6  # the fraction of its certified radius at which each image is attacked
 SLACK = 1e-4  # float32 margins up to this are looked at in float64
@@ -31,7 +31,7 @@ class CertificateViolated(RuntimeError):
 
 
 def attack_batch(
-    model: LipConvnet,
+    model: Classifier,
     variables: Mapping[str, Any],
     images: np.ndarray,
     labels: np.ndarray,

@@ -5,14 +5,10 @@ only the RIVALS classes with the largest logits beside the label count, however 
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from lipjax.certificates.lln import certify_crc
-from lipjax.evaluation.certification import penultimate_features
-from lipjax.models.lipconvnet import LipConvnet
+from lipjax.models import Proven
 
 RIVALS = 9
 
@@ -26,30 +22,9 @@ class PaperRow:
 
 
 def paper_batch(
-    model: LipConvnet, variables: Mapping[str, Any], images: np.ndarray, labels: np.ndarray, first: int
+    proven: Proven, nominal_bound: float, images: np.ndarray, labels: np.ndarray, first: int
 ) -> list[PaperRow]:
     """Rows of images (N, H, W, C) float32 in [0, 1] with labels (N,), of which the first has the index `first`."""
-    features = penultimate_features(model, variables, images).astype(np.float64)
-    head = variables["params"]["head"]
-    rivals = min(RIVALS, model.num_classes - 1)
-    if model.head == "crc":
-        radius = certify_crc(features, head, labels, rivals=rivals).radius
-    else:
-        radius = _lln_radius(features, head, labels, rivals)
-    scale = float(np.min(model.input_scale()[1]))
-    return [PaperRow(first + i, float(r * scale)) for i, r in enumerate(radius)]
-
-
-def _lln_radius(features: np.ndarray, head, labels: np.ndarray, rivals: int) -> np.ndarray:
-    """min over the rivals i of (f_l − f_i) / ‖w_l − w_i‖, (N,), in float64."""
-    weight = np.asarray(head["weight"], np.float64)
-    weight = weight / np.linalg.norm(weight, axis=1, keepdims=True)
-    logits = features @ weight.T + np.asarray(head["bias"], np.float64)
-    own = np.take_along_axis(logits, labels[:, None], axis=1)
-    others = np.where(np.arange(len(weight)) == labels[:, None], -np.inf, logits)
-    strongest = np.argsort(-others, axis=1)[:, :rivals]
-    margins = own - np.take_along_axis(logits, strongest, axis=1)
-    slopes = np.linalg.norm(weight[labels][:, None] - weight[strongest], axis=-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        distances = np.where(margins > 0, margins / slopes, 0.0)
-    return distances.min(axis=1)
+    rivals = min(RIVALS, proven.num_classes - 1)
+    radius = proven.certify_head(proven.features(images), labels, rivals=rivals).radius / nominal_bound
+    return [PaperRow(first + i, float(r)) for i, r in enumerate(radius)]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipjax.models.lipconvnet import LipConvnet
+from lipjax.models import Classifier
 from lipjax.system.devices import over_devices
 
 # (steps, starts); the first start is the image itself.
@@ -27,7 +27,7 @@ class Attack(NamedTuple):
 
 
 def l2_attack(
-    model: LipConvnet, variables: Mapping[str, Any], images, labels, radius, key: jax.Array, steps: int, starts: int
+    model: Classifier, variables: Mapping[str, Any], images, labels, radius, key: jax.Array, steps: int, starts: int
 ) -> Attack:
     """Projected gradient descent on the margin f_l − max over i ≠ l of f_i within ‖x' − x‖ <= radius.
 
@@ -56,7 +56,7 @@ def l2_attack(
     return Attack(*map(np.asarray, found))
 
 
-def bisected(model: LipConvnet, variables: Mapping[str, Any], images, labels, attack: Attack) -> Attack:
+def bisected(model: Classifier, variables: Mapping[str, Any], images, labels, attack: Attack) -> Attack:
     """The attack with each misclassified point moved towards its image, by bisection, as far as it stays that."""
     images, labels, ends = jnp.asarray(images), jnp.asarray(labels), jnp.asarray(attack.images)
 
@@ -82,7 +82,7 @@ def distance(images, others) -> np.ndarray:
     return np.sqrt((difference**2).sum(axis=(1, 2, 3)))
 
 
-def margins_in_float64(model: LipConvnet, variables: Mapping[str, Any], images, labels) -> np.ndarray:
+def margins_in_float64(model: Classifier, variables: Mapping[str, Any], images, labels) -> np.ndarray:
     """f_l − max_{i ≠ l} f_i of the network in float64, (N,)."""
     with jax.enable_x64(True):
         double = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), dict(variables))

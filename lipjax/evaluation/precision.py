@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipjax.models.lipconvnet import LipConvnet
+from lipjax.models import Classifier
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -29,7 +29,7 @@ class PrecisionRow:
 
 
 def precision_batch(
-    model: LipConvnet, variables: Mapping[str, Any], images: np.ndarray, first: int
+    model: Classifier, variables: Mapping[str, Any], images: np.ndarray, first: int
 ) -> list[PrecisionRow]:
     """Rows of images (N, H, W, C) float32, of which the first one has the index `first`."""
     with jax.enable_x64(True):

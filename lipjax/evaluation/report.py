@@ -10,7 +10,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lipjax.models.lipconvnet import LipConvnet
+from lipjax.layers import Container, Layer, PointPool, PolylinePool, ProjectionPool
+from lipjax.models import Classifier
+
+LEARNED = (ProjectionPool, PolylinePool, PointPool)
 
 
 def plot_certified_accuracy(
@@ -56,7 +59,7 @@ def plot_radii(path: Path | IO[bytes], radius: np.ndarray) -> None:
     figure.savefig(path, dpi=120, format="png")
 
 
-def plot_level_sets(path: Path, model: LipConvnet, variables: Mapping[str, Any], pairs: int = 4) -> None:
+def plot_level_sets(path: Path, model: Classifier, variables: Mapping[str, Any], pairs: int = 4) -> None:
     """Write a PNG of the level sets of learned pooling (as the paper's Figure 1): a row per layer, a few channel pairs.
 
     The thick line is the level 0: the learned set where the output is a signed distance.  Each panel reaches 3 times
@@ -65,11 +68,13 @@ def plot_level_sets(path: Path, model: LipConvnet, variables: Mapping[str, Any],
     Raises:
       ValueError: a network without learnable pooling.
     """
-    layer = model.pooling_layer()
-    pools = {name: params for name, params in variables["params"].items() if name.endswith("_pool")}
+    pools = {name: layer for name, layer in _leaves(model.parts()[0]) if isinstance(layer, LEARNED)}
+    if not pools:
+        raise ValueError(f"{type(model).__name__}: no layer is a pooling with something to learn")
     figure = Figure(figsize=(2.6 * pairs, 2.6 * len(pools)), layout="constrained")
     FigureCanvasAgg(figure)
-    for row, (name, params) in zip(figure.subplots(len(pools), pairs, squeeze=False), pools.items(), strict=True):
+    for row, (name, layer) in zip(figure.subplots(len(pools), pairs, squeeze=False), pools.items(), strict=True):
+        params = variables["params"][name]
         count = len(jax.tree.leaves(params)[0])
         reach = 3.0 if "theta" in params else 3 * max(1.0, *(float(np.abs(p).max()) for p in jax.tree.leaves(params)))
         ticks = np.linspace(-reach, reach, 201)
@@ -84,3 +89,10 @@ def plot_level_sets(path: Path, model: LipConvnet, variables: Mapping[str, Any],
             axes.title.set_fontsize(8)
             axes.tick_params(labelsize=6)
     figure.savefig(path, dpi=110)
+
+
+def _leaves(layer: Layer, name: str = "") -> list[tuple[str, Layer]]:
+    """The layers of a backbone that hold variables of their own name beside the head's."""
+    if not isinstance(layer, Container):
+        return [(name, layer)]
+    return [leaf for child, inner in layer.children() if not (name and child) for leaf in _leaves(inner, child or name)]

@@ -12,23 +12,22 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lipjax.certificates.certificate import Certificate
-from lipjax.certificates.curvature_cache import CurvatureCache
 from lipjax.checkpoint import sha256
 from lipjax.config import parse_radii
 from lipjax.data import Dataset, Split
 from lipjax.evaluation import report
 from lipjax.evaluation.attack import AttackRow, attack_batch
 from lipjax.evaluation.batches import remaining
-from lipjax.evaluation.certification import BATCH_SIZE, certify_with_bound, load_trained
 from lipjax.evaluation.html_report import write_html_report
 from lipjax.evaluation.paper_protocol import PaperRow, paper_batch
 from lipjax.evaluation.pgd import STRENGTHS
 from lipjax.evaluation.precision import PrecisionRow, precision_batch, precision_summary
 from lipjax.evaluation.rows import PartialRows
 from lipjax.evaluation.summary_table import table
-from lipjax.layers.proof import product
-from lipjax.models.lipconvnet import LipConvnet
+from lipjax.models import Proven, prove
+from lipjax.models.proven import BATCH_SIZE
 from lipjax.system.files import atomic_write
+from lipjax.workdir import load_trained
 
 SPLITS = ("test", "train", "validation")
 ATTACKS = ("none", *STRENGTHS)
@@ -95,12 +94,8 @@ def certify_run(
         )
     started = time.perf_counter()
     say("proving a bound of the Lipschitz constant …")
-    chain = model.chain_of_proof(variables)
-    lipschitz_bound = product(chain)
-    curvature = None
-    if model.head == "crc":
-        head = variables["params"]["head"]
-        curvature = CurvatureCache(workdir / "checkpoints" / "curvature.npz", head["w1"], head["w2"])
+    proven = prove(model, variables, curvature_file=workdir / "checkpoints" / "curvature.npz")
+    lipschitz_bound = proven.lipschitz_bound
 
     folder = workdir / ("certificates" if split == "test" else f"certificates_{split}")
     folder.mkdir(exist_ok=True)
@@ -124,8 +119,7 @@ def certify_run(
         return files[name].rows
 
     def certified_rows(start, pixels, own):
-        certificate = certify_with_bound(model, variables, pixels, own, lipschitz_bound, curvature, float_slack)
-        return rows(start, certificate, own)
+        return rows(start, proven.certify(pixels, own, float_slack=float_slack), own)
 
     certified = measure("per_image", Row, key, "certified", certified_rows)
     radius = np.array([row.radius for row in certified])
@@ -151,7 +145,7 @@ def certify_run(
     if paper_protocol:
 
         def paper_rows(start, pixels, own):
-            return paper_batch(model, variables, pixels, own, start)
+            return paper_batch(proven, model.nominal_bound(), pixels, own, start)
 
         papers = measure("paper_protocol", PaperRow, network, "done by the paper's protocol", paper_rows)
         paper = {text: float(np.mean([row.radius > r for row in papers])) for text, r in named_radii.items()}
@@ -168,7 +162,7 @@ def certify_run(
         "paper_protocol_not_a_proof": paper,
         "float_slack": float_slack,
         "lipschitz_bound": lipschitz_bound,
-        "chain_of_proof": [*(link._asdict() for link in chain), _head_link(model)],
+        "chain_of_proof": chain_of_proof(proven),
         "exact_fraction": float(exact[right].mean()) if right.any() else None,
         "seconds": time.perf_counter() - started,
         "params_sha256": params_sha256,
@@ -196,13 +190,14 @@ def _split(dataset: Dataset, split: str, config: ConfigDict) -> Split:
     return training if split == "train" else validation
 
 
-def _head_link(model: LipConvnet) -> dict[str, Any]:
-    """The last link: distances to the head's decision boundaries take the place of a Lipschitz bound."""
-    if model.head == "crc":
-        kind, method = "curvature head", "weak duality with a proven curvature bound, all rivals (docs/crc.md)"
-    else:
-        kind, method = "last-layer normalization", "distance to each rival's hyperplane, all rivals, closed form"
-    return {"layer": "head", "kind": kind, "lipschitz": None, "method": method, "norm": None}
+def chain_of_proof(proven: Proven) -> list[dict[str, Any]]:
+    """A link for each layer from pixels to features, and the head, whose distances take the place of a bound."""
+    links = [
+        {"layer": name, "kind": proof.kind, "lipschitz": proof.lipschitz, "method": proof.why, "norm": proof.norm}
+        for name, proof in proven.proof.links()
+    ]
+    head = {"layer": "head", "kind": proven.head.kind, "lipschitz": None, "method": proven.head.why, "norm": None}
+    return [*links, head]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,1 +1,56 @@
 """Flax layers over `ops`: everything that is true of a layer is said in its own file."""
+
+from lipjax.layers.activations import Householder, Householder2, MaxMin
+from lipjax.layers.container import Container
+from lipjax.layers.containers import Concatenate, Residual, Sequential, Split
+from lipjax.layers.curvature_head import CurvatureHead
+from lipjax.layers.folded import FoldedConv
+from lipjax.layers.head import Head
+from lipjax.layers.last_layer_normalization import LastLayerNormalization
+from lipjax.layers.layer import Layer, Proof, isometry
+from lipjax.layers.pooling import MaxPool, PointPool, PolylinePool, ProjectionPool
+from lipjax.layers.recomputed import Recomputed
+from lipjax.layers.shapes import Flatten, InputScale, SpaceToDepth
+from lipjax.layers.skew_orthogonal_conv import SkewOrthogonalConv
+
+# What a network may choose by name: a new layer is its file and its line here.
+CONVOLUTIONS: dict[str, type[Layer]] = {"skew_orthogonal": SkewOrthogonalConv}
+ACTIVATIONS: dict[str, type[Layer]] = {"max_min": MaxMin, "householder": Householder, "householder2": Householder2}
+POOLINGS: dict[str, type[Layer]] = {
+    "max": MaxPool,
+    "projection": ProjectionPool,
+    "polyline": PolylinePool,
+    "point": PointPool,
+}
+HEADS: dict[str, type[Head]] = {"lln": LastLayerNormalization, "crc": CurvatureHead}
+
+__all__ = [
+    "ACTIVATIONS",
+    "CONVOLUTIONS",
+    "HEADS",
+    "POOLINGS",
+    "Concatenate",
+    "Container",
+    "CurvatureHead",
+    "Flatten",
+    "FoldedConv",
+    "Head",
+    "Householder",
+    "Householder2",
+    "InputScale",
+    "LastLayerNormalization",
+    "Layer",
+    "MaxMin",
+    "MaxPool",
+    "PointPool",
+    "PolylinePool",
+    "ProjectionPool",
+    "Proof",
+    "Recomputed",
+    "Residual",
+    "Sequential",
+    "SkewOrthogonalConv",
+    "SpaceToDepth",
+    "Split",
+    "isometry",
+]

@@ -1,6 +1,6 @@
 """Skew orthogonal convolutions folded for evaluation: the normalised kernel, or p(A) itself as one matrix."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax import ops
-from lipjax.layers.proof import Link
-from lipjax.layers.skew_orthogonal_conv import SkewOrthogonalConv, polynomial_proof
+from lipjax.layers.layer import Layer, Proof, Shape, Variables, norm_at_zero
+from lipjax.ops import bounds
 from lipjax.ops.bounds import dense_norm_bound, dense_rounding, is_skew
+from lipjax.ops.fusion import stored
 from lipjax.ops.polynomials import Polynomial
 
 # A matrix costs (H·W·C)² multiplications an image, the nest of degree d H·W·d·k²·C²: fewer for H·W <= 9 d.  Beyond 4096
@@ -25,8 +26,8 @@ def is_matrix(size: int, channels: int) -> bool:
     return size <= _MATRIX_SIZE and size**2 * channels <= _MATRIX_UNKNOWNS
 
 
-class FoldedConv(nn.Module):
-    """`SkewOrthogonalConv` in evaluation, without spectral state; its parameters come from `fold_layer`.
+class FoldedConv(Layer):
+    """`SkewOrthogonalConv` in evaluation, without spectral state; its parameters come from `fold_conv`.
 
     Params: bias (features,), and matrix (H·W·C_in, H·W·features) where `is_matrix`, else the normalised skew kernel
     (k, k, C, C).
@@ -47,33 +48,59 @@ class FoldedConv(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """(N, H, W, C_in) → (N, H, W, features)."""
         del train
+        x = stored(x)
         zeros, (count, height, width, in_channels) = nn.initializers.zeros, x.shape
         channels = max(in_channels, self.features)
         bias = self.param("bias", zeros, (self.features,))
         if is_matrix(self.size, channels):
             matrix = self.param("matrix", zeros, (height * width * in_channels, height * width * self.features))
-            return (x.reshape(count, -1) @ matrix).reshape(count, height, width, self.features) + bias
+            return stored((x.reshape(count, -1) @ matrix).reshape(count, height, width, self.features) + bias)
         kernel = self.param("kernel", zeros, (self.kernel_size, self.kernel_size, channels, channels))
-        return apply_kernel(x, kernel, self.polynomial)[..., : self.features] + bias
+        return stored(apply_kernel(x, kernel, self.polynomial)[..., : self.features] + bias)
 
-    def lipschitz_bound(self, variables: Mapping[str, Any], size: int) -> float:
-        """A proven bound: of the norm of the matrix, or max |p(it)| over the proven norms of the kernel's operator."""
-        return self.proof(variables, size).lipschitz
+    @nn.nowrap
+    def proof(self, own, shape):
+        """Of the norm of the matrix, or max |p(it)| over the proven norms of the kernel's operator.
 
-    def proof(self, variables: Mapping[str, Any], size: int) -> Link:
-        """`lipschitz_bound` and how it was obtained; ValueError for a kernel that is not skew to the last bit."""
-        params = variables["params"]
-        if "matrix" in params:
+        Raises:
+          ValueError: a kernel that is not skew to the last bit; a layer folded for another resolution.
+        """
+        params, size = own["params"], square(shape)
+        if size != self.size:
+            raise ValueError(f"FoldedConv: folded for {self.size}×{self.size} pixels, got {size}×{size}")
+        if is_matrix(size, max(shape[2], self.features)):  # as `__call__` decides, whatever else params hold
             bound = dense_norm_bound(np.asarray(params["matrix"], np.float64))
-            shape = params["matrix"].shape
-            rounding = f"at most {dense_rounding(shape):.1e} of it is allowance for rounding"
-            kind = f"matrix {shape[0]} × {shape[1]}, {size}×{size} pixels"
-            return Link("", kind, bound, f"Cholesky factorisation of its Gram matrix; {rounding}")
+            rounding = f"at most {dense_rounding(params['matrix'].shape):.1e} of it is allowance for rounding"
+            kind = f"matrix {params['matrix'].shape[0]} × {params['matrix'].shape[1]}, {size}×{size} pixels"
+            why = f"Cholesky factorisation of its Gram matrix; {rounding}"
+            return Proof(kind, bound, why, norm_at_zero(params["bias"], shape))
         kernel = np.asarray(params["kernel"])
         if not is_skew(kernel):
             raise ValueError("FoldedConv: the kernel is not skew, so nothing is known of |p(A)|; fold the network anew")
-        norm = ops.conv_norm_bound(kernel, size)
-        return polynomial_proof(self.polynomial, norm, params["kernel"].shape, size)
+        return polynomial_proof(self.polynomial, ops.conv_norm_bound(kernel, size), kernel.shape, shape, params)
+
+
+def polynomial_proof(
+    polynomial: Polynomial, norm: float, kernel_shape: Shape, shape: Shape, params: Mapping[str, Any]
+) -> Proof:
+    """The proof of p(A) x + bias, A the operator of a skew kernel of the given shape with ‖A‖ <= norm."""
+    held = "made for no interval" if polynomial.norm is None else f"made for norms up to {polynomial.norm:.6g}"
+    side, channels, size = kernel_shape[0], kernel_shape[2], square(shape)
+    of_norm = bounds.method(kernel_shape, size)
+    return Proof(
+        f"skew orthogonal convolution {side}×{side}, {channels} channels, {size}×{size} pixels",
+        polynomial.gain(norm)[1],
+        f"max |p(it)| up to the norm, p of degree {polynomial.degree} {held}; norm: {of_norm}",
+        norm_at_zero(params["bias"], shape),
+        norm,
+    )
+
+
+def square(shape: Shape) -> int:
+    """Height and width of images (H, W, C); ValueError unless they are square."""
+    if len(shape) != 3 or shape[0] != shape[1]:
+        raise ValueError(f"a convolution is proven on square images (H, W, C), got {shape}")
+    return shape[0]
 
 
 def apply_kernel(x: jax.Array, kernel: jax.Array, polynomial: Polynomial) -> jax.Array:
@@ -82,14 +109,26 @@ def apply_kernel(x: jax.Array, kernel: jax.Array, polynomial: Polynomial) -> jax
     return ops.orthogonal_conv(x, kernel, polynomial)
 
 
-@jax.jit(static_argnums=(0, 2, 3))
-def fold_layer(layer: SkewOrthogonalConv, variables: Mapping[str, Any], size: int, in_channels: int) -> dict[str, Any]:
-    """The parameters of the `FoldedConv` that equals a layer in evaluation on size×size pixels."""
-    kernel, bias = layer.normalised_kernel(variables), variables["params"]["bias"]
-    if not is_matrix(size, kernel.shape[-1]):
-        return {"kernel": kernel, "bias": bias}
-    unknowns = size * size * in_channels
-    images = jnp.eye(unknowns, dtype=kernel.dtype).reshape(unknowns, size, size, in_channels)
-    with jax.default_matmul_precision("highest"):
-        columns = apply_kernel(images, kernel, layer.eval_polynomial or layer.polynomial)
-    return {"matrix": columns[..., : layer.features].reshape(unknowns, -1), "bias": bias}
+def fold_conv(
+    normalised_kernel: Callable[[Variables], jax.Array],
+    own: Variables,
+    features: int,
+    kernel_size: int,
+    polynomial: Polynomial,
+    shape: Shape,
+) -> tuple[FoldedConv, dict[str, Any]]:
+    """(layer, variables) of p(A) x + b in evaluation, A with the kernel that `normalised_kernel` makes of `own`."""
+    size, in_channels = square(shape), shape[2]
+
+    @jax.jit
+    def fold(own):
+        kernel, bias = normalised_kernel(own), own["params"]["bias"]
+        if not is_matrix(size, kernel.shape[-1]):
+            return {"kernel": kernel, "bias": bias}
+        unknowns = size * size * in_channels
+        images = jnp.eye(unknowns, dtype=kernel.dtype).reshape(unknowns, size, size, in_channels)
+        with jax.default_matmul_precision("highest"):
+            columns = apply_kernel(images, kernel, polynomial)
+        return {"matrix": columns[..., :features].reshape(unknowns, -1), "bias": bias}
+
+    return FoldedConv(features, size, kernel_size, polynomial, parent=None), {"params": fold(own)}

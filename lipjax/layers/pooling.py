@@ -1,52 +1,54 @@
 """Pooling as layers, each 1-Lipschitz: the larger of two channels, distances to learnable sets (paper, section 6)."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lipjax import ops
+from lipjax.layers.initializers import uniform_angles
+from lipjax.layers.layer import Layer, isometry, norm_at_zero
 from lipjax.ops import curves
 from lipjax.ops.activations import channel_halves
 
-
-class DistancePool(nn.Module):
-    """Pooling by the distance to a set, which is 1-Lipschitz whatever the set (paper, Theorem 2)."""
-
-    def lipschitz_bound(self, variables: Any = None, size: int | None = None) -> float:
-        """1, for all parameters and resolutions."""
-        del variables, size
-        return 1.0
+_DISTANCE = "a distance to a set, signed or not: Theorem 2 and Corollary 1"
 
 
-class MaxPool(nn.Module):
+class MaxPool(Layer):
     """`ops.max_pool`, (…, C) → (…, C/2); no parameters."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        del train
         return ops.max_pool(x)
 
-    def lipschitz_bound(self, variables: Any = None, size: int | None = None) -> float:
-        """1, for all resolutions."""
-        del variables, size
-        return 1.0
+    @nn.nowrap
+    def proof(self, own, shape):
+        return isometry("pooling 'max'", "the larger of two numbers")
 
 
-class ProjectionPool(DistancePool):
+class ProjectionPool(Layer):
     """`ops.projection_pool` with learnable angles: (…, C) → (…, C/2).
 
-    Params: theta (C/2,), initialised U(0, π); training keeps it in [0, π] by `layers.project` after each step.
+    Params: theta (C/2,), initialised U(0, π); training keeps it in [0, π] by `projected` after each step.
     """
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        del train
         theta = self.param("theta", uniform_angles, (x.shape[-1] // 2,))
         return ops.projection_pool(x, theta)
 
+    @nn.nowrap
+    def proof(self, own, shape):
+        return isometry("pooling 'projection'", _DISTANCE)  # every cone has its apex, and so distance 0, at 0
 
-class PolylinePool(DistancePool):
+    @nn.nowrap
+    def projected(self, own):
+        return {**own, "params": {**own["params"], "theta": jnp.clip(own["params"]["theta"], 0, jnp.pi)}}
+
+
+class PolylinePool(Layer):
     """Signed distance of channel pairs (c, c + C/2) to learnable polylines with end rays: (…, C) → (…, C/2).
 
     `ops.curve_distance(…, rays=True, signed=True)`, plus `corner` where it starts as max pooling.  1-Lipschitz wherever
@@ -69,7 +71,8 @@ class PolylinePool(DistancePool):
     corner: float = 4.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        del train
         if self.num_vertices < 3:
             raise ValueError(f"PolylinePool: num_vertices must be at least 3, got {self.num_vertices}")
         if self.start not in POLYLINE_STARTS:
@@ -79,6 +82,13 @@ class PolylinePool(DistancePool):
         vertices = self.param("vertices", init, (first.shape[-1], self.num_vertices, 2))
         distance = curves.signed_distance_to_rays(first, second, vertices)
         return distance if self.start == "cone" else distance + self.corner
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        vertices = np.asarray(own["params"]["vertices"], np.float64)
+        nearest = np.hypot(vertices[..., 0], vertices[..., 1]).min(axis=1)  # no curve is farther from 0 than a vertex
+        shift = 0.0 if self.start == "cone" else abs(self.corner)
+        return isometry("pooling 'polyline'", _DISTANCE, norm_at_zero(nearest + shift, shape))
 
     def _offsets(self) -> np.ndarray:
         """Signed distances of the vertices from the middle one along the curve."""
@@ -100,7 +110,7 @@ class PolylinePool(DistancePool):
 POLYLINE_STARTS = ("cone", "max")
 
 
-class PointPool(DistancePool):
+class PointPool(Layer):
     """Distance of groups of n channels (c, c + C/n, …) to a learnable point u: (…, C) → (…, C/n).
 
     The set M_u = {u} of the paper, in n dimensions.  The gradient at u itself is 0.
@@ -117,7 +127,8 @@ class PointPool(DistancePool):
     dimensions: int = 2
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        del train
         n, channels = self.dimensions, x.shape[-1]
         if n < 2 or channels % n:
             raise ValueError(f"PointPool: channels must be a multiple of dimensions >= 2, got {channels} and {n}")
@@ -125,7 +136,7 @@ class PointPool(DistancePool):
         squared = jnp.sum((x.reshape(*x.shape[:-1], n, channels // n) - point.T) ** 2, axis=-2)
         return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
 
-
-def uniform_angles(key, shape, dtype=jnp.float32):
-    """Initialiser U(0, π)."""
-    return jax.random.uniform(key, shape, dtype, 0, jnp.pi)
+    @nn.nowrap
+    def proof(self, own, shape):
+        point = np.asarray(own["params"]["point"], np.float64)
+        return isometry("pooling 'point'", _DISTANCE, norm_at_zero(point.ravel(), shape))

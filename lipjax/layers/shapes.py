@@ -1,37 +1,64 @@
-"""Layers without parameters for users' own networks: the input scale, rearrangement, flattening."""
+"""Layers without parameters: the input scale, rearrangement, flattening."""
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
 from lipjax import ops
+from lipjax.layers.layer import Layer, Proof, isometry, norm_at_zero
+from lipjax.ops.fusion import stored
+
+# Flattened distances are those of the entries, so both are permutations of coordinates.
+_PERMUTATION = "a permutation"
 
 
-class InputScale(nn.Module):
+class InputScale(Layer):
     """(x − mean) / std for pixels (N, H, W, C), Lipschitz with 1 / min(std).
 
     Attributes:
       mean, std: a number, or one per channel; std positive.
 
     Raises:
-      ValueError: a std that is not positive and finite.
+      ValueError: a mean that is not finite, a std that is not positive and finite; as many numbers as neither 1 nor the
+        channels of the input, which would be broadcast and enlarge distances.
     """
 
     mean: float | tuple[float, ...] = 0.0
     std: float | tuple[float, ...] = 1.0
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __post_init__(self):
+        for name in ("mean", "std"):  # an array could be changed after the proof
+            value = np.asarray(getattr(self, name), np.float64)
+            if value.ndim > 1 or not np.isfinite(value).all():
+                raise ValueError(f"InputScale: {name} must be a finite number or one per channel, got {value.tolist()}")
+            object.__setattr__(self, name, tuple(value.tolist()) if value.ndim else float(value))
         scale_bound(self.std)
-        return (x - np.asarray(self.mean, x.dtype)) / np.asarray(self.std, x.dtype)
+        super().__post_init__()
 
-    def lipschitz_bound(self, variables: Any = None, size: int | None = None) -> float:
-        """1 / min(std), rounded up."""
-        del variables, size
-        return scale_bound(self.std)
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        del train
+        mean, std = (array.astype(x.dtype) for array in self._channels(x.shape[-1]))
+        return (x - mean) / std
+
+    @nn.nowrap
+    def _channels(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """(mean, std), each (C,) float64."""
+        for name in ("mean", "std"):
+            count = np.size(getattr(self, name))
+            if count not in (1, channels):
+                raise ValueError(f"InputScale: {name} must be 1 number or {channels}, one per channel, got {count}")
+        mean, std = (np.asarray(value, np.float64) for value in (self.mean, self.std))
+        return np.broadcast_to(mean, (channels,)), np.broadcast_to(std, (channels,))
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        mean, _ = self._channels(shape[-1])
+        why = "1 / min(std), rounded up"
+        bound = scale_bound(self.std)
+        return Proof("(x − mean) / std", bound, why, norm_at_zero(np.abs(mean) * bound * (1 + 1e-6), shape))
 
 
 def scale_bound(std) -> float:
@@ -40,32 +67,32 @@ def scale_bound(std) -> float:
     A float32 network divides by the rounded std, which may be a little smaller.
     """
     smallest = float(np.min(std))
-    if not (smallest > 0 and np.isfinite(std).all()):
-        raise ValueError(f"std={std!r}: must be positive and finite")
+    if not (smallest > 0 and np.isfinite(std).all() and float(np.float32(smallest)) > 0):
+        raise ValueError(f"std={std!r}: must be positive and finite, also in float32")
     return math.nextafter(1.0 / min(smallest, float(np.float32(smallest))), math.inf)
 
 
-class SpaceToDepth(nn.Module):
+class SpaceToDepth(Layer):
     """`ops.space_to_depth`, (N, H, W, C) → (N, H/2, W/2, 4C): a permutation of the entries."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        del train
         return ops.space_to_depth(x)
 
-    def lipschitz_bound(self, variables: Any = None, size: int | None = None) -> float:
-        """1, for all resolutions."""
-        del variables, size
-        return 1.0
+    @nn.nowrap
+    def proof(self, own, shape):
+        return isometry("rearrangement", _PERMUTATION)
 
 
-class Flatten(nn.Module):
+class Flatten(Layer):
     """(N, …) → (N, D): a permutation of the entries."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return x.reshape(x.shape[0], -1)
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        del train
+        return stored(x.reshape(x.shape[0], -1))
 
-    def lipschitz_bound(self, variables: Any = None, size: int | None = None) -> float:
-        """1, for all resolutions."""
-        del variables, size
-        return 1.0
+    @nn.nowrap
+    def proof(self, own, shape):
+        return isometry("flattening", _PERMUTATION)

@@ -1,18 +1,20 @@
-"""Flax layers over `ops`, each with the Lipschitz bound that it can prove."""
+"""Skew orthogonal convolution as a layer (paper, section 4): normalised in training, bounded by proof."""
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from lipjax import ops
-from lipjax.layers.proof import Link
-from lipjax.ops import bounds, skew
+from lipjax.layers.folded import fold_conv, polynomial_proof, square
+from lipjax.layers.initializers import symmetric_uniform
+from lipjax.layers.layer import Layer
+from lipjax.ops import skew
+from lipjax.ops.fusion import stored
 from lipjax.ops.polynomials import Polynomial
 
 # Of the convolutions in training.
@@ -33,7 +35,7 @@ POWER_STEPS = 5
 HEADROOM = 1.03
 
 
-# The norm to which the unscaled operators are brought back after each training step (`project`).
+# The norm to which the unscaled operators are brought back after each training step (`projected`).
 RAW_NORM = 4.0
 
 
@@ -49,7 +51,7 @@ def held_polynomial(degree: int, norm: float) -> Polynomial:
 DEFAULT_POLYNOMIAL = held_polynomial(4, 1.9)
 
 
-class SkewOrthogonalConv(nn.Module):
+class SkewOrthogonalConv(Layer):
     """y = p(A) x + b with A the convolution with the normalised skew kernel (paper, section 4).
 
     Works on max(C_in, features) channels: the input is zero-padded when features > C_in, and the first `features`
@@ -84,9 +86,12 @@ class SkewOrthogonalConv(nn.Module):
     gradient: str = "fast"
     compute_dtype: str = "float32"
 
+    decayed: ClassVar[tuple[str, ...]] = ("kernel",)
+
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """(N, H, W, C_in) → (N, H, W, features)."""
+        x = stored(x)
         channels = max(x.shape[-1], self.features)
         shape = (self.kernel_size, self.kernel_size, channels, channels)
         kernel = self.param("kernel", nn.initializers.normal(channels**-0.5), shape)
@@ -98,7 +103,7 @@ class SkewOrthogonalConv(nn.Module):
             kernel = kernel.astype(jnp.bfloat16)
         x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
         y = ops.orthogonal_conv(x, kernel, polynomial, self.gradient)
-        return y[..., : self.features] + bias
+        return stored(y[..., : self.features] + bias)
 
     def _four_norm(self, kernel: jax.Array, image_shape: tuple[int, ...], train: bool) -> jax.Array:
         """The skew kernel divided by the smallest of its four norms."""
@@ -143,20 +148,13 @@ class SkewOrthogonalConv(nn.Module):
             raise ValueError(f"SkewOrthogonalConv: {self.polynomial} was made for no interval, so no norm is held")
         return self.polynomial.norm / HEADROOM
 
-    def lipschitz_bound(self, variables: Mapping[str, Any], size: int) -> float:
-        """max |p(it)| over 0 <= t <= σ̄ for the evaluation polynomial and a proven σ̄ >= ‖A‖ at size×size pixels.
+    @nn.nowrap
+    def proof(self, own, shape):
+        """max |p(it)| over 0 <= t <= σ̄ for the evaluation polynomial and a proven σ̄ >= ‖A‖ at this resolution."""
+        polynomial, params = self.eval_polynomial or self.polynomial, own["params"]
+        return polynomial_proof(polynomial, self._norm_bound(own, square(shape)), params["kernel"].shape, shape, params)
 
-        Args:
-          variables: {'params': …, 'spectral': …} of this layer alone.
-          size: height and width of its input.
-        """
-        return self.proof(variables, size).lipschitz
-
-    def proof(self, variables: Mapping[str, Any], size: int) -> Link:
-        """`lipschitz_bound` with σ̄ and how both were obtained."""
-        shape = variables["params"]["kernel"].shape
-        return polynomial_proof(self.eval_polynomial or self.polynomial, self._norm_bound(variables, size), shape, size)
-
+    @nn.nowrap
     def _norm_bound(self, variables: Mapping[str, Any], size: int) -> float:
         """σ̄."""
         if self.polynomial.norm is None:
@@ -167,6 +165,7 @@ class SkewOrthogonalConv(nn.Module):
         scale = self.held_norm / max(float(variables["spectral"]["norm"]), tiny)
         return _proven_norm(variables["params"]["kernel"], size) * scale * (1 + 4 * np.finfo(float).eps)
 
+    @nn.nowrap
     def normalised_kernel(self, variables: Mapping[str, Any]) -> jax.Array:
         """The normalised skew kernel of evaluation, (k, k, C, C)."""
         kernel, spectral = variables["params"]["kernel"], variables["spectral"]
@@ -174,34 +173,56 @@ class SkewOrthogonalConv(nn.Module):
             return skew.normalised_skew_kernel(kernel, spectral["vectors"])
         return self._scaled(skew.skew_kernel(kernel), spectral["norm"])
 
+    @nn.nowrap
     def _scaled(self, kernel: jax.Array, norm: jax.Array) -> jax.Array:
         return kernel * (self.held_norm / jnp.maximum(norm, jnp.finfo(kernel.dtype).tiny))
 
-    def tightened(self, variables: Mapping[str, Any], size: int) -> dict[str, Any]:
-        """The variables with spectral/norm raised, where need be, until the proven σ̄ is inside the interval.
+    @nn.nowrap
+    def settled(self, own, steps: int = SETTLING_STEPS):
+        """With the tracked norm advanced by `steps` power iterations on the present kernel.
 
-        The layer is then 1-Lipschitz by construction.
-
-        Raises:
-          ValueError: a polynomial made for no interval.
+        Training calls it in the middle of each epoch, where kernels have moved and the power steps may lag.
         """
+        kernel, spectral = skew.skew_kernel(own["params"]["kernel"]), own["spectral"]
+        if self.polynomial.norm is None:
+            return {**own, "spectral": {**spectral, "vectors": skew.power_steps(kernel, spectral["vectors"], steps)}}
+        norm, image = skew.operator_power_steps(kernel, spectral["image"], steps)
+        return {**own, "spectral": {**spectral, "norm": norm, "image": image}}
+
+    @nn.nowrap
+    def projected(self, own):
+        """The same layer with its raw kernel scaled back to a tracked norm of RAW_NORM.
+
+        A layer of held norm does not depend on the scale of its raw kernel.  A gradient step is orthogonal to the
+        kernel and lengthens it, and the rate at which it learns falls with the square of its length.
+        """
+        if self.polynomial.norm is None:
+            return own
+        params, norm = own["params"], own["spectral"]["norm"]
+        kernel = params["kernel"] * (RAW_NORM / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
+        spectral = {**own["spectral"], "norm": jnp.full_like(norm, RAW_NORM)}
+        return {**own, "params": {**params, "kernel": kernel}, "spectral": spectral}
+
+    @nn.nowrap
+    def tightened(self, own, shape):
+        """Settled, and with spectral/norm raised, where need be, until the proven σ̄ is inside the interval.
+
+        The layer is then 1-Lipschitz by construction.  One of a polynomial made for no interval stays as it is.
+        """
+        if self.polynomial.norm is None:
+            return own
+        own = self.settled(own)
         interval = self.held_norm * HEADROOM
-        proven = _proven_norm(variables["params"]["kernel"], size)
-        norm = np.asarray(variables["spectral"]["norm"])
+        proven = _proven_norm(own["params"]["kernel"], square(shape))
+        norm = np.asarray(own["spectral"]["norm"])
         least = np.nextafter(norm.dtype.type(proven * self.held_norm / interval * (1 + 1e-15)), norm.dtype.type(np.inf))
-        return {**variables, "spectral": {**variables["spectral"], "norm": jnp.asarray(np.maximum(norm, least))}}
+        return {**own, "spectral": {**own["spectral"], "norm": jnp.asarray(np.maximum(norm, least))}}
 
-
-def polynomial_proof(polynomial: Polynomial, norm: float, shape: tuple[int, ...], size: int) -> Link:
-    """The proof of p(A), A the operator of a skew kernel of the given shape with ‖A‖ <= norm; its layer is unnamed."""
-    held = "made for no interval" if polynomial.norm is None else f"made for norms up to {polynomial.norm:.6g}"
-    return Link(
-        "",
-        f"skew orthogonal convolution {shape[0]}×{shape[0]}, {shape[2]} channels, {size}×{size} pixels",
-        polynomial.gain(norm)[1],
-        f"max |p(it)| up to the norm, p of degree {polynomial.degree} {held}; norm: {bounds.method(shape, size)}",
-        norm,
-    )
+    @nn.nowrap
+    def folded(self, own, shape):
+        """The normalised kernel, or p(A) itself as one matrix (`layers.folded`)."""
+        polynomial = self.eval_polynomial or self.polynomial
+        return fold_conv(self.normalised_kernel, own, self.features, self.kernel_size, polynomial, shape)
 
 
 def _in_float64(leaf) -> jax.Array:
@@ -222,49 +243,3 @@ def _proven_norm(kernel, size: int) -> float:
     if key not in _PROVEN:
         _PROVEN[key] = ops.conv_norm_bound(skew_kernel, size)
     return _PROVEN[key]
-
-
-def symmetric_uniform(limit: float):
-    """Initialiser U(−limit, limit)."""
-
-    def init(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -limit, limit)
-
-    return init
-
-
-def settle(variables: Mapping[str, Any], steps: int = SETTLING_STEPS) -> dict[str, Any]:
-    """The variables with every layer's tracked norm advanced by `steps` power iterations on its present kernel.
-
-    Training calls it in the middle of each epoch, where kernels have moved and the power steps of training may lag.
-    """
-    params = traverse_util.flatten_dict(variables["params"])
-    spectral = traverse_util.flatten_dict(variables["spectral"], is_leaf=lambda path, _: path[-1:] == ("vectors",))
-    for *layer, name in list(spectral):
-        if name == "vectors":
-            kernel = skew.skew_kernel(params[*layer, "kernel"])
-            spectral[*layer, name] = skew.power_steps(kernel, spectral[*layer, name], steps)
-        elif name == "image":
-            kernel = skew.skew_kernel(params[*layer, "kernel"])
-            norm, image = skew.operator_power_steps(kernel, spectral[*layer, name], steps)
-            spectral[*layer, "norm"], spectral[*layer, name] = norm, image
-    return {**variables, "spectral": traverse_util.unflatten_dict(spectral)}
-
-
-def project(params: Mapping[str, Any], spectral: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(params, spectral) after a training step brought back to where they belong; the network stays the same.
-
-    Pooling angles are clipped to [0, π].  A layer of held norm does not depend on the scale of its raw kernel.  A
-    gradient step is orthogonal to the kernel and lengthens it, and the rate at which it learns falls with the square of
-    its length.  Raw kernels are therefore scaled back to a tracked norm of RAW_NORM.
-    """
-    flat = traverse_util.flatten_dict(params)
-    held = traverse_util.flatten_dict(spectral, is_leaf=lambda path, _: path[-1:] == ("vectors",))
-    for *layer, name in list(flat):
-        if name == "theta":
-            flat[*layer, name] = jnp.clip(flat[*layer, name], 0, jnp.pi)
-        elif name == "kernel" and (*layer, "norm") in held:
-            norm = held[*layer, "norm"]
-            flat[*layer, name] *= RAW_NORM / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
-            held[*layer, "norm"] = jnp.full_like(norm, RAW_NORM)
-    return traverse_util.unflatten_dict(flat), traverse_util.unflatten_dict(held)

@@ -1,5 +1,7 @@
 """Networks: layers composed, proven and certified."""
 
-from lipjax.models.lipconvnet import LipConvnet, fold
+from lipjax.models.lipconvnet import LipConvnet
+from lipjax.models.network import Classifier, Network, fold
+from lipjax.models.proven import Proven, certify, prove
 
-__all__ = ["LipConvnet", "fold"]
+__all__ = ["Classifier", "LipConvnet", "Network", "Proven", "certify", "fold", "prove"]

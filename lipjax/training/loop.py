@@ -18,9 +18,8 @@ from ml_collections import ConfigDict
 from lipjax.checkpoint import CheckpointError, Checkpoints
 from lipjax.config import build_model, check_config, parse_radii, write_config
 from lipjax.data import Dataset, Split, load
-from lipjax.evaluation.certification import certified_accuracy, certify_features, penultimate_features
-from lipjax.layers.skew_orthogonal_conv import settle
-from lipjax.models.lipconvnet import LipConvnet
+from lipjax.models import Classifier
+from lipjax.models.proven import certified_accuracy, over_bound, penultimate_features
 from lipjax.system.devices import dataset_on_devices, mesh_of, on_devices, on_host, placed
 from lipjax.system.event_files import EventFiles
 from lipjax.system.files import atomic_write
@@ -88,7 +87,7 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] | None =
             f"config.hidden={config.hidden}: must be a multiple of the {mesh.size} devices with config.shard_head=True"
         )
     model = build_model(config, dataset.image_shape, dataset.num_classes)
-    optimizer = make_optimizer(config, steps_per_epoch)
+    optimizer = make_optimizer(config, steps_per_epoch, model)
     template = jax.eval_shape(lambda: initial_state(model, optimizer, config.seed))
     workdir.mkdir(parents=True, exist_ok=True)
     _check_room(workdir, template, config.keep_checkpoints)
@@ -131,7 +130,7 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] | None =
                 order = on_devices(epoch_order(config.seed, epoch, len(training.labels), config.batch_size), mesh)
                 started = time.monotonic()
             if position == steps_per_epoch // 2:
-                state = state._replace(spectral=_settled(state.params, state.spectral))
+                state = state._replace(spectral=_settled(model, state.params, state.spectral))
             count = _steps_at_once(config, done, steps_per_epoch)
             amount = [] if is_single else [on_device_count(count)]
             with jax.transfer_guard("disallow"):
@@ -194,7 +193,7 @@ def _steps_at_once(config: ConfigDict, done: int, steps_per_epoch: int) -> int:
 
 
 def evaluate(
-    model: LipConvnet, state: TrainState, split: Split, dataset: Dataset, config: ConfigDict
+    model: Classifier, state: TrainState, split: Split, dataset: Dataset, config: ConfigDict
 ) -> dict[str, Any]:
     """Accuracy and certified accuracy on held-out images.
 
@@ -204,17 +203,17 @@ def evaluate(
     variables = {"params": state.params, "spectral": state.spectral}
     images = split.images.astype(np.float32) / np.float32(dataset.pixel_max)
     features = penultimate_features(model, variables, images)
-    lipschitz = 1 / float(model.input_scale()[1].min())
-    certificate = certify_features(model.head, variables["params"]["head"], features, split.labels, lipschitz)
+    certifier = model.parts()[1].certifier({"params": variables["params"]["head"]})
+    certificate = over_bound(certifier(features, split.labels), model.nominal_bound())
     record = {"validation_accuracy": float(np.mean(certificate.prediction == split.labels))}
     for text, radius in parse_radii(config.radii).items():
         record[f"validation_certified_estimate_{text}"] = certified_accuracy(certificate, radius)
     return record
 
 
-@jax.jit
-def _settled(params, spectral):
-    return settle({"params": params, "spectral": spectral})["spectral"]
+@jax.jit(static_argnums=0)
+def _settled(model, params, spectral):
+    return model.settled({"params": params, "spectral": spectral}).get("spectral", {})
 
 
 def _epoch_record(epoch: int, metrics: Metrics) -> dict[str, Any]:

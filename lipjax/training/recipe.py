@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from lipjax.data import augmentation
-from lipjax.layers.skew_orthogonal_conv import project
-from lipjax.models.lipconvnet import LipConvnet
+from lipjax.layers import CurvatureHead
+from lipjax.models import Classifier
 from lipjax.system.devices import batch_over, mesh_of, split_over, whole_on_each
 from lipjax.training.feature_attack import feature_attack
 from lipjax.training.losses import curvature_regulariser, top_rivals
@@ -56,7 +55,7 @@ class Metrics(NamedTuple):
         return cls(**{name: jnp.asarray(numbers[name], zero.dtype) for name, zero in cls.zero()._asdict().items()})
 
 
-def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict, steps_per_epoch: int, model: Classifier) -> optax.GradientTransformation:
     """SGD with momentum: clipping (optional), weight decay on kernels and the LLN weight, ×0.1 at each milestone.
 
     The paper's optimiser (section 7, and its authors' code for what that leaves open).
@@ -68,25 +67,20 @@ def make_optimizer(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTr
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     return optax.chain(
         clip,
-        optax.add_decayed_weights(config.weight_decay, mask=_is_decayed),
+        optax.add_decayed_weights(config.weight_decay, mask=model.decayed),
         optax.sgd(schedule, config.momentum),
     )
 
 
-def _is_decayed(params: Mapping[str, Any]) -> dict[str, Any]:
-    flat = traverse_util.flatten_dict(params)
-    return traverse_util.unflatten_dict({path: path[-1] in ("kernel", "weight") for path in flat})
-
-
-def initial_state(model: LipConvnet, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+def initial_state(model: Classifier, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """Step 0, from the seed alone."""
 
     @jax.jit
     def init(key):
-        image = jnp.zeros((1, model.input_size, model.input_size, model.in_channels))
+        image = jnp.zeros((1, *model.shape_of_images()))
         variables = model.init(key, image)
         opt_state = optimizer.init(variables["params"])
-        return TrainState(jnp.zeros((), jnp.int32), variables["params"], variables["spectral"], opt_state)
+        return TrainState(jnp.zeros((), jnp.int32), variables["params"], variables.get("spectral", {}), opt_state)
 
     return init(jax.random.key(seed))
 
@@ -116,7 +110,7 @@ def state_sharding(state: TrainState, config: ConfigDict, mesh: Mesh) -> TrainSt
 
 
 def make_train_step(
-    model: LipConvnet,
+    model: Classifier,
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
     pixel_max: int,
@@ -145,13 +139,14 @@ def make_train_step(
         def loss_function(params):
             variables = {"params": params, "spectral": state.spectral}
             features, updated = model.apply(variables, x, train=True, method="features", mutable=["spectral"])
-            spectral = {**state.spectral, **updated["spectral"]}
+            spectral = {**state.spectral, **updated.get("spectral", {})}
             loss, logits, spectral = head_loss(model, config, params, spectral, features, y, jax.random.fold_in(key, 2))
             return loss, (logits, spectral)
 
         (loss, (logits, spectral)), gradient = jax.value_and_grad(loss_function, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params, spectral = project(optax.apply_updates(state.params, updates), spectral)
+        moved = model.projected({"params": optax.apply_updates(state.params, updates), "spectral": spectral})
+        params, spectral = moved["params"], moved["spectral"]
 
         is_bad = ~(jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(params)))
         is_first_bad = is_bad & (metrics.first_bad_step < 0)
@@ -167,7 +162,7 @@ def make_train_step(
 
 
 def make_train_steps(
-    model: LipConvnet,
+    model: Classifier,
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
     pixel_max: int,
@@ -209,13 +204,13 @@ def head_loss(model, config, params, spectral, features, labels, key):
         return model.apply({"params": params, "spectral": spectral}, y, method="classify", **keywords)
 
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-    if model.head != "crc":
+    if not isinstance(model.parts()[1], CurvatureHead):
         logits = classify(features)
         return cross_entropy(logits, labels).mean(), logits, spectral
     logits, updated = classify(features, train=True, mutable=["spectral"])
     spectral = {**spectral, **updated["spectral"]}
     rivals = top_rivals(logits, labels)
-    radius = config.attack_radius / float(model.input_scale()[1].min())
+    radius = config.attack_radius * model.nominal_bound()
     noise = jax.random.normal(key, features.shape, features.dtype)
     delta = feature_attack(classify, jax.lax.stop_gradient(features), labels, rivals, radius, noise)
     head = params["head"]

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from lipjax.data import dataset as dataset_module
-from lipjax.data import load
+from lipjax.data import load, sources
 
 
 def test_digits_are_those_of_scikit_learn():
@@ -49,7 +48,7 @@ def test_images_are_surrounded_to_a_power_of_two(monkeypatch, size, surrounded):
     images, labels = np.full((2, size, size, 1), 7, np.uint8), np.zeros(2, np.int32)
     splits = {"train": (images, labels), "test": (images[:1], labels[:1])}
     monkeypatch.setattr("lipjax.data.named.load_named", lambda name, data_dir: (splits, 10))
-    loaded = dataset_module.load("some_set")
+    loaded = sources.load("some_set")
     assert loaded.train.images.shape == (2, surrounded, surrounded, 1)
     assert loaded.pixel_max == 255
     for image in loaded.train.images:  # all pixels are there, in place, and the rest is zero: an isometry

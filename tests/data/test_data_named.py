@@ -28,9 +28,9 @@ from tensorflow_datasets.core.utils import lazy_imports_utils
 from tensorflow_datasets.image_classification import cifar, mnist
 
 from lipjax.data import named, without_tensorflow
-from lipjax.evaluation.certification import load_trained
 from lipjax.evaluation.split import certify_run
 from lipjax.training.loop import train
+from lipjax.workdir import load_trained
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data" / "tfds"

@@ -1,14 +1,16 @@
 """What the paper's protocol gives beside the proof."""
 
 import csv
+import functools
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 
 import lipjax
 from lipjax.evaluation import paper_protocol
 from lipjax.evaluation.split import certify_run
+from lipjax.layers import Flatten, LastLayerNormalization
+from lipjax.models import Network
 
 
 def test_nine_rivals_give_more_than_all(monkeypatch):
@@ -18,22 +20,22 @@ def test_nine_rivals_give_more_than_all(monkeypatch):
     weight = (np.eye(6)[0] + 0.02 * rng.normal(size=(20, 6))).astype(np.float32)
     weight[-1] *= -1
     bias = np.array([0] + 18 * [-1] + [0], np.float32)
-    features = (0.6 * np.eye(6)[0] + 0.1 * rng.normal(size=(200, 6))).astype(np.float32)
+    features = (np.clip(0.6 * np.eye(6)[0] + 0.1 * rng.normal(size=(200, 6)), 0, 1)).astype(np.float32)
     rows = weight / np.linalg.norm(weight, axis=1, keepdims=True)
     labels = np.argmax(features @ rows.T + bias, axis=1)
-    model = SimpleNamespace(head="lln", num_classes=20, input_scale=lambda: (0.0, np.array([0.5, 0.25])))
-    variables = {"params": {"head": {"weight": weight, "bias": bias}}}
-    monkeypatch.setattr(paper_protocol, "penultimate_features", lambda model, variables, images: images)
-    found = np.array([r.radius for r in paper_protocol.paper_batch(model, variables, features, labels, 7)]) / 0.25
+    model = Network(Flatten(), LastLayerNormalization(20), image_shape=(1, 2, 3))  # the features are the pixels
+    proven_model = lipjax.prove(model, {"params": {"head": {"weight": weight, "bias": bias}}})
+    batch = functools.partial(paper_protocol.paper_batch, proven_model, 4.0, features.reshape(-1, 1, 2, 3))
+    found = np.array([r.radius for r in batch(labels, 7)]) / 0.25
     proven = lipjax.certificates.certify_lln(features, weight, bias, labels).radius
     assert (found >= proven * (1 - 1e-12)).all()
     assert np.median(found / proven) > 5
     monkeypatch.setattr(paper_protocol, "RIVALS", 19)
-    every = paper_protocol.paper_batch(model, variables, features, labels, 7)
+    every = batch(labels, 7)
     assert [row.index for row in every] == list(range(7, 207))
     np.testing.assert_allclose([row.radius / 0.25 for row in every], proven, rtol=1e-10, atol=1e-12)
     wrong = (labels + 1) % 20
-    assert all(row.radius == 0 for row in paper_protocol.paper_batch(model, variables, features, wrong, 0))
+    assert all(row.radius == 0 for row in batch(wrong, 0))
 
 
 def test_it_is_printed_beside_the_proof(trained, tmp_path):

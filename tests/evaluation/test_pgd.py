@@ -12,8 +12,8 @@ import lipjax
 from lipjax.evaluation import pgd
 from lipjax.evaluation import split as certified_split
 from lipjax.evaluation.attack import CertificateViolated, attack_batch
-from lipjax.evaluation.certification import load_trained
 from lipjax.evaluation.split import certify_run
+from lipjax.workdir import load_trained
 
 COUNT = 40
 

@@ -22,5 +22,5 @@ def test_level_sets_are_drawn_for_every_learned_pooling(tmp_path, pooling):
 def test_nothing_to_draw_for_max_pooling(tmp_path):
     model = lipjax.LipConvnet(init_channels=2, input_size=4, in_channels=1)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
-    with pytest.raises(ValueError, match="pooling='max' has nothing to learn"):
+    with pytest.raises(ValueError, match="no layer is a pooling with something to learn"):
         report.plot_level_sets(tmp_path / "levels.png", model, variables)

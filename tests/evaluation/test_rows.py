@@ -12,9 +12,9 @@ import pytest
 from lipjax.config import read_config
 from lipjax.data import load
 from lipjax.evaluation import rows
-from lipjax.evaluation import split as certified_split
 from lipjax.evaluation.rows import PartialRows
 from lipjax.evaluation.split import Row, certify_run
+from lipjax.models import Proven
 
 ROOT = Path(__file__).parents[2]
 BATCH = 50  # of 360 images; the last one is smaller
@@ -55,10 +55,10 @@ def stopped_after(monkeypatch, batches, error):
         if len(done) == batches:
             raise error
         done.append(None)
-        return certify_with_bound(*arguments, **keywords)
+        return of_proven(*arguments, **keywords)
 
-    certify_with_bound = certified_split.certify_with_bound
-    monkeypatch.setattr(certified_split, "certify_with_bound", certify)
+    of_proven = Proven.certify
+    monkeypatch.setattr(Proven, "certify", certify)
 
 
 def test_stopped_and_resumed(whole, workdir, monkeypatch):

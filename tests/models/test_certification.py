@@ -10,8 +10,9 @@ import pytest
 import lipjax
 from lipjax.checkpoint import CheckpointError, sha256
 from lipjax.data import load
-from lipjax.evaluation.certification import load_trained, penultimate_features
 from lipjax.evaluation.split import certify_run
+from lipjax.models.proven import penultimate_features
+from lipjax.workdir import load_trained
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def test_num_examples_and_batches_do_not_change_results(certified, tmp_path):
         (np.full((1, 8, 8, 1), 1.5, "float32"), [0], r"pixels must lie in \[0, 1\], got 1.5 to 1.5"),
         (np.full((1, 8, 8, 1), np.nan, "float32"), [0], r"pixels must lie in \[0, 1\]"),
         (np.zeros((1, 8, 8, 1), "uint8"), [0], "dtype must be float32 or float64"),
-        (np.zeros((1, 16, 16, 1), "float32"), [0], r"images must have shape \(N, 8, 8, 1\)"),
+        (np.zeros((1, 16, 16, 1), "float32"), [0], r"images: shape must be \(N, 8, 8, 1\)"),
         (np.zeros((1, 8, 8, 1), "float32"), [10], r"labels: must lie in \[0, 10\)"),
     ],
 )

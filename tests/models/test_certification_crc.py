@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from lipjax.certificates.lln import certify_crc
-from lipjax.evaluation.certification import load_trained, penultimate_features
+from lipjax.certificates import certify_crc
 from lipjax.evaluation.split import certify_run
+from lipjax.models.proven import penultimate_features
 from lipjax.training.loop import train
+from lipjax.workdir import load_trained
 
 
 def test_resumed_run_is_bit_equal(trained_crc, tmp_path):

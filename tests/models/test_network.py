@@ -1,7 +1,7 @@
-"""Users' own networks: the chain of proof, and what breaks it."""
+"""Networks of one's own: what is proven is what is run, and what could part the two is refused by name."""
 
 import math
-from typing import Any
+from fractions import Fraction
 
 import flax.linen as nn
 import jax
@@ -10,297 +10,485 @@ import numpy as np
 import pytest
 
 import lipjax
-from lipjax.layers.activations import MaxMin
-from lipjax.layers.heads import CurvatureHead, LastLayerNormalization
-from lipjax.layers.pooling import MaxPool, PointPool, PolylinePool, ProjectionPool
-from lipjax.layers.proof import Link, product
-from lipjax.layers.shapes import Flatten, InputScale, SpaceToDepth
-from lipjax.layers.skew_orthogonal_conv import SkewOrthogonalConv
-from lipjax.models import network
+from lipjax.certificates import certify_lln
+from lipjax.layers import (
+    Concatenate,
+    CurvatureHead,
+    Flatten,
+    InputScale,
+    LastLayerNormalization,
+    Layer,
+    MaxMin,
+    MaxPool,
+    PointPool,
+    PolylinePool,
+    ProjectionPool,
+    Proof,
+    Residual,
+    Sequential,
+    SkewOrthogonalConv,
+    SpaceToDepth,
+    Split,
+    isometry,
+)
+from lipjax.models import Classifier, Network
 
 SHAPE = (4, 4, 1)
+HEADS = {"lln": LastLayerNormalization(3), "crc": CurvatureHead(3, 16)}
 
 
-class Block(nn.Module):
-    """A part of a network, which states no bound itself."""
+class Scaled(Layer):
+    """x → scale·x + shift, with the bound that it is told to state."""
 
-    channels: int
-
-    @nn.compact
-    def __call__(self, x, train=False):
-        x = SkewOrthogonalConv(self.channels)(x, train)
-        x = MaxMin()(x)
-        return SpaceToDepth()(x)
-
-
-class Net(nn.Module):
-    """`between` is computed after the blocks."""
-
-    head: nn.Module
-    between: object = None
-    pool: type = ProjectionPool
+    scale: float = 3.0
+    shift: float = 0.0
+    stated: float | None = None
 
     @nn.compact
     def __call__(self, x, train=False):
-        x = InputScale(0.5, 0.25)(x)
-        x = Block(2)(x, train)
-        x = Block(8)(x, train)
-        if self.between is not None:
-            x = self.between(x)
-        x = self.pool()(x)
-        return self.head.copy(name="classifier")(Flatten()(x), train)
+        return self.scale * x + self.shift
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        stated = self.scale if self.stated is None else self.stated
+        return Proof("a multiple", stated, "the factor", abs(self.shift) * math.sqrt(math.prod(shape)))
+
+
+def network(head="lln", pool=None, between=(), image_shape=SHAPE):
+    layers = (
+        ("input", InputScale(0.5, 0.25)),
+        ("conv0", SkewOrthogonalConv(2)),
+        ("act0", MaxMin()),
+        ("down0", SpaceToDepth()),
+        ("residual", Residual(Sequential((("conv1", SkewOrthogonalConv(8)), ("act1", MaxMin()))))),
+        ("down1", SpaceToDepth()),
+        *between,
+        ("pool", pool or ProjectionPool()),
+        ("flatten", Flatten()),
+    )
+    return Network(Sequential(layers), HEADS[head], image_shape)
 
 
 def images(count=20, dtype=np.float32):
     return np.random.default_rng(0).uniform(size=(count, *SHAPE)).astype(dtype)
 
 
-HEADS = {"lln": LastLayerNormalization(3), "crc": CurvatureHead(3, 16)}
+def made(model):
+    return jax.jit(model.init)(jax.random.key(0), images(1))
+
+
+def jacobians(proven, count=20):
+    with jax.enable_x64(True):
+        features = jax.vmap(jax.jacobian(lambda x: proven.outputs(x[None], jnp.float64)[0][0]))
+        return np.asarray(features(jnp.asarray(images(count, np.float64)))).reshape(count, -1, math.prod(SHAPE))
 
 
 @pytest.mark.parametrize(
-    ("head", "pool"), [("lln", ProjectionPool), ("crc", PolylinePool), ("lln", PointPool), ("lln", MaxPool)]
+    ("head", "pool"), [("lln", ProjectionPool()), ("crc", PolylinePool()), ("lln", PointPool()), ("lln", MaxPool())]
 )
-def test_the_bound_holds_and_an_attack_finds_nothing(head, pool):
-    model = Net(HEADS[head], pool=pool)
-    variables = network.tightened(model, model.init(jax.random.key(0), images()), SHAPE)
-    links = network.chain_of_proof(model, variables, SHAPE)
-    assert [link.layer for link in links][:3] == ["InputScale_0", "Block_0/SkewOrthogonalConv_0", "Block_0/MaxMin_0"]
-    bound = product(links)
-    np.testing.assert_allclose(bound, 4, rtol=1e-2)
-    assert all(link.lipschitz <= 1 for link in links[1:])
-    with jax.enable_x64(True):
-        double = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), dict(variables))
-        jacobian = jax.vmap(jax.jacobian(lambda x: network.features(model, double, x[None])[0]))
-        matrices = np.asarray(jacobian(jnp.asarray(images(20, np.float64)))).reshape(20, -1, 16)
-    assert np.linalg.norm(matrices, 2, axis=(1, 2)).max() <= bound
-    labels = np.argmax(model.apply(variables, images()), axis=1)
-    certificate = lipjax.certify(model, variables, images(), labels)
-    assert (certificate.radius > 0).all()
+def test_the_bound_holds_and_no_step_inside_a_radius_changes_the_class(head, pool):
+    model = network(head, pool)
+    variables = model.tightened(made(model))
+    proven = lipjax.prove(model, variables)
+    links = dict(proven.proof.links())
+    assert list(links)[:5] == ["input", "conv0", "act0", "down0", "residual/conv1"]
+    np.testing.assert_allclose(proven.lipschitz_bound, 4, rtol=1e-2)
+    assert all(link.lipschitz <= 1 for name, link in links.items() if name != "input")
+    assert np.linalg.norm(jacobians(proven), 2, axis=(1, 2)).max() <= proven.lipschitz_bound
+    classes, radii = proven.predict(images())
+    np.testing.assert_array_equal(classes, np.argmax(model.apply(variables, images()), axis=1))
+    assert (radii > 0).all()
+    np.testing.assert_array_equal(radii, lipjax.certify(model, variables, images(), classes).radius)
 
     directions = np.random.default_rng(1).normal(size=(200, 20, *SHAPE))
     directions /= np.sqrt((directions**2).sum(axis=(2, 3, 4), keepdims=True))
-    inside = 0.999 * certificate.radius[:, None, None, None]
-    moved = (images() + inside * directions).astype(np.float32)
-    assert (np.argmax(jax.vmap(lambda x: model.apply(variables, x))(moved), axis=-1) == labels).all()
+    moved = (images() + 0.999 * radii[:, None, None, None] * directions).astype(np.float32)
+    assert (np.argmax(jax.vmap(proven.logits)(moved), axis=-1) == classes).all()
 
 
 def test_radii_are_those_of_the_head_over_the_bound():
-    model = Net(HEADS["lln"])
-    variables = model.init(jax.random.key(0), images())
-    labels = np.argmax(model.apply(variables, images()), axis=1)
-    bound = product(network.chain_of_proof(model, variables, SHAPE))
-    features = np.asarray(network.features(model, variables, images()))
-    kind, head = network.head_of(model, variables, SHAPE)
-    assert kind == "lln"
-    expected = lipjax.certificates.certify_lln(features, head["weight"], head["bias"], labels).radius / bound
-    certificate = lipjax.certify(model, variables, images(), labels)
+    model = network()
+    variables = made(model)
+    proven = lipjax.prove(model, variables)
+    labels = proven.predict(images())[0]
+    head = variables["params"]["head"]
+    features = np.asarray(model.apply(variables, images(), method="features"))
+    of_head = certify_lln(features, head["weight"], head["bias"], labels).radius / proven.lipschitz_bound
+    certificate = proven.certify(images(), labels)
     # Features computed with and without jit differ by float32 rounding.
-    np.testing.assert_allclose(certificate.radius, expected, rtol=0, atol=1e-6)
-    less = lipjax.certify(model, variables, images(), labels, float_slack=0.01)
+    np.testing.assert_allclose(certificate.radius, of_head, rtol=0, atol=1e-6)
+    less = proven.certify(images(), labels, float_slack=0.01)
+    bound = proven.lipschitz_bound
     np.testing.assert_allclose(less.radius, np.maximum(certificate.radius - 0.01 / bound, 0), rtol=0, atol=1e-15)
-    assert (less.radius <= certificate.radius - 0.01 / bound).all() or (less.radius == 0).any()
+    in_features = proven.certify_head(proven.features(images()), labels).radius
+    exact = [(Fraction(r) - Fraction(0.01)) / Fraction(bound) for r in in_features]
+    assert all(Fraction(r) <= e or r == 0 for r, e in zip(less.radius, exact, strict=True))
 
 
 def test_it_is_a_lipconvnet_layer_by_layer():
-    """A LipConvnet written out by hand has the bound of `LipConvnet.lipschitz_bound`."""
-
-    class ByHand(nn.Module):
-        model: lipjax.LipConvnet
-
-        @nn.compact
-        def __call__(self, x):
-            mean, std = self.model.input_scale()
-            x = InputScale(tuple(mean), tuple(std), name="input")(x)
-            for step in self.model.steps():
-                x = SpaceToDepth()(x) if step.rearrange else x
-                x = SkewOrthogonalConv(step.features, step.kernel_size, name=step.name)(x)
-                x = MaxPool()(x) if step.pool else MaxMin()(x)
-            return LastLayerNormalization(10, name="head")(Flatten()(x))
-
+    """A LipConvnet written out by hand is `LipConvnet`, to the last bit."""
     model = lipjax.LipConvnet(init_channels=2, input_size=8, in_channels=1)
+    layers = [("input", InputScale(0.5, 0.2507))]
+    for step in model.steps():
+        layers += [(f"{step.name}_r", SpaceToDepth())] * step.rearrange
+        layers += [(step.name, SkewOrthogonalConv(step.features, step.kernel_size))]
+        layers += [(f"{step.name}_a", MaxPool() if step.pool else MaxMin())]
+    by_hand = Network(Sequential((*layers, ("flatten", Flatten()))), LastLayerNormalization(10), (8, 8, 1))
     x = np.random.default_rng(0).uniform(size=(5, 8, 8, 1)).astype(np.float32)
     variables = model.init(jax.random.key(0), x)
-    by_hand = ByHand(model)
-    assert product(network.chain_of_proof(by_hand, variables, (8, 8, 1))) == model.lipschitz_bound(variables)
+    jax.tree.map(np.testing.assert_array_equal, by_hand.init(jax.random.key(0), x), variables)
     labels = np.arange(5)
     expected, found = (lipjax.certify(net, variables, x, labels) for net in (model, by_hand))
-    np.testing.assert_allclose(found.radius, expected.radius, rtol=0, atol=1e-6)  # float32 features
-    assert (found.prediction == expected.prediction).all()
-    tight = network.tightened(by_hand, variables, (8, 8, 1))["spectral"]
-    jax.tree.map(np.testing.assert_array_equal, tight, model.tightened(variables)["spectral"])
+    np.testing.assert_array_equal(found.radius, expected.radius)
+    for method in ("tightened", "settled", "projected"):
+        changed, by_hands = (getattr(net, method)(variables) for net in (model, by_hand))
+        jax.tree.map(np.testing.assert_array_equal, changed, by_hands)
+    assert by_hand.decayed(variables["params"]) == model.decayed(variables["params"])
+    assert model.decayed(variables["params"])["stem"] == {"kernel": True, "bias": False}
 
 
-@pytest.mark.parametrize(
-    ("between", "message"),
-    [
-        (lambda x: 2 * x, r"between Block_1/SpaceToDepth_0 \(SpaceToDepth\) and ProjectionPool_0 .* no layer"),
-        (lambda x: x + MaxMin()(x), "between MaxMin_0"),
-        (lambda x: x.reshape(len(x), -1), "between Block_1"),
-        (nn.Dense(4), r"between \(Dense\): states no Lipschitz bound"),
-        (lambda x: nn.BatchNorm(use_running_average=True)(x), r"BatchNorm_0 \(BatchNorm\): states no"),
-        (lambda x: SkewOrthogonalConv(8)(x, True), r"SkewOrthogonalConv_0 .*with its input alone"),
-        (lambda x: LastLayerNormalization(8)(x), "a head before the end"),
-        (lambda x: MaxMin()(x).astype(jnp.bfloat16), "between MaxMin_0"),
-    ],
-)
-def test_what_breaks_the_chain_is_named(between, message):
-    model = Net(HEADS["lln"], between)
-    variables = model.init(jax.random.key(0), images())
-    with pytest.raises(ValueError, match=message):
-        lipjax.certify(model, variables, images(), np.zeros(20, int))
-
-
-class Sum(nn.Module):
-    """Says that it is 1-Lipschitz, and reads a second value: an argument, or an attribute."""
-
-    skip: Any = None
-
-    @nn.compact
-    def __call__(self, x, others=()):
-        return x + (0 if self.skip is None else self.skip) + sum(others)
-
-    def lipschitz_bound(self, variables, size):
-        return 1.0
-
-
-class TripledConv(SkewOrthogonalConv):
-    """Has another __call__ than the one whose bound it inherits."""
+class Ends(Layer):
+    """(N, …) → (N, D) with the norm 2: a concatenation of x, √3 x."""
 
     @nn.compact
     def __call__(self, x, train=False):
-        return 3 * super().__call__(x, train)
+        x = x.reshape(len(x), -1)
+        return jnp.concatenate([x, math.sqrt(3) * x], axis=-1)
 
-
-class LoudConv(SkewOrthogonalConv):
-    """Changes a part of what it inherits a proof for."""
-
-    def _scaled(self, kernel, norm):
-        return 30 * super()._scaled(kernel, norm)
-
-
-class StatedConv(LoudConv):
-    """States the bound of its own."""
-
-    def lipschitz_bound(self, variables, size):
-        return 1e6
-
-
-class Tripled(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return 3 * x
-
-    def lipschitz_bound(self, variables, size):
-        return 3.0
-
-
-class TripledMaxMin(Tripled):
-    @nn.compact
-    def __call__(self, x):
-        return 9 * x
-
-
-class Proving(nn.Module):
-    bound: float
-
-    @nn.compact
-    def __call__(self, x):
-        return 1 * x
-
-    def proof(self, variables, size):
-        return Link("", "", self.bound, "")
-
-    def lipschitz_bound(self, variables, size):
-        return self.bound
-
-
-def test_a_subclass_that_states_a_bound_counts_with_it():
-    model = Net(HEADS["lln"], lambda x: StatedConv(8)(x))
-    variables = model.init(jax.random.key(0), images())
-    links = {link.layer: link for link in network.chain_of_proof(model, variables, SHAPE)}
-    assert links["StatedConv_0"].lipschitz == 1e6
+    @nn.nowrap
+    def proof(self, own, shape):
+        return Proof("x beside √3 x", 2.0, "1 + 3 = 2²")
 
 
 @pytest.mark.parametrize(
-    ("between", "message"),
+    ("layer", "true"),
     [
-        (lambda x: Sum()(MaxMin()(x), [x]), r"Sum_0 \(Sum\): reads more than its input"),
-        (lambda x: Sum()(MaxMin()(x), others={"a": x}.values()), r"Sum_0 \(Sum\): reads more than its input"),
-        (lambda x: Sum(skip=x)(MaxMin()(x)), r"Sum_0 \(Sum\): reads more than its input"),
-        (lambda x: TripledConv(8)(x), r"TripledConv_0 .*of its own, only that of SkewOrthogonalConv"),
-        (lambda x: LoudConv(8)(x), r"LoudConv_0 .*of its own, only that of SkewOrthogonalConv"),
-        (lambda x: TripledMaxMin()(x), r"TripledMaxMin_0 .*of its own, only that of Tripled"),
-        (lambda x: Proving(math.nan)(x), r"Proving_0 .*must be a finite number >= 0, got nan"),
-        (lambda x: Proving(-1.0)(x), r"Proving_0 .*must be a finite number >= 0, got -1"),
+        (Sequential((("a", Scaled(3.0)), ("b", Scaled(0.5)))), 1.5),
+        (Residual(Scaled(3.0), 0.25), 1.5),
+        (Residual(Scaled(3.0), 0.0), 1.0),
+        (Residual(Residual(Scaled(5.0), 0.5), 0.5), 2.0),
+        (Concatenate((("a", Scaled(3.0)), ("b", Scaled(4.0)))), 5.0),
+        (Split((("a", Scaled(3.0)), ("b", Scaled(4.0))), (1, 2)), 4.0),
+        (Sequential((("e", Ends()),)), 2.0),
     ],
 )
-def test_a_bound_of_something_else_is_refused(between, message):
-    model = Net(HEADS["lln"], between)
-    variables = model.init(jax.random.key(0), images())
-    with pytest.raises(ValueError, match=message):
-        network.chain_of_proof(model, variables, SHAPE)
+def test_containers_are_bounded_from_both_sides(layer, true, float64):
+    """All layers here are multiples, so that the bounds of containers are attained."""
+    proof = layer.proof({}, (2, 2, 3))
+    jacobian = jax.jacobian(lambda x: layer.evaluate({}, x[None])[0].ravel())(jnp.ones((2, 2, 3)))
+    norm = np.linalg.norm(np.asarray(jacobian).reshape(-1, 12), 2)
+    np.testing.assert_allclose(norm, true, rtol=1e-12)
+    assert true <= proof.lipschitz <= true * (1 + 1e-14)
 
 
-def test_a_second_value_that_is_constant_is_no_second_input():
-    model = Net(HEADS["lln"], lambda x: Sum(skip=2.0)(MaxMin()(x), [np.ones(1, np.float32)]))
-    variables = model.init(jax.random.key(0), images())
-    plain = product(network.chain_of_proof(Net(HEADS["lln"]), variables, SHAPE))
-    assert product(network.chain_of_proof(model, variables, SHAPE)) == plain
+@pytest.mark.parametrize(
+    ("layer", "true"),
+    [
+        (Sequential((("a", Scaled(3.0, 1.0)), ("b", Scaled(0.5, 0.25)))), 0.75),
+        (Residual(Scaled(3.0, 2.0), 0.25), 0.5),
+        (Concatenate((("a", Scaled(3.0, 3.0)), ("b", Scaled(4.0, 4.0)))), 5.0),
+        (Split((("a", Scaled(3.0, 1.0)), ("b", Scaled(4.0, 1.0))), (1, 2)), 1.0),
+    ],
+)
+def test_offsets_bound_what_zero_becomes(layer, true, float64):
+    offset = layer.proof({}, (2, 2, 3)).offset
+    at_zero = np.linalg.norm(np.asarray(layer.evaluate({}, jnp.zeros((1, 2, 2, 3)))))
+    np.testing.assert_allclose(at_zero, true * math.sqrt(12), rtol=1e-12)
+    assert at_zero <= offset <= at_zero * (1 + 1e-12)
 
 
-def test_a_layer_of_ones_own_counts_with_the_bound_it_states():
-    class Tripled(nn.Module):
-        bound: float = 3.0
+def test_offsets_of_the_library_s_layers_bound_what_zero_becomes():
+    for pool in (PolylinePool(), PolylinePool(start="max"), PointPool(), MaxPool(), ProjectionPool()):
+        model = network(pool=pool)
+        variables = made(model)
+        shape = SHAPE
+        for name, layer in model.backbone.layers:
+            own = lipjax.layers.layer.own_of(variables, name)
+            value = np.linalg.norm(np.float64(layer.evaluate(own, jnp.zeros((1, *shape)))))
+            assert value <= layer.proof(own, shape).offset * (1 + 1e-6)
+            shape = layer.output_shape(own, shape)
 
+
+def test_a_stated_bound_counts_and_must_be_a_number():
+    plain = network()
+    variables = made(plain)
+    bound = plain.lipschitz_bound(variables)
+    np.testing.assert_allclose(network(between=(("x", Scaled()),)).lipschitz_bound(variables), 3 * bound, rtol=1e-14)
+    for stated in (math.nan, -1.0, math.inf):
+        with pytest.raises(ValueError, match=r"backbone/x: lipschitz must be a finite number >= 0, got"):
+            lipjax.prove(network(between=(("x", Scaled(stated=stated)),)), variables)
+
+
+# What a class may not do without a proof of its own.
+
+
+def defines_call():
+    class Tripled(MaxMin):
         @nn.compact
-        def __call__(self, x):
+        def __call__(self, x, train=False):
             return 3 * x
 
-        def lipschitz_bound(self, variables, size):
-            assert size == 1
-            return self.bound
 
-    model = Net(HEADS["lln"], lambda x: Tripled()(x))
-    variables = model.init(jax.random.key(0), images())
-    plain = product(network.chain_of_proof(Net(HEADS["lln"]), variables, SHAPE))
-    np.testing.assert_allclose(product(network.chain_of_proof(model, variables, SHAPE)), 3 * plain, rtol=1e-14)
-    with pytest.raises(ValueError, match="must be a finite number"):
-        network.chain_of_proof(Net(HEADS["lln"], lambda x: Tripled(float("nan"))(x)), variables, SHAPE)
+def defines_a_part():
+    class Loud(SkewOrthogonalConv):
+        @nn.nowrap
+        def _scaled(self, kernel, norm):
+            return 30 * kernel
 
 
-class Ends(nn.Module):
-    after: object
+def defines_a_property():
+    class Held(SkewOrthogonalConv):
+        @property
+        def held_norm(self):
+            return 30.0
 
-    @nn.compact
-    def __call__(self, x):
-        return self.after(Flatten()(x))
+
+def defines_equality():
+    class Equal(MaxMin):
+        def __eq__(self, other):
+            return True
+
+
+def mixes_in():
+    class Mixin:
+        def __call__(self, x, train=False):
+            return 3 * x
+
+    class Mixed(Mixin, MaxMin):
+        pass
+
+
+def mixes_in_between():
+    class Base(Layer):
+        @nn.compact
+        def __call__(self, x, train=False):
+            return x
+
+        @nn.nowrap
+        def proof(self, own, shape):
+            return isometry("", "")
+
+        @nn.nowrap
+        def evaluate(self, own, x):
+            return 3 * x
+
+    class Between(MaxMin, Base):
+        pass
+
+
+def has_no_proof():
+    class Unproven(Layer):
+        @nn.compact
+        def __call__(self, x, train=False):
+            return 3 * x
+
+
+def hides_a_method_in_a_field():
+    class Field(SkewOrthogonalConv):
+        polynomial: object = property(lambda self: None)
+
+
+def is_lifted():
+    nn.jit(SkewOrthogonalConv)
+
+
+def changes_a_head():
+    class Larger(LastLayerNormalization):
+        @nn.compact
+        def __call__(self, features, train=False):
+            return 3 * features
+
+
+def changes_a_network():
+    class Other(lipjax.LipConvnet):
+        def features(self, x, train=False):
+            return 3 * super().features(x, train)
 
 
 @pytest.mark.parametrize(
-    ("after", "message"),
+    ("definition", "message"),
     [
-        (lambda x: x, "the last layer must be one of"),
-        (lambda x: 2 * LastLayerNormalization(3)(x), "after LastLayerNormalization_0"),
-        (lambda x: lipjax.LipConvnet(input_size=4, in_channels=1)(x.reshape(-1, 4, 4, 1)), "inside a network"),
+        (defines_call, "Tripled: Tripled defines __call__ and no proof"),
+        (defines_a_part, "Loud: Loud defines _scaled and no proof"),
+        (defines_a_property, "Held: Held defines held_norm and no proof"),
+        (defines_equality, "Equal: Equal defines .*__eq__.* and no proof"),
+        (mixes_in, "Mixed: Mixin defines .*__call__.* and no proof"),
+        (mixes_in_between, "Between: a base comes between MaxMin"),
+        (has_no_proof, "Unproven: Unproven defines __call__ and no proof"),
+        (hides_a_method_in_a_field, "Field: Field defines polynomial and no proof"),
+        (is_lifted, "defines .* and no proof"),
+        (changes_a_head, "Larger: Larger defines __call__ and no certifier"),
+        (changes_a_network, "Other: a network defines parts and fields, not features"),
     ],
 )
-def test_the_end_must_be_a_head(after, message):
-    model = Ends(after)
-    with pytest.raises(ValueError, match=message):
-        network.chain_of_proof(model, model.init(jax.random.key(0), images()), SHAPE)
+def test_a_class_that_changes_what_is_computed_is_refused_where_it_is_defined(definition, message):
+    with pytest.raises(TypeError, match=message):
+        definition()
+
+
+def test_a_subclass_that_sets_fields_or_states_a_proof_is_none_of_these():
+    class Wide(SkewOrthogonalConv):
+        """Another default, nothing else."""
+
+        features: int = 8
+
+    class Stated(SkewOrthogonalConv):
+        @nn.compact
+        def __call__(self, x, train=False):
+            return 3 * super().__call__(x, train)
+
+        @nn.nowrap
+        def proof(self, own, shape):
+            proof = super().proof(own, shape)
+            return proof._replace(lipschitz=3 * proof.lipschitz, offset=3 * proof.offset)
+
+    own = Wide().init(jax.random.key(0), jnp.zeros((1, 4, 4, 8)))
+    assert 3 * Wide().proof(own, (4, 4, 8)).lipschitz == Stated(8).proof(own, (4, 4, 8)).lipschitz
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Dense(4), nn.WeightNorm(nn.Dense(4)), nn.WeightNorm(SkewOrthogonalConv(8)), lambda x: x, nn.relu]
+)
+def test_what_states_no_proof_is_no_layer(layer):
+    for make in (
+        lambda: network(between=(("x", layer),)),
+        lambda: Residual(layer),
+        lambda: Network(layer, HEADS["lln"]),
+    ):
+        with pytest.raises(TypeError, match="must be a lipjax Layer, which states its proof"):
+            make()
+    with pytest.raises(TypeError, match="is none"):
+        Network(Flatten(), layer)
+    with pytest.raises(TypeError, match=r"is no lipjax Classifier|no lipjax"):
+        lipjax.prove(layer, {})
+
+
+def test_an_interceptor_finds_nobody_at_work():
+    model = network()
+    variables = made(model)
+    proven = lipjax.prove(model, variables)
+
+    def triple(method, arguments, keywords, context):
+        return 3 * method(*arguments, **keywords)
+
+    with nn.intercept_methods(triple):
+        for act in (
+            lambda: lipjax.prove(model, variables),
+            lambda: proven.features(images()),
+            lambda: lipjax.certify(model, variables, images(), np.zeros(20, int)),
+        ):
+            with pytest.raises(ValueError, match="interceptor is at work"):
+                act()
+
+
+def test_what_is_changed_after_the_proof_is_not_run():
+    mean = np.array([0.5])
+    scale = InputScale(mean, 0.25)
+    mean += 100
+    assert scale.mean == (0.5,)
+    model = network()
+    variables = jax.tree.map(np.array, made(model))
+    proven = lipjax.prove(model, variables)
+    before = proven.features(images())
+    variables["params"]["conv0"]["kernel"] *= 100
+    np.testing.assert_array_equal(proven.features(images()), before)
+
+
+def test_a_bound_module_is_run_with_the_variables_that_were_proven():
+    model = network()
+    variables = made(model)
+    other = jax.tree.map(lambda leaf: 100 * leaf, variables)
+    bound = model.bind(other)
+    first, second = (lipjax.prove(m, variables).features(images()) for m in (model, bound))
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(("name", "value"), [("mean", (0.1, 0.2, 0.3)), ("std", (0.1, 0.2))])
+def test_more_means_than_channels_are_no_broadcast(name, value):
+    """Three means on one channel would make three channels, and distances √3 times as large."""
+    layer = InputScale(**{name: value})
+    for act in (lambda: layer.apply({}, jnp.zeros((1, *SHAPE))), lambda: layer.proof({}, SHAPE)):
+        with pytest.raises(ValueError, match=rf"{name} must be 1 number or 1, one per channel, got {len(value)}"):
+            act()
+
+
+def test_variables_of_half_precision_or_not_finite_are_named():
+    model = network()
+    variables = made(model)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables)
+    with pytest.raises(ValueError, match=r"variables: params/.* must be float32 or float64, got bfloat16"):
+        lipjax.prove(model, half)
+    params = {**variables["params"], "conv0": {**variables["params"]["conv0"], "bias": jnp.full(2, jnp.inf)}}
+    with pytest.raises(ValueError, match="variables: params/conv0/bias has entries that are not finite"):
+        lipjax.prove(model, {**variables, "params": params})
+
+
+def test_a_curvature_file_of_another_head_is_not_used(tmp_path):
+    model = network("crc")
+    variables = made(model)
+    file = tmp_path / "curvature.npz"
+    labels = np.zeros(20, int)
+    lipjax.prove(model, variables, curvature_file=file).certify(images(), labels)
+    assert file.exists()
+    head = {**variables["params"]["head"], "w1": 10 * variables["params"]["head"]["w1"]}
+    other = {**variables, "params": {**variables["params"], "head": head}}
+    expected = lipjax.certify(model, other, images(), labels)
+    found = lipjax.prove(model, other, curvature_file=file).certify(images(), labels)
+    np.testing.assert_array_equal(found.radius, expected.radius)
+
+
+def test_sums_of_other_shapes_are_refused():
+    with pytest.raises(ValueError, match="must have the shape"):
+        Residual(MaxPool()).proof({}, (2, 2, 2))  # (…, 2) + (…, 1) would be broadcast
+    with pytest.raises(ValueError, match=r"channels=\(1, 1\) must add up to the 3"):
+        Split((("a", MaxPool()), ("b", MaxPool())), (1, 1)).proof({}, (2, 2, 3))
+
+
+@pytest.mark.parametrize("a", [-0.1, 1.1, "1", math.nan])
+def test_weights_of_a_sum_outside_0_1(a):
+    with pytest.raises(ValueError, match=r"a must be a number in \[0, 1\]"):
+        Residual(MaxMin(), a)
+
+
+def test_names_of_layers():
+    with pytest.raises(ValueError, match="two layers have the name 'a'"):
+        Sequential((("a", MaxMin()), ("", Sequential((("a", MaxMin()),)))))
+    with pytest.raises(ValueError, match="without '/'"):
+        Sequential((("a/b", MaxMin()),))
+    with pytest.raises(TypeError, match="tuple of"):
+        Sequential([MaxMin()])
 
 
 @pytest.mark.parametrize("slack", [-1.0, float("nan"), float("inf")])
 def test_bad_slack(slack):
-    model = Net(HEADS["lln"])
-    variables = model.init(jax.random.key(0), images())
+    model = network()
     with pytest.raises(ValueError, match="float_slack"):
-        lipjax.certify(model, variables, images(), np.zeros(20, int), float_slack=slack)
+        lipjax.certify(model, made(model), images(), np.zeros(20, int), float_slack=slack)
 
 
-def test_images_must_be_square():
-    model = Net(HEADS["lln"])
-    variables = model.init(jax.random.key(0), np.zeros((1, 8, 16, 1), np.float32))
-    with pytest.raises(ValueError, match=r"images must be square, got 8×16"):
-        network.chain_of_proof(model, variables, (8, 16, 1))
+def test_image_shapes():
+    model = network(image_shape=None)
+    variables = made(model)
+    with pytest.raises(ValueError, match="give image_shape"):
+        lipjax.prove(model, variables)
+    proven = lipjax.prove(model, variables, SHAPE)
+    with pytest.raises(ValueError, match=r"images: shape must be \(N, 4, 4, 1\)"):
+        proven.features(np.zeros((1, 8, 8, 1), np.float32))
+    with pytest.raises(ValueError, match="square images"):
+        lipjax.prove(model, variables, (4, 8, 1))
+    with pytest.raises(ValueError, match=r"image_shape=\(8, 8, 1\) must be \(4, 4, 1\)"):
+        lipjax.prove(network(), variables, (8, 8, 1))
+    with pytest.raises(ValueError, match="must end in features"):
+        lipjax.prove(Network(SpaceToDepth(), HEADS["lln"], SHAPE), {})
+
+
+def test_proofs_are_printed_as_a_tree():
+    model = network()
+    text = str(lipjax.prove(model, made(model)).proof)
+    assert text.startswith("one after the other: 4")
+    assert "\n  residual  (1 − 0.5) x + 0.5 f(x): 1" in text
+
+
+def test_classifiers_are_abstract():
+    with pytest.raises(NotImplementedError):
+        Classifier().parts()

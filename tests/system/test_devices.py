@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import lipjax
-from lipjax.evaluation.certification import load_trained
+from lipjax.workdir import load_trained
 
 ROOT = Path(__file__).parents[2]
 

@@ -23,7 +23,7 @@ def steps_on(mesh, config, count, dtype):
     """(final state, losses summed up after each step) of so many steps on a mesh."""
     dataset = load("digits", None)
     model = build_model(config, dataset.image_shape, dataset.num_classes)
-    optimizer = make_optimizer(config, count)
+    optimizer = make_optimizer(config, count, model)
     state = jax.tree.map(
         lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
         initial_state(model, optimizer, config.seed),

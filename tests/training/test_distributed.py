@@ -15,10 +15,10 @@ from conftest import tiny_config
 
 import lipjax
 from lipjax.checkpoint import Checkpoints
-from lipjax.evaluation.certification import load_trained
 from lipjax.system import processes
 from lipjax.system.processes import ADDRESS, COUNT, INDEX, ConnectError, connect
 from lipjax.training.loop import train
+from lipjax.workdir import load_trained
 
 ROOT = Path(__file__).parents[2]
 TRAIN = """

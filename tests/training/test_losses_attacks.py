@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lipjax.layers.heads import softplus_mlp
+from lipjax.layers.curvature_head import softplus_mlp
 from lipjax.training.feature_attack import feature_attack
 from lipjax.training.losses import curvature_regulariser, top_rivals
 
@@ -57,8 +57,8 @@ def test_attack_equals_theirs_until_they_stop(g, monkeypatch):
     radius = float(g["attack_radius"])
     # Step length is 1.5·radius/STEPS: with four steps of the five, radius and STEPS are scaled together.
     five = attack(g, radius)
-    monkeypatch.setattr("lipjax.attacks.STEPS", 4)
-    monkeypatch.setattr("lipjax.attacks.STEP_FACTOR", 1.5 * 4 / 5)
+    monkeypatch.setattr("lipjax.training.feature_attack.STEPS", 4)
+    monkeypatch.setattr("lipjax.training.feature_attack.STEP_FACTOR", 1.5 * 4 / 5)
     np.testing.assert_allclose(attack(g, radius), g["attack_delta"], rtol=0, atol=1e-12)
     assert np.abs(five - g["attack_delta"]).max() > 1e-3
 

@@ -6,7 +6,9 @@ import pytest
 from conftest import tiny_config
 
 from lipjax.config import build_model
-from lipjax.layers.heads import softplus_mlp
+from lipjax.layers import LastLayerNormalization, Sequential, SkewOrthogonalConv
+from lipjax.layers.curvature_head import softplus_mlp
+from lipjax.models import Network
 from lipjax.training.feature_attack import feature_attack
 from lipjax.training.losses import top_rivals
 from lipjax.training.recipe import Metrics, epoch_order, head_loss, initial_state, make_optimizer, make_train_step
@@ -16,7 +18,7 @@ from lipjax.training.recipe import Metrics, epoch_order, head_loss, initial_stat
 def setting():
     config = tiny_config()
     model = build_model(config, (8, 8, 1), 10)
-    optimizer = make_optimizer(config, steps_per_epoch=2)
+    optimizer = make_optimizer(config, 2, model)
     images = jax.random.randint(jax.random.key(5), (64, 8, 8, 1), 0, 17).astype(jnp.uint8)
     return config, model, optimizer, images, jax.random.randint(jax.random.key(6), (64,), 0, 10)
 
@@ -24,7 +26,8 @@ def setting():
 def test_optimizer_is_sgd_with_masked_decay_and_drops():
     """p ← p − lr·buf, buf ← 0.9·buf + g + 5e-4·p on kernels and weights, else without decay; lr drops twice."""
     config = tiny_config()
-    optimizer = make_optimizer(config, steps_per_epoch=2)
+    layers = (("conv", SkewOrthogonalConv(2)),)
+    optimizer = make_optimizer(config, 2, Network(Sequential(layers), LastLayerNormalization(2)))
     params = {
         "conv": {"kernel": jnp.ones(2), "bias": jnp.ones(2)},
         "head": {"weight": jnp.ones(2), "bias": jnp.ones(2)},
@@ -95,7 +98,7 @@ def curvature_setting():
     config = tiny_config()
     config.update({"head": "crc", "hidden": 8, "pooling": "projection", "clip_norm": 1.0, "learning_rate": 1.0})
     model = build_model(config, (8, 8, 1), 10)
-    optimizer = make_optimizer(config, steps_per_epoch=2)
+    optimizer = make_optimizer(config, 2, model)
     return config, model, optimizer, initial_state(model, optimizer, 0)
 
 
@@ -165,7 +168,7 @@ def test_every_step_draws_new_crops(setting):
     config, model, _, images, labels = setting
     config = config.copy_and_resolve_references()
     config.update({"learning_rate": 0.0, "crop_padding": 3})
-    optimizer = make_optimizer(config, steps_per_epoch=2)
+    optimizer = make_optimizer(config, 2, model)
     step = make_train_step(model, optimizer, config, 16)
     state, order = initial_state(model, optimizer, 0), epoch_order(0, 1, 64, 16)
     losses = []
@@ -180,7 +183,7 @@ def test_memory_of_the_fast_step_does_not_grow_with_the_terms():
         config = tiny_config()
         config.update({"polynomial": "taylor", "terms": terms, "gradient": gradient, "init_channels": 8})
         model = build_model(config, (8, 8, 1), 10)
-        optimizer = make_optimizer(config, steps_per_epoch=2)
+        optimizer = make_optimizer(config, 2, model)
         state = jax.eval_shape(lambda: initial_state(model, optimizer, 0))
         images, labels = jnp.zeros((64, 8, 8, 1), jnp.uint8), jnp.zeros(64, jnp.int32)
         step = make_train_step(model, optimizer, config, 16)

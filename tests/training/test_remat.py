@@ -54,9 +54,8 @@ def test_training_with_fixed_norms_initialisation_and_folded_networks_are_the_sa
     cold = {**variables, "spectral": moved}
     plain, remat = (m.apply(cold, x, train=True) for m in (model, model.clone(remat=True)))
     np.testing.assert_allclose(plain, remat, rtol=1e-5)
-    folded, folded_variables = fold(model, variables)
-    outputs = [m.apply(folded_variables, x, train=True) for m in (folded, folded.clone(remat=True))]
-    np.testing.assert_allclose(*outputs, rtol=1e-5)
+    folded = [network.apply(own, x) for network, own in (fold(m, variables) for m in (model, model.clone(remat=True)))]
+    np.testing.assert_array_equal(*folded)
 
 
 def test_a_deep_network_needs_less_memory():
@@ -66,7 +65,7 @@ def test_a_deep_network_needs_less_memory():
         config = tiny_config()
         config.update({"depth": 20, "init_channels": 8, "degree": 2, "remat": remat})
         model = build_model(config, (8, 8, 1), 10)
-        optimizer = make_optimizer(config, steps_per_epoch=2)
+        optimizer = make_optimizer(config, 2, model)
         state = jax.eval_shape(lambda: initial_state(model, optimizer, 0))
         shape = jax.ShapeDtypeStruct
         data = shape((1024, 8, 8, 1), np.uint8), shape((1024,), np.int32), shape((2, 512), np.int32)

@@ -12,9 +12,9 @@ import pytest
 from conftest import tiny_config
 
 from lipjax.checkpoint import Checkpoints
-from lipjax.evaluation.certification import load_trained
 from lipjax.system.interruption import Interrupted
 from lipjax.training.loop import train
+from lipjax.workdir import load_trained
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,11 @@ def on_eight(tmp_path_factory):
     with pytest.raises(Interrupted):
         train(tiny_config(), workdir, say=say)
     assert Checkpoints(workdir).metadata("last")["step"] == 8
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    flags = {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    }
     command = [sys.executable, str(ROOT / "tests" / "training" / "eight_devices.py"), str(workdir)]
     output = subprocess.run(command, cwd=ROOT, env=os.environ | flags, capture_output=True, text=True)
     assert output.returncode == 0, output.stderr

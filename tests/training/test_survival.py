@@ -15,10 +15,10 @@ import pytest
 from conftest import tiny_config
 
 from lipjax.checkpoint import Checkpoints, sha256
-from lipjax.evaluation.certification import load_trained
 from lipjax.system.interruption import Interrupted, Interruption
 from lipjax.training import loop as training
 from lipjax.training.loop import train
+from lipjax.workdir import load_trained
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,30 +1,16 @@
-"""Classification heads h: penultimate features → logits.  Their certificates are in `certificates`."""
+"""The curvature head of CRC-Lip (paper, section 5): a softplus network of one hidden layer."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lipjax.layers.skew_orthogonal_conv import symmetric_uniform
-
-
-class LastLayerNormalization(nn.Module):
-    """LLN (Singla et al., 2022): f = (W / row norms) y + b, (N, D) → (N, num_classes).
-
-    Params: weight (K, D), stored raw, and bias (K,).  Every logit is 1-Lipschitz in y; the
-    difference of those of two classes i, j has the Lipschitz constant ‖w_i − w_j‖, w the normalised rows.
-    """
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, features: jax.Array, train: bool = False) -> jax.Array:
-        del train
-        limit = features.shape[-1] ** -0.5
-        weight = self.param("weight", symmetric_uniform(limit), (self.num_classes, features.shape[-1]))
-        bias = self.param("bias", symmetric_uniform(limit), (self.num_classes,))
-        return features @ (weight / jnp.linalg.norm(weight, axis=1, keepdims=True)).T + bias
+from lipjax.certificates import certify_crc
+from lipjax.certificates.curvature_cache import CurvatureCache
+from lipjax.layers.head import Head
+from lipjax.layers.initializers import symmetric_uniform
 
 
 def softplus_mlp(head: Mapping[str, jax.Array], features: jax.Array) -> jax.Array:
@@ -32,7 +18,7 @@ def softplus_mlp(head: Mapping[str, jax.Array], features: jax.Array) -> jax.Arra
     return jax.nn.softplus(features @ head["w1"].T + head["b1"]) @ head["w2"].T + head["b2"]
 
 
-class CurvatureHead(nn.Module):
+class CurvatureHead(Head):
     """The one-hidden-layer softplus MLP of CRC-Lip (paper, section 5), (N, D) → (N, num_classes).
 
     Params: w1 (H, D), b1 (H,), w2 (K, H), b2 (K,), which `certificates.certify_crc` takes as they are.
@@ -41,7 +27,10 @@ class CurvatureHead(nn.Module):
     """
 
     num_classes: int
-    hidden: int
+    hidden: int = 4096
+
+    kind: ClassVar[str] = "curvature head"
+    why: ClassVar[str] = "weak duality with a proven curvature bound, all rivals (docs/crc.md)"
 
     @nn.compact
     def __call__(self, features: jax.Array, train: bool = False) -> jax.Array:
@@ -60,6 +49,13 @@ class CurvatureHead(nn.Module):
             self.put_variable("spectral", "power_vector", power_step(head["w1"], vector))
         return softplus_mlp(head, features)
 
+    @nn.nowrap
+    def certifier(self, own, curvature_file=None):
+        head = own["params"]
+        curvature = CurvatureCache(curvature_file, head["w1"], head["w2"])
+        return lambda features, labels, rivals=None: certify_crc(features, head, labels, rivals, curvature)
+
+    @nn.nowrap
     def _start(self, dimension: int, dtype) -> jax.Array:
         start = jax.random.normal(self.make_rng("params"), (dimension,), dtype)
         return start / jnp.linalg.norm(start)

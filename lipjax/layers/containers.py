@@ -1,0 +1,216 @@
+"""Layers made of layers: in a row, side by side, added to the identity.  Each proves by what it runs."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lipjax.layers.container import Container, check_layer, check_layers
+from lipjax.layers.layer import Layer, Proof, own_of, product, root_sum_of_squares, up
+
+
+class Sequential(Container):
+    """f_n ∘ … ∘ f_1: the bound is the product of the bounds, the offset follows b ← L b + offset, all rounded up.
+
+    Attributes:
+      layers: ((name, layer), …), run in this order.
+
+    Raises:
+      TypeError, ValueError: an entry that is no (name, Layer), two of one name.
+    """
+
+    layers: tuple[tuple[str, Layer], ...] = ()
+
+    def __post_init__(self):
+        check_layers("Sequential", self.layers)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        for name, layer in self.layers:
+            x = self.child(name, layer)(x, train)
+        return x
+
+    @nn.nowrap
+    def children(self):
+        return self.layers
+
+    @nn.nowrap
+    def with_children(self, layers):
+        return Sequential(layers, parent=None)
+
+    @nn.nowrap
+    def evaluate(self, own, x):
+        for name, layer in self.layers:
+            x = layer.evaluate(own_of(own, name), x)
+        return x
+
+    @nn.nowrap
+    def input_shapes(self, own, shape):
+        shapes = [shape]
+        for name, layer in self.layers:
+            shapes.append(layer.output_shape(own_of(own, name), shapes[-1]))
+        return shapes[:-1]
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        parts, offset = self.proofs(own, shape), 0.0
+        for _, part in parts:
+            offset = _after(part, offset)
+        return Proof(
+            "one after the other", product(part.lipschitz for _, part in parts), "product", offset, parts=parts
+        )
+
+
+def _after(part: Proof, reach: float) -> float:
+    """A bound of ‖f(v)‖ for ‖v‖ <= reach."""
+    return up(up(part.lipschitz * reach) + part.offset) if part.lipschitz * reach or part.offset else 0.0
+
+
+class Residual(Container):
+    """(1 − a) x + a f(x) with the bound (1 − a) + a L: 1-Lipschitz where f is.
+
+    Attributes:
+      layer: f, of as many outputs as inputs.
+      a: in [0, 1].
+
+    Raises:
+      TypeError: f that is no Layer.  ValueError: a outside [0, 1]; f(x) of another shape than x.
+    """
+
+    layer: Layer
+    a: float = 0.5
+
+    def __post_init__(self):
+        check_layer("Residual: layer", self.layer)
+        if not (isinstance(self.a, int | float) and 0 <= self.a <= 1):
+            raise ValueError(f"Residual: a must be a number in [0, 1], got {self.a!r}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        return self._sum(x, self.child("", self.layer)(x, train))
+
+    @nn.nowrap
+    def _sum(self, x, y):
+        if x.shape != y.shape:  # it would be broadcast, and a broadcast enlarges distances
+            raise ValueError(f"Residual: f(x) must have the shape {x.shape} of x, got {y.shape}")
+        return (1 - self.a) * x + self.a * y
+
+    @nn.nowrap
+    def children(self):
+        return (("", self.layer),)
+
+    @nn.nowrap
+    def with_children(self, layers):
+        return Residual(layers[0][1], self.a, parent=None)
+
+    @nn.nowrap
+    def evaluate(self, own, x):
+        return self._sum(x, self.layer.evaluate(own, x))
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        ((name, part),) = self.proofs(own, shape)
+        self.output_shape(own, shape)
+        bound = up(up(1 - self.a) + up(self.a * part.lipschitz)) if self.a else 1.0
+        bound = 1.0 if part.lipschitz <= 1 else bound  # (1 − a) + a L <= 1 without any rounding
+        return Proof(
+            f"(1 − {self.a:g}) x + {self.a:g} f(x)", bound, "sum", up(self.a * part.offset), parts=((name, part),)
+        )
+
+
+class Concatenate(Container):
+    """(f_1(x), …, f_n(x)), channels side by side: ‖f(u) − f(v)‖² = Σ ‖f_i(u) − f_i(v)‖², hence (Σ L_i²)^½.
+
+    Attributes:
+      layers: ((name, layer), …), each of the same input, with outputs that differ in channels only.
+    """
+
+    layers: tuple[tuple[str, Layer], ...] = ()
+
+    def __post_init__(self):
+        check_layers("Concatenate", self.layers)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        return jnp.concatenate([self.child(name, layer)(x, train) for name, layer in self.layers], axis=-1)
+
+    @nn.nowrap
+    def children(self):
+        return self.layers
+
+    @nn.nowrap
+    def with_children(self, layers):
+        return Concatenate(layers, parent=None)
+
+    @nn.nowrap
+    def evaluate(self, own, x):
+        return jnp.concatenate([layer.evaluate(own_of(own, name), x) for name, layer in self.layers], axis=-1)
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        parts = self.proofs(own, shape)
+        self.output_shape(own, shape)
+        bound = root_sum_of_squares([part.lipschitz for _, part in parts])
+        offset = root_sum_of_squares([part.offset for _, part in parts])
+        return Proof("channels side by side", bound, "root of the sum of squares", offset, parts=parts)
+
+
+class Split(Container):
+    """Channels in groups, each through a layer of its own, side by side again: the bound is the largest.
+
+    Attributes:
+      layers: ((name, layer), …).
+      channels: of each group, in order; they add up to those of the input.
+    """
+
+    layers: tuple[tuple[str, Layer], ...] = ()
+    channels: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        check_layers("Split", self.layers)
+        if len(self.channels) != len(self.layers) or not all(count >= 1 for count in self.channels):
+            raise ValueError(f"Split: channels must be {len(self.layers)} numbers >= 1, got {self.channels!r}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        groups = self._groups(x)
+        outputs = [self.child(*entry)(group, train) for entry, group in zip(self.layers, groups, strict=True)]
+        return jnp.concatenate(outputs, axis=-1)
+
+    @nn.nowrap
+    def _groups(self, x):
+        if x.shape[-1] != sum(self.channels):
+            raise ValueError(f"Split: channels={self.channels} must add up to the {x.shape[-1]} of the input")
+        return jnp.split(x, np.cumsum(self.channels)[:-1].tolist(), axis=-1)
+
+    @nn.nowrap
+    def children(self):
+        return self.layers
+
+    @nn.nowrap
+    def with_children(self, layers):
+        return Split(layers, self.channels, parent=None)
+
+    @nn.nowrap
+    def input_shapes(self, own, shape):
+        return [(*shape[:-1], count) for count in self.channels]
+
+    @nn.nowrap
+    def evaluate(self, own, x):
+        outputs = [
+            layer.evaluate(own_of(own, name), group)
+            for (name, layer), group in zip(self.layers, self._groups(x), strict=True)
+        ]
+        return jnp.concatenate(outputs, axis=-1)
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        self.output_shape(own, shape)
+        parts = self.proofs(own, shape)
+        bound = max((part.lipschitz for _, part in parts), default=1.0)
+        offset = root_sum_of_squares([part.offset for _, part in parts])
+        return Proof("groups of channels", bound, "the largest", offset, parts=parts)

@@ -1,0 +1,49 @@
+"""A head states its certificate: features → logits, and the distance to the decision boundaries."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+
+from lipjax.certificates import Certificate
+from lipjax.layers.layer import Variables, check_states
+
+Certifier = Callable[..., Certificate]  # (features, labels, rivals=None) → Certificate in feature space
+
+
+class Head(nn.Module):
+    """Penultimate features (N, D) → logits (N, num_classes), called as head(features, train=False).
+
+    A class with something of its own to compute defines `__call__` and `certifier`, and is refused, with a TypeError
+    where it is defined, if it changes anything of a head and states no certificate.  Fields: num_classes, and its own.
+    """
+
+    decayed: ClassVar[tuple[str, ...]] = ()  # the parameters that weight decay applies to
+    kind: ClassVar[str] = ""  # what it is, and ...
+    why: ClassVar[str] = ""  # ... how its certificates are obtained
+
+    @classmethod
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        check_states(cls, "certifier")
+        super().__init_subclass__(**keywords)
+
+    @nn.nowrap
+    def certifier(self, own: Variables, curvature_file: Path | None = None) -> Certifier:
+        """The function that certifies features (N, D) for labels (N,), with what it needs computed once.
+
+        Args:
+          curvature_file: where costly bounds of this very head may be kept; a file of another head is not used.
+        """
+        raise NotImplementedError
+
+    @nn.nowrap
+    def evaluate(self, own: Variables, features: jax.Array) -> jax.Array:
+        """The logits in evaluation."""
+        return self.apply(own, features)  # type: ignore[return-value]
+
+    @nn.nowrap
+    def decay_mask(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The tree of params with True where weight decay applies."""
+        return {name: jax.tree.map(lambda _, d=name in self.decayed: d, leaf) for name, leaf in params.items()}

@@ -1,0 +1,208 @@
+"""A layer states its proof; a container proves by the very tuple that it runs (docs/soundness.md)."""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import threadpoolctl
+
+Variables = Mapping[str, Any]
+Shape = tuple[int, ...]
+
+
+class Proof(NamedTuple):
+    """What is proven of a map f: ‖f(u) − f(v)‖ <= lipschitz ‖u − v‖ for all u, v, and ‖f(0)‖ <= offset.
+
+    Attributes:
+      kind: what f computes.
+      lipschitz: the bound.
+      why: how it was obtained.
+      offset: the bound of ‖f(0)‖.
+      norm: of a convolution p(A), the proven bound of ‖A‖; None for other maps.
+      rounding: (relative, absolute) of the executed map; None: not stated, the theorem is about real arithmetic.
+      parts: of a container, its layers by name with their proofs, in order.
+    """
+
+    kind: str
+    lipschitz: float
+    why: str
+    offset: float = 0.0
+    norm: float | None = None
+    rounding: tuple[float, float] | None = None
+    parts: tuple[tuple[str, "Proof"], ...] = ()
+
+    def links(self, name: str = "") -> list[tuple[str, "Proof"]]:
+        """The proofs without parts, by path, in order."""
+        if not self.parts:
+            return [(name, self)]
+        return [link for part, proof in self.parts for link in proof.links("/".join(filter(None, (name, part))))]
+
+    def __str__(self) -> str:
+        lines = [f"{self.kind}: {self.lipschitz:.6g}  ({self.why})"]
+        for name, part in self.parts:
+            first, *rest = str(part).splitlines()
+            lines += [f"  {name}  {first}" if name else f"  {first}", *(f"  {line}" for line in rest)]
+        return "\n".join(lines)
+
+
+def up(x: float) -> float:
+    """The next float64 above: covers one rounding to nearest."""
+    return math.nextafter(x, math.inf)
+
+
+def product(factors: Iterable[float]) -> float:
+    """The product of bounds, rounded up."""
+    bound = 1.0
+    for factor in factors:
+        if factor != 1.0:
+            bound = up(bound * factor)
+    return bound
+
+
+def root_sum_of_squares(bounds: Iterable[float]) -> float:
+    """(Σ b²)^½, rounded up; the sum itself where a square would leave the range of float64."""
+    squares, plain = 0.0, 0.0
+    for bound in bounds:
+        squares, plain = up(squares + up(bound * bound)), up(plain + bound)
+    is_in_range = all(bound == 0 or 1e-150 < bound < 1e150 for bound in bounds)
+    return min(up(math.sqrt(squares)), plain) if is_in_range else plain
+
+
+# What a class may define without changing what it computes: documentation, fields, and which parameters decay.
+_SILENT = {
+    *("__module__", "__qualname__", "__doc__", "__annotations__", "__firstlineno__", "__static_attributes__"),
+    *("__annotate__", "__annotate_func__", "__annotations_cache__", "__orig_bases__", "__parameters__"),
+    *("decayed", "kind", "why"),
+}
+
+# What each checked class defines, read before Flax adds attributes of its own.
+_defined: dict[type, set[str]] = {}
+
+
+def check_states(cls: type, statement: str) -> None:
+    """Raise TypeError unless what `cls` computes is what the nearest `statement`, a method, is about.
+
+    The classes between `cls` and the one that makes the statement must be silent: they may set fields, and define
+    nothing else.  The bases of that one must be those it was written for, so that no mixin comes in between.
+    """
+    maker = next(base for base in cls.__mro__ if statement in vars(base))
+    position = cls.__mro__.index(maker)
+    for base in cls.__mro__[:position]:
+        fields = vars(base).get("__annotations__", {})
+        own = _defined[base] if base in _defined else vars(base).keys() - _SILENT
+        loud = sorted(name for name in own if name not in fields or hasattr(vars(base)[name], "__get__"))
+        if loud:
+            raise TypeError(
+                f"{cls.__name__}: {base.__name__} defines {', '.join(loud)} and no {statement} of its own; that of "
+                f"{maker.__name__} may not be true of it"
+            )
+    if cls.__mro__[position:] != maker.__mro__:
+        raise TypeError(
+            f"{cls.__name__}: a base comes between {maker.__name__}, which states {statement}, and its bases"
+        )
+    _defined[cls] = set(vars(cls)) - _SILENT
+
+
+class Layer(nn.Module):
+    """A map of one array (N, …) to another, and what is true of it.
+
+    A class with something of its own to compute defines `__call__` and `proof`, and is refused, with a TypeError where
+    it is defined, if it changes anything of a layer and states no proof.  What `proof` says must hold for the variables
+    that it is given, in evaluation (train=False), whatever they are.
+
+    `own` are the variables of this layer alone, {'params': …, 'spectral': …}; `shape` is that of its input without the
+    batch, (H, W, C) or (D,).
+    """
+
+    decayed: ClassVar[tuple[str, ...]] = ()  # the parameters that weight decay applies to
+
+    @classmethod
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        check_states(cls, "proof")
+        super().__init_subclass__(**keywords)
+
+    @nn.nowrap
+    def proof(self, own: Variables, shape: Shape) -> Proof:
+        """What is proven of the layer with these variables; ValueError where nothing is."""
+        raise NotImplementedError
+
+    @nn.nowrap
+    def evaluate(self, own: Variables, x: jax.Array) -> jax.Array:
+        """The layer in evaluation, by itself: what `proof` is about."""
+        return self.apply(own, x)  # type: ignore[return-value]
+
+    @nn.nowrap
+    def output_shape(self, own: Variables, shape: Shape) -> Shape:
+        """Of the output, without the batch."""
+        return jax.eval_shape(self.evaluate, own, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape[1:]
+
+    @nn.nowrap
+    def decay_mask(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The tree of params with True where weight decay applies."""
+        return {name: jax.tree.map(lambda _, d=name in self.decayed: d, leaf) for name, leaf in params.items()}
+
+    @nn.nowrap
+    def projected(self, own: Variables) -> Variables:
+        """After a training step: brought back to where the variables belong."""
+        return own
+
+    @nn.nowrap
+    def settled(self, own: Variables) -> Variables:
+        """With what follows the parameters (tracked norms) caught up."""
+        return own
+
+    @nn.nowrap
+    def tightened(self, own: Variables, shape: Shape) -> Variables:
+        """After training: settled, and such that the proof is as good as the layer can have it."""
+        return own
+
+    @nn.nowrap
+    def folded(self, own: Variables, shape: Shape) -> tuple["Layer", Variables]:
+        """(layer, its variables): the same map for evaluation, faster and without the state of training."""
+        return self, own
+
+
+def isometry(kind: str, why: str, offset: float = 0.0) -> Proof:
+    """The proof of a map that enlarges no distance."""
+    return Proof(kind, 1.0, why, offset)
+
+
+def norm_at_zero(values: np.ndarray, shape: Shape) -> float:
+    """A bound of ‖f(0)‖ where the channels of f(0) are bounded by `values` at every pixel, rounding included."""
+    largest = float(np.abs(values).max(initial=0.0))
+    if not 0 < largest < math.inf:  # nothing to scale by; nan and inf are refused where proofs are checked
+        return largest
+    pixels = math.prod(shape[:-1])
+    scaled = np.linalg.norm(np.asarray(values, np.float64) / largest) * math.sqrt(pixels) * largest
+    return float(scaled) * (1 + (np.size(values) + 8) * np.finfo(float).eps)
+
+
+def own_of(variables: Variables, name: str) -> Variables:
+    """The variables of the child `name`; a child without a name shares those of its container."""
+    if not name:
+        return variables
+    return {collection: tree[name] for collection, tree in variables.items() if name in tree}
+
+
+def with_own(variables: Variables, name: str, own: Variables) -> Variables:
+    """The variables with those of the child `name` replaced."""
+    if not name:
+        return own
+    replaced = {}
+    for collection in {**variables, **own}:
+        replaced[collection] = {key: tree for key, tree in variables.get(collection, {}).items() if key != name}
+        if collection in own:
+            replaced[collection][name] = own[collection]
+    return replaced
+
+
+def in_parallel(function: Callable[..., Any], arguments: Sequence[tuple]) -> list[Any]:
+    """[function(*a) for a in arguments], one thread each: BLAS's own are slower here, and stall on a busy core."""
+    with threadpoolctl.threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda a: function(*a), arguments))
