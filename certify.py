@@ -2,7 +2,7 @@
 
     python certify.py --workdir=runs/digits [--attack=fast --split=test --num_examples=N --radii=36/255,0.5]
 
-Kept short: the logic is in `lipjax.certified_split`.  A rerun of a command that was stopped goes on where it was.
+Kept short: the logic is in `lipjax.evaluation`.  A rerun of a command that was stopped goes on where it was.
 """
 
 import sys
@@ -32,6 +32,7 @@ PAPER_PROTOCOL = flags.DEFINE_bool(
     False,
     "Print also what the paper's protocol gives: layers taken as 1-Lipschitz, 9 rivals; no proof.",
 )
+TRUST_CODE = flags.DEFINE_bool("trust_code", False, "Execute the Python file in the workdir that makes its network.")
 RADII = flags.DEFINE_string("radii", None, "Such as 36/255,0.5 (l2, pixels in [0, 1]); default: as in the config.")
 
 
@@ -53,6 +54,7 @@ def main(argv):
             float_slack=FLOAT_SLACK.value,
             precisions=PRECISIONS.value,
             paper_protocol=PAPER_PROTOCOL.value,
+            trust_code=TRUST_CODE.value,
         )
     except (ValueError, OSError, DataError, CheckpointError, CertificateViolated) as error:
         sys.exit(f"certify.py: {error}")

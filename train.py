@@ -1,6 +1,6 @@
 """Train a certifiably robust classifier.
 
-    python train.py --config=configs/cifar100.py [--config.KEY=VALUE ...] [--workdir=DIR]
+    python train.py --config=configs/cifar100.py [--config.SECTION.KEY=VALUE ...] [--workdir=DIR]
 
 Kept short: the logic is in `lipjax.training`.  A rerun of the same command resumes.  SIGTERM and Ctrl-C finish the
 step, write a checkpoint and exit with code 75 (EX_TEMPFAIL: run it again).
@@ -19,22 +19,26 @@ from lipjax.system import compilation
 from lipjax.system.interruption import Interrupted
 from lipjax.system.processes import ConnectError, abort, connect, is_first
 from lipjax.training.loop import TrainingDiverged, train
+from lipjax.workdir import sectioned
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file, such as configs/digits.py.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Path of a config file, such as configs/digits.py.", lock_config=False, accept_new_attributes=True
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/ and the name of the config file.")
 
 
 def main(argv):
     if len(argv) > 1:
-        sys.exit(f"train.py: unexpected arguments {argv[1:]}; flags are --config, --config.KEY and --workdir")
+        sys.exit(f"train.py: unexpected arguments {argv[1:]}; flags are --config, --config.SECTION.KEY and --workdir")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     compilation.use_cache()
     workdir = WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     try:
-        if CONFIG.value.distributed:
+        config = sectioned(CONFIG.value)
+        if config.run.get("distributed"):
             connect()
-        train(CONFIG.value, Path(workdir))
+        train(config, Path(workdir))
     except Interrupted as interrupted:
         print(f"train.py: {interrupted}", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL)

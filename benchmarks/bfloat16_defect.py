@@ -1,4 +1,4 @@
-"""What bfloat16 convolutions in training (config.compute_dtype) do to the orthogonality of the layers.
+"""What bfloat16 convolutions in training (config.model.compute_dtype) do to the orthogonality of the layers.
 
     python benchmarks/bfloat16_defect.py [--depth=5 --init_channels=8 --images=64]
 
@@ -15,6 +15,7 @@ from absl import app, flags
 
 import lipjax
 from lipjax import ops
+from lipjax.layers.layer import own_of
 
 DEPTH = flags.DEFINE_integer("depth", 5, "n of LipConvnet-n.")
 INIT_CHANNELS = flags.DEFINE_integer("init_channels", 8, "Channels after the first convolution.")
@@ -28,7 +29,9 @@ def main(_):
     lowest, highest = model.polynomial.gain(model.polynomial.norm)
     print(f"LipConvnet-{DEPTH.value}, {INIT_CHANNELS.value} channels; exact gains: {lowest:.5f} to {highest:.5f}\n")
     print("| layer | gain, float32 | error, float32 | gain, bfloat16 | error, bfloat16 |\n|---|---|---|---|---|")
-    for step, layer, own in model._layers(variables):
+    layers = dict(model.parts()[0].layers)
+    for step in model.steps():
+        layer, own = layers[step.name], own_of(variables, step.name)
         kernel = np.asarray(layer.normalised_kernel(own))
         x = rng.standard_normal((IMAGES.value, step.size, step.size, kernel.shape[-1]))
         with jax.enable_x64(True):

@@ -16,14 +16,14 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
-from lipjax.config import build_model, default_config
+from lipjax.config import default_config
 from lipjax.data import load
 from lipjax.system import compilation
 from lipjax.training.loop import METRICS_FILE, _settled, train
-from lipjax.training.recipe import Metrics, epoch_order, initial_state, make_optimizer, make_train_step
+from lipjax.training.recipe import Metrics, Recipe, epoch_order, initial_state, make_train_step
 
-DATASET = flags.DEFINE_string("dataset", "digits", "As config.dataset.")
-DATA_DIR = flags.DEFINE_string("data_dir", None, "As config.data_dir.")
+DATASET = flags.DEFINE_string("dataset", "digits", "As config.data.name.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "As config.data.data_dir.")
 INIT_CHANNELS = flags.DEFINE_integer("init_channels", 8, "Channels after the first convolution.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a step.")
 EPOCHS = flags.DEFINE_integer(
@@ -36,18 +36,20 @@ def main(_):
     logging.set_verbosity(logging.WARNING)
     compilation.use_cache()
     config = default_config()
-    config.update({"dataset": DATASET.value, "data_dir": DATA_DIR.value, "init_channels": INIT_CHANNELS.value})
-    config.update({"batch_size": BATCH_SIZE.value, "epochs": EPOCHS.value})
-    dataset = load(config.dataset, config.data_dir)
-    config.mean = (0.5,) * dataset.image_shape[-1]
+    config.update_from_flattened_dict(
+        {"data.name": DATASET.value, "data.data_dir": DATA_DIR.value, "model.init_channels": INIT_CHANNELS.value}
+    )
+    config.update_from_flattened_dict({"run.batch_size": BATCH_SIZE.value, "run.epochs": EPOCHS.value})
+    dataset = load(config.data.name, config.data.data_dir)
+    config.model.mean = (0.5,) * dataset.image_shape[-1]
     seconds = {"train": [], "steps": []}
     for _ in range(REPEATS.value):
         seconds["train"] += epochs_of_train(config)
         seconds["steps"] += epochs_of_steps(config, dataset)
-    steps = len(dataset.train.labels) // config.batch_size
+    steps = len(dataset.train.labels) // config.run.batch_size
     loop, bare = (min(times) / steps for times in seconds.values())
     print(
-        f"{config.dataset}, LipConvnet-5, {config.init_channels} channels, batch {config.batch_size}, "
+        f"{config.data.name}, LipConvnet-5, {config.model.init_channels} channels, batch {config.run.batch_size}, "
         f"{jax.default_backend()}: {1e3 * bare:.3f} ms a step alone, {1e3 * loop:.3f} ms in train, "
         f"{loop / bare - 1:+.1%}"
     )
@@ -63,14 +65,14 @@ def epochs_of_train(config) -> list[float]:
 
 def epochs_of_steps(config, dataset) -> list[float]:
     """The same epochs, step after step."""
-    model = build_model(config, dataset.image_shape, dataset.num_classes)
+    model = Recipe.of(config).model(dataset.image_shape, dataset.num_classes)
     images, labels = map(jax.numpy.asarray, dataset.train)
-    steps = len(labels) // config.batch_size
-    optimizer = make_optimizer(config, steps, model)
-    step = make_train_step(model, optimizer, config, dataset.pixel_max)
-    state, metrics, seconds = initial_state(model, optimizer, config.seed), Metrics.zero(), []
-    for epoch in range(1, config.epochs + 1):
-        order = jax.block_until_ready(epoch_order(config.seed, epoch, len(labels), config.batch_size))
+    steps = len(labels) // config.run.batch_size
+    optimizer = Recipe.of(config).optimizer.transformation(model, steps * Recipe.of(config).run.epochs)
+    step = make_train_step(model, optimizer, Recipe.of(config), dataset.pixel_max)
+    state, metrics, seconds = initial_state(model, optimizer, config.run.seed), Metrics.zero(), []
+    for epoch in range(1, config.run.epochs + 1):
+        order = jax.block_until_ready(epoch_order(config.run.seed, epoch, len(labels), config.run.batch_size))
         started = time.perf_counter()
         for position in range(steps):
             if position == steps // 2:

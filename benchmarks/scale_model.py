@@ -16,8 +16,8 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from lipjax.config import build_model, default_config
-from lipjax.training.recipe import Metrics, epoch_order, initial_state, make_optimizer, make_train_step
+from lipjax.config import default_config
+from lipjax.training.recipe import Metrics, Recipe, epoch_order, initial_state, make_train_step
 
 DEPTH = flags.DEFINE_integer("depth", 15, "n of LipConvnet-n.")
 INIT_CHANNELS = flags.DEFINE_integer("init_channels", 32, "Channels after the first convolution.")
@@ -31,12 +31,12 @@ BANDWIDTH = flags.DEFINE_float(
 
 def main(_):
     config = default_config()
-    config.update({"depth": DEPTH.value, "init_channels": INIT_CHANNELS.value})
-    model = build_model(config, (32, 32, 3), 10)
-    optimizer = make_optimizer(config, 390, model)
+    config.update_from_flattened_dict({"model.depth": DEPTH.value, "model.init_channels": INIT_CHANNELS.value})
+    model = Recipe.of(config).model((32, 32, 3), 10)
+    optimizer = Recipe.of(config).optimizer.transformation(model, 390 * Recipe.of(config).run.epochs)
     state = initial_state(model, optimizer, 0)
     gigabytes = 4e-9 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    step = make_train_step(model, optimizer, config, pixel_max=255)
+    step = make_train_step(model, optimizer, Recipe.of(config), pixel_max=255)
     sizes = [int(size) for size in MEASURED.value]
     seconds = []
     for size in sizes:

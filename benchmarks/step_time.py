@@ -21,8 +21,8 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from lipjax.config import build_model, default_config
-from lipjax.training.recipe import Metrics, TrainState, epoch_order, make_optimizer, make_train_step
+from lipjax.config import default_config
+from lipjax.training.recipe import Metrics, Recipe, TrainState, epoch_order, make_train_step
 
 DEPTHS = flags.DEFINE_list("depths", ["5", "10", "20", "40"], "n of LipConvnet-n.")
 INIT_CHANNELS = flags.DEFINE_list("init_channels", ["8", "16", "32"], "Channels after the first convolution.")
@@ -34,33 +34,33 @@ RENDER = flags.DEFINE_string("render", None, "Print the tables of this JSON file
 
 # The norm at which the operators are held; LipConvnet's default for degree 4.
 POLYNOMIALS = {
-    "taylor 6": {"polynomial": "taylor", "terms": 6},
-    "equiripple 3 at 1.4": {"polynomial": "equiripple", "degree": 3, "norm": 1.4},
-    "equiripple 4 at 1.9": {"polynomial": "equiripple", "degree": 4, "norm": 1.9},
-    "equiripple 5 at 1.9": {"polynomial": "equiripple", "degree": 5, "norm": 1.9},
+    "taylor 6": {"model.polynomial": "taylor", "model.terms": 6},
+    "equiripple 3 at 1.4": {"model.polynomial": "equiripple", "model.degree": 3, "model.norm": 1.4},
+    "equiripple 4 at 1.9": {"model.polynomial": "equiripple", "model.degree": 4, "model.norm": 1.9},
+    "equiripple 5 at 1.9": {"model.polynomial": "equiripple", "model.degree": 5, "model.norm": 1.9},
 }
 GRADIENTS = ("exact", "fast")
 # Name → changes of the default config; the first is what the others are divided by.
 COMPARED = {
     "layers": {
-        f"{polynomial}, {gradient}": {**keys, "gradient": gradient}
+        f"{polynomial}, {gradient}": {**keys, "model.gradient": gradient}
         for polynomial, keys in POLYNOMIALS.items()
         for gradient in GRADIENTS
     },
     "manifolds": {
         "max": {},
-        "cone": {"pooling": "projection"},
-        "polyline, 4 vertices": {"pooling": "polyline"},
-        "polyline, 9 vertices (8 segments)": {"pooling": "polyline", "pool_vertices": 9},
-        "point": {"pooling": "point"},
-        "Householder": {"activation": "householder"},
-        "Householder, order 2": {"activation": "householder2"},
+        "cone": {"model.pooling": "projection"},
+        "polyline, 4 vertices": {"model.pooling": "polyline"},
+        "polyline, 9 vertices (8 segments)": {"model.pooling": "polyline", "model.pool_vertices": 9},
+        "point": {"model.pooling": "point"},
+        "Householder": {"model.activation": "householder"},
+        "Householder, order 2": {"model.activation": "householder2"},
     },
     "memory": {
         "all kept": {},
-        "blocks computed again": {"remat": True},
-        "bfloat16": {"compute_dtype": "bfloat16"},
-        "bfloat16, blocks computed again": {"compute_dtype": "bfloat16", "remat": True},
+        "blocks computed again": {"model.remat": True},
+        "bfloat16": {"model.compute_dtype": "bfloat16"},
+        "bfloat16, blocks computed again": {"model.compute_dtype": "bfloat16", "model.remat": True},
     },
 }
 
@@ -96,11 +96,11 @@ def measure(depth: int, channels: int) -> dict:
     variants, runs = {}, {}
     for name, keys in COMPARED[VARIANTS.value].items():
         config = default_config()
-        config.update({"depth": depth, "init_channels": channels, **keys})
-        model = build_model(config, (32, 32, 3), 10)
-        optimizer = make_optimizer(config, 390, model)
+        config.update_from_flattened_dict({"model.depth": depth, "model.init_channels": channels, **keys})
+        model = Recipe.of(config).model((32, 32, 3), 10)
+        optimizer = Recipe.of(config).optimizer.transformation(model, 390 * Recipe.of(config).run.epochs)
         state, metrics = random_state(model, optimizer, rng), Metrics.zero()
-        step = make_train_step(model, optimizer, config, pixel_max=255)
+        step = make_train_step(model, optimizer, Recipe.of(config), pixel_max=255)
         started = time.perf_counter()
         compiled = step.lower(state, metrics, images, labels, order).compile()
         variants[name] = {
@@ -118,7 +118,7 @@ def measure(depth: int, channels: int) -> dict:
     for name, times in seconds.items():
         variants[name]["seconds"] = statistics.median(times)
         variants[name]["steps"] = len(times)
-    return {"depth": depth, "init_channels": channels, "batch_size": batch, "variants": variants}
+    return {"model.depth": depth, "model.init_channels": channels, "run.batch_size": batch, "variants": variants}
 
 
 def random_state(model, optimizer, rng) -> TrainState:

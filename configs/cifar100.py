@@ -11,5 +11,5 @@ from lipjax.config import default_config
 
 def get_config():
     config = default_config()
-    config.dataset = "cifar100"
+    config.data.name = "cifar100"
     return config

@@ -12,10 +12,10 @@ from lipjax.config import default_config
 
 def get_config():
     config = default_config()
-    config.dataset = "cifar100"
-    config.head = "crc"
-    config.pooling = "projection"
-    config.clip_norm = 1.0
-    config.attack_radius = 0.2
-    config.curvature_weight = 0.75
+    config.data.name = "cifar100"
+    config.model.head = "crc"
+    config.model.pooling = "projection"
+    config.optimizer.clip_norm = 1.0
+    config.loss.attack_radius = 0.2
+    config.loss.curvature_weight = 0.75
     return config

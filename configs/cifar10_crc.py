@@ -5,8 +5,8 @@
 ρ = 36/255 and γ = 0.5 (paper, section 7), gradients clipped to global norm 1.  The paper (Table 1): 79.36 % standard,
 67.13 % certified at 36/255, 25.34 s an epoch on one RTX 2080 Ti.  Not run by us at this size.  At 8
 channels, 512 hidden units and 4 epochs, on CIFAR-10 (JPEG mirror): 50.62 % and 41.06 %, mean of two seeds, and
-51.97 % and 41.98 % with --config.learning_rate=0.2; with the paper's layers (--config.polynomial=taylor) 51.43 % and
-42.03 % (seed 0).
+51.97 % and 41.98 % with --config.optimizer.learning_rate=0.2; with the paper's layers
+(--config.model.polynomial=taylor) 51.43 % and 42.03 % (seed 0).
 """
 
 from lipjax.config import default_config
@@ -14,7 +14,7 @@ from lipjax.config import default_config
 
 def get_config():
     config = default_config()
-    config.head = "crc"
-    config.pooling = "projection"
-    config.clip_norm = 1.0
+    config.model.head = "crc"
+    config.model.pooling = "projection"
+    config.optimizer.clip_norm = 1.0
     return config

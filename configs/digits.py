@@ -14,18 +14,18 @@ from lipjax.config import default_config
 
 def get_config():
     config = default_config()
-    config.dataset = "digits"
-    config.crop_padding = 0
-    config.flip = False
-    config.mean = (0.305,)
-    config.std = 0.35
-    config.init_channels = 8
-    config.head = "crc"
-    config.hidden = 64
-    config.clip_norm = 1.0
-    config.attack_radius = 0.5
-    config.curvature_weight = 0.05
-    config.epochs = 100
-    config.batch_size = 64
-    config.radii = "0.25,0.5,0.75,1.0"
+    config.data.name = "digits"
+    config.data.crop_padding = 0
+    config.data.flip = False
+    config.model.mean = (0.305,)
+    config.model.std = 0.35
+    config.model.init_channels = 8
+    config.model.head = "crc"
+    config.model.hidden = 64
+    config.optimizer.clip_norm = 1.0
+    config.loss.attack_radius = 0.5
+    config.loss.curvature_weight = 0.05
+    config.run.epochs = 100
+    config.run.batch_size = 64
+    config.run.radii = "0.25,0.5,0.75,1.0"
     return config

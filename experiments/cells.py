@@ -1,7 +1,6 @@
 """A cell: one training or measurement, with one results file."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,8 @@ from ml_collections import ConfigDict
 from experiments.methods import TIMED
 from experiments.scales import SCALES
 from lipjax.config import default_config
+from lipjax.training.recipe import Recipe
+from lipjax.workdir import flattened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +32,17 @@ class Cell:
 
         Names of the other kinds begin with the kind, and always have the depth.
         """
-        default, is_accuracy = default_config(), self.kind == "accuracy"
-        shown = {k: v for k, v in self.changes.items() if default[k] != v or (k == "depth" and not is_accuracy)}
-        keys = [f"{key}-{value}" for key, value in sorted((shown | {"seed": self.seed}).items())]
+        default, is_accuracy = _whole(default_config()), self.kind == "accuracy"
+        shown = {k: v for k, v in self.changes.items() if default[k] != v or (k == "model.depth" and not is_accuracy)}
+        of_leaf = {_leaf(key): value for key, value in shown.items()} | {"seed": self.seed}
+        keys = [f"{key}-{value}" for key, value in sorted(of_leaf.items())]
         return "_".join(keys if is_accuracy else [self.kind, *keys])
 
     def config(self, data_dir: str | None = None) -> ConfigDict:
         """The whole config of the training; of a time, what its variants have in common."""
         config = default_config()
-        config.update({**SCALES[self.scale].changes, **self.changes, "seed": self.seed, "data_dir": data_dir})
+        fixed = {"run.seed": self.seed, "data.data_dir": data_dir}
+        config.update_from_flattened_dict({**SCALES[self.scale].changes, **self.changes, **fixed})
         return config
 
     def identity(self) -> dict[str, Any]:
@@ -48,5 +51,14 @@ class Cell:
 
 
 def published(config: ConfigDict) -> dict[str, Any]:
-    """The config as JSON gives it back, without where the data was on the machine."""
-    return {key: value for key, value in json.loads(config.to_json()).items() if key != "data_dir"}
+    """{'section.key': value}, all values of a config, without where the data was on the machine."""
+    return {key: value for key, value in _whole(config).items() if key != "data.data_dir"}
+
+
+def _whole(config: ConfigDict) -> dict[str, Any]:
+    return flattened(Recipe.of(config).whole())
+
+
+def _leaf(key: str) -> str:
+    """'depth' of 'model.depth'; 'dataset' of 'data.name'."""
+    return "dataset" if key == "data.name" else key.rpartition(".")[2]

@@ -30,7 +30,7 @@ def measure(cell: Cell, workdir: Path, data_dir: str | None) -> dict[str, Any]:
     errors: dict[str, dict[str, list[float]]] = {how: {"relative_error": [], "cosine": []} for how in APPROXIMATE}
     functions = {how: _gradient_function(model.clone(gradient=how)) for how in ("exact", *APPROXIMATE)}
     for batch in range(BATCHES):
-        part = slice(batch * config.batch_size, (batch + 1) * config.batch_size)
+        part = slice(batch * config.run.batch_size, (batch + 1) * config.run.batch_size)
         images = dataset.train.images[part].astype(np.float32) / np.float32(dataset.pixel_max)
         exact, *others = (
             _kernels(function(variables["params"], variables["spectral"], images, dataset.train.labels[part]))
@@ -40,7 +40,7 @@ def measure(cell: Cell, workdir: Path, data_dir: str | None) -> dict[str, Any]:
             length = float(np.linalg.norm(exact))
             errors[how]["relative_error"].append(float(np.linalg.norm(gradient - exact)) / length)
             errors[how]["cosine"].append(float(gradient @ exact / np.linalg.norm(gradient)) / length)
-    return {"errors": errors, "images": BATCHES * config.batch_size}
+    return {"errors": errors, "images": BATCHES * config.run.batch_size}
 
 
 def _gradient_function(model: LipConvnet):

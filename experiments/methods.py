@@ -3,14 +3,14 @@
 from typing import Any
 
 LLN: dict[str, Any] = {}
-CRC: dict[str, Any] = {"head": "crc", "clip_norm": 1.0}
-CONE: dict[str, Any] = {"pooling": "projection"}
-TAYLOR: dict[str, Any] = {"polynomial": "taylor"}
-EXACT: dict[str, Any] = {"gradient": "exact"}
+CRC: dict[str, Any] = {"model.head": "crc", "optimizer.clip_norm": 1.0}
+CONE: dict[str, Any] = {"model.pooling": "projection"}
+TAYLOR: dict[str, Any] = {"model.polynomial": "taylor"}
+EXACT: dict[str, Any] = {"model.gradient": "exact"}
 
 # CIFAR-100 has its own ρ and γ for the curvature head (paper, section 7); an LLN training does not read them.
-CIFAR100: dict[str, Any] = {"dataset": "cifar100"}
-CIFAR100_CRC: dict[str, Any] = {"attack_radius": 0.2, "curvature_weight": 0.75}
+CIFAR100: dict[str, Any] = {"data.name": "cifar100"}
+CIFAR100_CRC: dict[str, Any] = {"loss.attack_radius": 0.2, "loss.curvature_weight": 0.75}
 
 # The rows of Tables 3 and 4.  'ours' differ from the paper's by the equiripple polynomial and the held norms.
 METHODS = {
@@ -19,7 +19,7 @@ METHODS = {
     "+ CRC": CRC | CONE | TAYLOR,
     "ours, LLN": LLN,
     "ours, CRC": CRC | CONE,
-    "ours, CRC, rate 0.2": CRC | CONE | {"learning_rate": 0.2},
+    "ours, CRC, rate 0.2": CRC | CONE | {"optimizer.learning_rate": 0.2},
 }
 
 # The rows of Tables 5 and 6: '+ CRC' of Tables 3 and 4 in two parts.

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 
 from experiments import accuracy, gradients, times
-from experiments.cells import Cell
-from lipjax.config import older_config
+from experiments.cells import Cell, published
 from lipjax.system.files import atomic_write
+from lipjax.workdir import FLAT, sectioned
 
 FORMAT = 1
 # The key that each kind of result is about.
@@ -44,7 +44,7 @@ def read(cell: Cell, results: Path) -> dict[str, Any] | None:
     config = result.get("config", {})
     if not isinstance(config, dict):
         raise ResultError(f"{path}: needs a config, got {config!r}")
-    there, expected = older_config(config), cell.identity()
+    there, expected = _in_sections(path, config), cell.identity()
     differing = sorted(key for key in expected if there.get(key) != expected[key])
     if differing:
         key = differing[0]
@@ -56,11 +56,26 @@ def read(cell: Cell, results: Path) -> dict[str, Any] | None:
     return result
 
 
+def _in_sections(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a results file, of this version, or flat as those of lipjax 0.1."""
+    if any("." in key for key in config):
+        return config
+    flat = dict(config)
+    variants = flat.pop("variants", None)
+    try:
+        there = published(sectioned(flat))
+    except ValueError as error:
+        raise ResultError(f"{path}: of another config: {error}") from error
+    if variants is None:
+        return there
+    return there | {"variants": {n: {FLAT[key]: v for key, v in keys.items()} for n, keys in variants.items()}}
+
+
 def run(cell: Cell, runs: Path, results: Path, data_dir: str | None) -> dict[str, Any]:
     """Run a cell, from where it was stopped, and write its result.
 
     Raises:
-      As `lipjax.training.train` and `lipjax.certified_split.certify_run`.
+      As `lipjax.training.loop.train` and `lipjax.evaluation.split.certify_run`.
     """
     workdir = runs / cell.scale / cell.name
     if cell.kind == "time":

@@ -42,10 +42,10 @@ class Scale:
 
 
 def _sizes(channels: int, hidden: int, epochs: int) -> dict[str, int]:
-    return {"init_channels": channels, "hidden": hidden, "epochs": epochs}
+    return {"model.init_channels": channels, "model.hidden": hidden, "run.epochs": epochs}
 
 
-_DIGITS = {"dataset": "digits", "mean": (0.0,), "std": 1.0, "flip": False, "crop_padding": 0}
+_DIGITS = {"data.name": "digits", "model.mean": (0.0,), "model.std": 1.0, "data.flip": False, "data.crop_padding": 0}
 
 SCALES = {
     "paper": Scale(32, 4096, 200, {}, dict.fromkeys(KINDS, 40)),

@@ -32,7 +32,7 @@ class Table:
 
 
 def _equiripple(degree: int, norm: float) -> dict[str, Any]:
-    return {"degree": degree, "norm": norm}
+    return {"model.degree": degree, "model.norm": norm}
 
 
 def _each_depth(methods: Mapping[str, Mapping[str, Any]], is_cifar100: bool = False) -> dict[str, dict[str, Any]]:
@@ -40,8 +40,8 @@ def _each_depth(methods: Mapping[str, Mapping[str, Any]], is_cifar100: bool = Fa
     rows = {}
     for depth in DEPTHS:
         for method, changes in methods.items():
-            of_set = CIFAR100 | (CIFAR100_CRC if changes.get("head") == "crc" else {}) if is_cifar100 else {}
-            rows[f"LipConvnet-{depth}, {method}"] = {"depth": depth, **changes, **of_set}
+            of_set = CIFAR100 | (CIFAR100_CRC if changes.get("model.head") == "crc" else {}) if is_cifar100 else {}
+            rows[f"LipConvnet-{depth}, {method}"] = {"model.depth": depth, **changes, **of_set}
     return rows
 
 
@@ -49,14 +49,14 @@ _SETTINGS = [(3, 1.4), (4, 1.0), (4, 1.4), (4, 1.9), (4, 2.4), (5, 1.9)]
 _POOLINGS = {
     "max": {},
     "cone": CONE,
-    "polyline, 4 vertices": {"pooling": "polyline"},
-    "polyline, 8 vertices": {"pooling": "polyline", "pool_vertices": 8},
-    "point": {"pooling": "point"},
+    "polyline, 4 vertices": {"model.pooling": "polyline"},
+    "polyline, 8 vertices": {"model.pooling": "polyline", "model.pool_vertices": 8},
+    "point": {"model.pooling": "point"},
 }
 _ACTIVATIONS = {
     "MaxMin": {},
-    "Householder": {"activation": "householder"},
-    "Householder, order 2": {"activation": "householder2"},
+    "Householder": {"model.activation": "householder"},
+    "Householder, order 2": {"model.activation": "householder2"},
 }
 _TERMS = (3, 4, 6, 8, 12)
 _POLYNOMIALS = {"Taylor 6": TAYLOR, "equiripple 4 at 1.9": {}}
@@ -64,7 +64,7 @@ _POLYNOMIALS = {"Taylor 6": TAYLOR, "equiripple 4 at 1.9": {}}
 TABLES = {
     "1": Table(
         "Seconds an epoch of training, batch 128, CIFAR-10",
-        {f"LipConvnet-{depth}": {"depth": depth} for depth in DEPTHS},
+        {f"LipConvnet-{depth}": {"model.depth": depth} for depth in DEPTHS},
         seeds=(0,),
         kind="time",
         paper="1",
@@ -95,7 +95,7 @@ TABLES = {
     ),
     "8": Table(
         "Seconds an epoch of training, batch 128, CIFAR-100",
-        {f"LipConvnet-{depth}": {"depth": depth} | CIFAR100 for depth in DEPTHS},
+        {f"LipConvnet-{depth}": {"model.depth": depth} | CIFAR100 for depth in DEPTHS},
         seeds=(0,),
         kind="time",
         paper="8",
@@ -103,14 +103,14 @@ TABLES = {
     ),
     "terms": Table(
         "Taylor terms in training, 15 in evaluation, LipConvnet-5, LLN, max, fast gradient",
-        {f"{terms} terms": TAYLOR | {"terms": terms} for terms in _TERMS},
+        {f"{terms} terms": TAYLOR | {"model.terms": terms} for terms in _TERMS},
         seeds=(0,),
         more_seeds=(1,),
     ),
     "gradient": Table(
         "Error of the kernel gradient after one epoch, LLN, max",
         {
-            f"LipConvnet-{depth}, {name}": {"depth": depth, "epochs": 1} | changes
+            f"LipConvnet-{depth}, {name}": {"model.depth": depth, "run.epochs": 1} | changes
             for name, changes in _POLYNOMIALS.items()
             for depth in (5, 10, 15, 20)
         },
@@ -123,7 +123,7 @@ TABLES = {
             **{f"LLN, max, equiripple {d} at {n}": LLN | _equiripple(d, n) for d, n in _SETTINGS},
             "LLN, max, Taylor 6 → 15": LLN | TAYLOR,
             **{f"CRC, cone, equiripple {d} at {n}": CRC | CONE | _equiripple(d, n) for d, n in _SETTINGS},
-            "LLN, max, LipConvnet-15": LLN | {"depth": 15},
+            "LLN, max, LipConvnet-15": LLN | {"model.depth": 15},
         },
     ),
     "pooling": Table(
@@ -133,7 +133,7 @@ TABLES = {
     ),
     "activations": Table(
         "Activations of LipConvnet-15, LLN, max pooling",
-        {name: LLN | {"depth": 15} | changes for name, changes in _ACTIVATIONS.items()},
+        {name: LLN | {"model.depth": 15} | changes for name, changes in _ACTIVATIONS.items()},
     ),
 }
 
@@ -145,14 +145,14 @@ def rows(table: str, scale: str) -> dict[str, dict[str, Any]]:
     kept = {
         label: {key: value for key, value in changes.items() if key not in of_dataset}
         for label, changes in wanted.rows.items()
-        if changes.get("depth", 5) <= size.deepest[wanted.kind]
+        if changes.get("model.depth", 5) <= size.deepest[wanted.kind]
     }
     if not size.is_short:
         return kept
-    depths = {label: changes.get("depth", 5) for label, changes in kept.items()}
+    depths = {label: changes.get("model.depth", 5) for label, changes in kept.items()}
     alike = [label for label, depth in depths.items() if depth == next(iter(depths.values()))]
     ends = (alike[0], alike[-1]) if wanted.paper else (alike[0],)
-    return {label: {**kept[label], "depth": 5} for label in ends}
+    return {label: {**kept[label], "model.depth": 5} for label in ends}
 
 
 def cells(table: str, scale: str, seeds: tuple[int, ...] | None = None) -> list[tuple[str, Cell]]:

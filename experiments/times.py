@@ -7,12 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from experiments.cells import Cell
 from experiments.methods import TIMED
-from lipjax.config import build_model
-from lipjax.training.recipe import Metrics, TrainState, epoch_order, make_optimizer, make_train_step
+from lipjax.training.recipe import Metrics, Recipe, TrainState, epoch_order, make_train_step
 
 STEPS = 5
 # Image shape, classes and training images: no image is needed to time a step.
@@ -28,18 +26,18 @@ def measure(cell: Cell) -> dict[str, Any]:
 
     The first step of each is not counted.
     """
-    config = cell.config()
-    _, _, examples = _DATA[config.dataset]
+    recipe = Recipe.of(cell.config())
+    _, _, examples = _DATA[recipe.data.name]
     runs: dict[str, _Run] = {}
     seconds: dict[str, list[float]] = {name: [] for name in TIMED}
     for name, changes in TIMED.items():
         variant = cell.config()
-        variant.update(changes)
-        runs[name] = _Run(variant)
+        variant.update_from_flattened_dict(changes)
+        runs[name] = _Run(Recipe.of(variant))
     for _ in range(STEPS):
         for name, run in runs.items():
             seconds[name].append(run.step())
-    steps_per_epoch = examples // config.batch_size
+    steps_per_epoch = examples // recipe.run.batch_size
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     return {
         "steps_per_epoch": steps_per_epoch,
@@ -57,16 +55,17 @@ def measure(cell: Cell) -> dict[str, Any]:
 class _Run:
     """A network in training on random images."""
 
-    def __init__(self, config: ConfigDict):
-        shape, classes, _ = _DATA[config.dataset]
-        rng = np.random.default_rng(config.seed)
-        self.images = jnp.asarray(rng.integers(0, 256, (2 * config.batch_size, *shape), dtype=np.uint8))
-        self.labels = jnp.asarray(rng.integers(0, classes, 2 * config.batch_size))
-        self.order = epoch_order(config.seed, 1, len(self.labels), config.batch_size)
-        model = build_model(config, shape, classes)
-        optimizer = make_optimizer(config, 1000, model)
+    def __init__(self, recipe: Recipe):
+        shape, classes, _ = _DATA[recipe.data.name]
+        seed, size = recipe.run.seed, recipe.run.batch_size
+        rng = np.random.default_rng(seed)
+        self.images = jnp.asarray(rng.integers(0, 256, (2 * size, *shape), dtype=np.uint8))
+        self.labels = jnp.asarray(rng.integers(0, classes, 2 * size))
+        self.order = epoch_order(seed, 1, len(self.labels), size)
+        model = recipe.model(shape, classes)
+        optimizer = recipe.optimizer.transformation(model, 1000 * recipe.run.epochs)
         self.carry = _random_state(model, optimizer, rng), Metrics.zero()
-        step: Any = make_train_step(model, optimizer, config, pixel_max=255)
+        step: Any = make_train_step(model, optimizer, recipe, pixel_max=255)
         # Ahead of time: called as it is, the step would be compiled again for the placement of its own outputs.
         self.compiled = step.lower(*self.carry, self.images, self.labels, self.order).compile()
         self.step()
@@ -80,7 +79,7 @@ class _Run:
 
 def _random_state(model, optimizer, rng: np.random.Generator) -> TrainState:
     """Small random numbers in the right shapes: the network's own initialisation takes longer than the steps."""
-    image = np.zeros((1, model.input_size, model.input_size, model.in_channels), np.float32)
+    image = np.zeros((1, *model.shape_of_images()), np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), image)
 
     def draw(leaf):

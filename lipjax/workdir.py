@@ -1,36 +1,165 @@
 """A run's folder: what train.py wrote there, for those who come after."""
 
+import dataclasses
+import json
 import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from lipjax.checkpoint import Checkpoints
-from lipjax.config import build_model, read_config
-from lipjax.data import load
+from lipjax.config import SECTIONS, Run, build, default_config
+from lipjax.data import DataOptions, load
+from lipjax.models.architectures import build_model, file_of, model_options
+from lipjax.system.files import atomic_write
+
+CONFIG_FILE = "config.json"
+
+# Keys that a later run in the same workdir may change: where and how it runs, not what is trained.
+MAY_CHANGE = {
+    *("data.data_dir", "model.remat", "run.distributed", "run.tensorboard", "run.profile", "run.shard_head"),
+    *("run.checkpoint_steps", "run.checkpoint_seconds", "run.keep_checkpoints"),
+}
+
+# Where the keys of the flat configs of lipjax 0.1 are now.
+FLAT = {
+    "dataset": "data.name",
+    **{key: f"data.{key}" for key in ("data_dir", "validation_fraction", "crop_padding", "flip")},
+    **{key: f"model.{key}" for key in ("depth", "init_channels", "head", "hidden", "pooling", "pool_vertices")},
+    **{key: f"model.{key}" for key in ("activation", "polynomial", "degree", "norm", "terms", "eval_terms")},
+    **{key: f"model.{key}" for key in ("gradient", "compute_dtype", "remat", "mean", "std")},
+    **{key: f"loss.{key}" for key in ("attack_radius", "curvature_weight")},
+    **{key: f"optimizer.{key}" for key in ("learning_rate", "momentum", "weight_decay", "clip_norm")},
+    "milestones": "optimizer.schedule.milestones",
+    **{key: f"run.{key}" for key in ("epochs", "batch_size", "seed", "radii", "shard_head", "distributed")},
+    **{key: f"run.{key}" for key in ("tensorboard", "profile", "eval_every", "checkpoint_every")},
+    **{key: f"run.{key}" for key in ("checkpoint_steps", "checkpoint_seconds", "keep_checkpoints")},
+}
+_WITHOUT_EFFECT = ("steps_per_dispatch",)
 
 
-def load_trained(workdir: str | os.PathLike, data_dir: str | None = None):
+def sectioned(config: Mapping[str, Any]) -> ConfigDict:
+    """A config in sections, from one that is, or from a flat one of lipjax 0.1.
+
+    Raises:
+      ValueError: a key that is no section and was none of 0.1; one that is given twice, flat and in its section.
+    """
+    given = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    result = default_config()
+    for section in SECTIONS:
+        values = given.get(section, {})
+        if not isinstance(values, Mapping):
+            raise ValueError(f"config.{section}={values!r}: must be a section of keys")
+        if "name" in values and values["name"] != result[section].get("name"):  # a default is not of another's keys
+            result[section] = ConfigDict({"name": values["name"]})
+            if section == "optimizer":
+                result.optimizer.schedule = default_config().optimizer.schedule
+        for key, value in values.items():
+            result[section][key] = ConfigDict(value) if isinstance(value, Mapping) else value
+    for key, value in given.items():
+        if key in SECTIONS or key in _WITHOUT_EFFECT:
+            continue
+        if key not in FLAT:
+            raise ValueError(f"config.{key}={value!r}: unknown; allowed: {', '.join(SECTIONS)}, each with keys")
+        *sections, last = FLAT[key].split(".")
+        there: Any = given
+        for section in (*sections, last):
+            there = there.get(section) if isinstance(there, Mapping) else None
+        if there is not None and (last != "name" or there != result[sections[0]]["name"]):
+            raise ValueError(f"config.{key}={value!r}: is config.{FLAT[key]}={there!r} too; give one of them")
+        target = result
+        for section in sections:
+            target = target[section]
+        # rank2 was a third way to differentiate the same network.
+        target[last] = "exact" if (key, value) == ("gradient", "rank2") else value
+    return result
+
+
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'section.key': value} of a config in sections, values as JSON gives them back."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = json.loads(json.dumps(value))
+    return flat
+
+
+def write_config(whole: Mapping[str, Any], workdir: Path) -> None:
+    """Write config.json, and a copy of the file of one's own network; `whole` is a config with every value."""
+    file = file_of(whole["model"]["name"])
+    if file is not None and file.resolve() != (workdir / file.name).resolve():
+        shutil.copyfile(file, workdir / file.name)
+    atomic_write(workdir / CONFIG_FILE, json.dumps(whole, indent=2) + "\n")
+
+
+def check_same(there: Mapping[str, Any], now: Mapping[str, Any], workdir: Path) -> None:
+    """Raise ValueError, naming each key that differs with both values, unless both configs are of one training."""
+    old, new = flattened(there), flattened(now)
+    differing = [key for key in sorted({*old, *new} - MAY_CHANGE) if old.get(key) != new.get(key)]
+    if differing:
+        found = ", ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in differing)
+        raise ValueError(f"workdir={str(workdir)!r} holds a run of another config ({found}); choose another workdir")
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The config of a workdir, in sections.
+
+    Raises:
+      FileNotFoundError, ValueError: config.json is missing or damaged.
+    """
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        raise FileNotFoundError(f"workdir={str(workdir)!r} has no {CONFIG_FILE}: no training has started there")
+    try:
+        return sectioned(json.loads(path.read_text()))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is not a config written by train.py: {error}") from error
+
+
+def load_trained(workdir: str | os.PathLike, data_dir: str | None = None, trust_code: bool = True):
     """(config, dataset, model, variables) of a workdir, from its best checkpoint if there is one, else its last.
 
     Held norms are tightened (`Classifier.tightened`), so that every layer is as good as its proof can have it.
 
-    Reads config.json and the checkpoint only: no Python config is executed and nothing is unpickled.
+    Reads config.json and the checkpoint only: no Python config is executed and nothing is unpickled.  A network of
+    one's own is made by the copy of its file that lies in the workdir, which is executed if its SHA-256 is the recorded
+    one.
+
+    Args:
+      data_dir: where the data is; None: as in the config.
+      trust_code: False refuses to execute that file.
 
     Raises:
       FileNotFoundError, ValueError, CheckpointError, DataError: no training there, a damaged config or checkpoint, data
-        that cannot be read.
+        that cannot be read, a file that is not trusted.
     """
     workdir = Path(workdir)
     config = read_config(workdir)
     if data_dir is not None:
-        config.data_dir = data_dir
+        config.data.data_dir = data_dir
+    file = file_of(config.model.name)
+    if file is not None and not trust_code:
+        raise ValueError(
+            f"config.model.name={config.model.name!r}: this network is made by Python code, {workdir / file.name}, "
+            "which is executed only with --trust_code"
+        )
+    options = dict(config.model)
+    if file is not None:
+        options["name"] = f"{workdir / file.name}:{config.model.name.rpartition(':')[2]}"
     checkpoints = Checkpoints(workdir)
     kind = "best" if checkpoints.has("best") else "last"
     checkpoints.metadata(kind)  # fails first where there is none, before any data is read
-    dataset = load(config.dataset, config.data_dir)
-    model = build_model(config, dataset.image_shape, dataset.num_classes)
+    data, run = build("data", DataOptions, config.data), build("run", Run, config.run)
+    config.update({"data": dataclasses.asdict(data), "run": dataclasses.asdict(run)})
+    dataset = load(data.name, data.data_dir)
+    model = build_model(model_options(options), dataset.image_shape, dataset.num_classes)
     image = jnp.zeros((1, *dataset.image_shape))
     template = jax.eval_shape(lambda: dict(model.init(jax.random.key(0), image)))
     variables, _ = checkpoints.restore(kind, template, partial=True)

@@ -42,9 +42,19 @@ def tiny_config():
     from lipjax.config import default_config
 
     config = default_config()
-    config.update({"dataset": "digits", "crop_padding": 1, "flip": False, "init_channels": 2, "batch_size": 256})
-    config.update({"epochs": 4, "degree": 3, "radii": "0.1,0.25", "validation_fraction": 0.2})
-    config.update({"mean": (0.3,), "std": 0.25})
+    config.update_from_flattened_dict(
+        {
+            "data.name": "digits",
+            "data.crop_padding": 1,
+            "data.flip": False,
+            "model.init_channels": 2,
+            "run.batch_size": 256,
+        }
+    )
+    config.update_from_flattened_dict(
+        {"run.epochs": 4, "model.degree": 3, "run.radii": "0.1,0.25", "data.validation_fraction": 0.2}
+    )
+    config.update_from_flattened_dict({"model.mean": (0.3,), "model.std": 0.25})
     return config
 
 
@@ -63,7 +73,15 @@ def trained_crc(tmp_path_factory):
     from lipjax.training.loop import train
 
     config = tiny_config()
-    config.update({"head": "crc", "hidden": 8, "pooling": "projection", "clip_norm": 1.0, "attack_radius": 0.2})
-    config.update({"validation_fraction": 0.0, "epochs": 2})
+    config.update_from_flattened_dict(
+        {
+            "model.head": "crc",
+            "model.hidden": 8,
+            "model.pooling": "projection",
+            "optimizer.clip_norm": 1.0,
+            "loss.attack_radius": 0.2,
+        }
+    )
+    config.update_from_flattened_dict({"data.validation_fraction": 0.0, "run.epochs": 2})
     workdir = tmp_path_factory.mktemp("crc") / "run"
     return workdir, config, train(config, workdir, say=lambda line: None)

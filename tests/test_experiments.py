@@ -15,10 +15,10 @@ from experiments.figures import draw
 from experiments.methods import TIMED
 from experiments.page import with_tables
 from experiments.render import render
-from experiments.results import FORMAT, ResultError, path_of, read, run
+from experiments.results import FORMAT, ResultError, _in_sections, path_of, read, run
 from experiments.scales import SCALES
 from experiments.tables import TABLES, all_seeds, cells, rows, scale_text
-from lipjax.config import check_config, older_config
+from lipjax.training.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
@@ -31,23 +31,28 @@ def test_every_cell_has_a_valid_config_and_a_name_of_its_own(scale):
     for table in TABLES:
         for _, cell in cells(table, scale, all_seeds(table)):
             config = cell.config()
-            check_config(config)
+            Recipe.of(config)
             identity = json.dumps(cell.identity(), sort_keys=True)
             assert configs.setdefault(cell.name, identity) == identity
             for changes in TIMED.values() if cell.kind == "time" else ():
-                config.update(changes)
-                check_config(config)
+                config.update_from_flattened_dict(changes)
+                Recipe.of(config)
 
 
 def test_the_paper_scale_is_the_published_setting():
-    config = dict(cells("4", "paper"))["LipConvnet-40, + CRC"].config()
-    assert (config.depth, config.init_channels, config.hidden, config.epochs) == (40, 32, 4096, 200)
-    assert (config.dataset, config.attack_radius, config.curvature_weight) == ("cifar100", 0.2, 0.75)
-    assert (config.polynomial, config.terms, config.eval_terms, config.gradient) == ("taylor", 6, 15, "fast")
-    assert (config.pooling, config.head, config.clip_norm) == ("projection", "crc", 1.0)
-    config = dict(cells("3", "paper"))["LipConvnet-15, Baseline"].config()
-    assert (config.dataset, config.head, config.pooling, config.gradient) == ("cifar10", "lln", "max", "exact")
-    assert (config.attack_radius, config.curvature_weight) == (36 / 255, 0.5)
+    whole = dict(cells("4", "paper"))["LipConvnet-40, + CRC"].identity()
+    assert [whole[f"model.{key}"] for key in ("depth", "init_channels", "hidden")] == [40, 32, 4096]
+    assert [whole[f"model.{key}"] for key in ("polynomial", "terms", "eval_terms")] == ["taylor", 6, 15]
+    assert [whole[f"model.{key}"] for key in ("gradient", "pooling", "head")] == ["fast", "projection", "crc"]
+    assert (whole["data.name"], whole["loss.attack_radius"], whole["loss.curvature_weight"]) == ("cifar100", 0.2, 0.75)
+    assert (whole["run.epochs"], whole["optimizer.clip_norm"]) == (200, 1.0)
+    whole = dict(cells("3", "paper"))["LipConvnet-15, Baseline"].identity()
+    assert [whole[f"model.{key}"] for key in ("head", "pooling", "gradient")] == ["lln", "max", "exact"]
+    assert (whole["data.name"], whole["loss.attack_radius"], whole["loss.curvature_weight"]) == (
+        "cifar10",
+        36 / 255,
+        0.5,
+    )
 
 
 def test_the_parts_of_tables_5_and_6_differ_by_one_thing_each():
@@ -60,9 +65,9 @@ def test_the_parts_of_tables_5_and_6_differ_by_one_thing_each():
 
 def test_smoke_keeps_to_digits_and_to_a_row_or_two_of_each_table():
     for table in TABLES:
-        assert {cell.config().depth for _, cell in cells(table, "smoke")} == {5}
+        assert {cell.identity()["model.depth"] for _, cell in cells(table, "smoke")} == {5}
         assert len(cells(table, "smoke")) == len(rows(table, "smoke")) == (2 if table in ("3", "4", "5", "6") else 1)
-        assert all(cell.config().dataset == "digits" for _, cell in cells(table, "smoke"))
+        assert all(cell.config().data.name == "digits" for _, cell in cells(table, "smoke"))
 
 
 def test_results_on_disk_are_of_cells_that_exist():
@@ -83,7 +88,7 @@ def test_an_accuracy_cell_is_run_resumed_and_rendered(tmp_path, monkeypatch):
     assert read(cell, tmp_path / "results") is None
     result = run(cell, tmp_path / "runs", tmp_path / "results", None)
     assert read(cell, tmp_path / "results") == result
-    assert result["config"]["pooling"] == "max"
+    assert result["config"]["model.pooling"] == "max"
     table = render("pooling", "smoke", tmp_path / "results")
     assert scale_text("pooling", "smoke") in table
     assert f"| LLN, max | 1 | {100 * result['summary']['standard_accuracy']:.2f} % |" in table
@@ -173,8 +178,8 @@ def test_a_time_of_other_variants_is_refused(tmp_path):
 
 def test_results_of_earlier_versions_are_read():
     path = RESULTS / "small" / "seed-0.json"
-    assert set(json.loads(path.read_text())["config"]) < set(Cell("small", {}, 0).identity())
-    assert older_config(json.loads(path.read_text())["config"]) == Cell("small", {}, 0).identity()
+    assert "depth" in json.loads(path.read_text())["config"]  # flat, as in lipjax 0.1
+    assert _in_sections(path, json.loads(path.read_text())["config"]) == Cell("small", {}, 0).identity()
     assert read(Cell("small", {}, 0), RESULTS)
 
 

@@ -10,7 +10,7 @@ import lipjax
 
 HOUSE = Path(lipjax.__file__).parent
 # A module imports its own package and lower ones.  `ops` and `system` stand on nothing; siblings have one number.
-FLOORS = {"ops": 0, "system": 0, "config": 5, "data": 1, "checkpoint": 1, "certificates": 2, "layers": 3, "models": 4}
+FLOORS = {"ops": 0, "system": 0, "config": 0, "data": 1, "checkpoint": 1, "certificates": 2, "layers": 3, "models": 4}
 FLOORS |= {"workdir": 6, "interop": 6, "training": 7, "evaluation": 7, "__init__": 8}
 FILES = {path.relative_to(HOUSE.parent).with_suffix(""): path for path in sorted(HOUSE.rglob("*.py"))}
 MODULES = {".".join(name.parts).removesuffix(".__init__"): path for name, path in FILES.items()}
@@ -64,8 +64,8 @@ def test_lengths():
     ]
     functions = [(name, node) for name, node in functions if not isinstance(node, ast.ClassDef)]
     assert not {f"{name}.{f.name}": n for name, f in functions if (n := f.end_lineno - f.lineno + 1) > 150}
-    assert sum(n for name, n in LINES.items() if package(name) in ("ops", "certificates", "layers", "models")) <= 4500
-    assert sum(LINES.values()) <= 7650
+    assert sum(n for name, n in LINES.items() if package(name) in ("ops", "certificates", "layers", "models")) <= 4650
+    assert sum(LINES.values()) <= 8100
 
 
 def test_importing_lipjax_loads_neither_training_nor_what_is_slow():

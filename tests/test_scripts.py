@@ -7,12 +7,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TINY = [
-    "--config.init_channels=2",
-    "--config.hidden=4",
-    "--config.epochs=1",
-    "--config.polynomial=taylor",
-    "--config.terms=3",
-    "--config.eval_terms=4",
+    "--config.model.init_channels=2",
+    "--config.model.hidden=4",
+    "--config.run.epochs=1",
+    "--config.model.polynomial=taylor",
+    "--config.model.terms=3",
+    "--config.model.eval_terms=4",
 ]
 
 
@@ -26,24 +26,24 @@ def test_train_then_certify(tmp_path):
     trained = run("train.py", "--config=configs/digits.py", *TINY, f"--workdir={workdir}")
     assert trained.returncode == 0, trained.stderr
     assert f"python certify.py --workdir={workdir}" in trained.stdout
-    assert json.loads((workdir / "config.json").read_text())["epochs"] == 1
+    assert json.loads((workdir / "config.json").read_text())["run"]["epochs"] == 1
     certified = run("certify.py", f"--workdir={workdir}", "--num_examples=20", "--radii=0.1")
     assert certified.returncode == 0, certified.stderr
     assert "certified accuracy at 0.1" in certified.stdout
     summary = json.loads((workdir / "certificates" / "summary.json").read_text())
     assert summary["num_examples"] == 20
-    other = run("train.py", "--config=configs/digits.py", *TINY, "--config.seed=1", f"--workdir={workdir}")
+    other = run("train.py", "--config=configs/digits.py", *TINY, "--config.run.seed=1", f"--workdir={workdir}")
     assert other.returncode != 0
     assert "seed: 0 there, 1 now" in other.stderr
     assert "Traceback" not in other.stderr
 
 
 def test_errors_are_one_line(tmp_path):
-    bad = run("train.py", "--config=configs/digits.py", "--config.depth=6", f"--workdir={tmp_path / 'run'}")
+    bad = run("train.py", "--config=configs/digits.py", "--config.model.depth=6", f"--workdir={tmp_path / 'run'}")
     assert bad.returncode != 0
-    assert "config.depth=6: must be a multiple of 5 from 5 to 40" in bad.stderr
+    assert "config.model.depth=6: must be a multiple of 5 from 5 to 40" in bad.stderr
     assert "Traceback" not in bad.stderr
-    for flags in (["--config=configs/digits.py", "--config.depht=5"], ["--config=configs/nope.py"]):
+    for flags in (["--config=configs/digits.py", "--config.model.depht=5"], ["--config=configs/nope.py"]):
         mistyped = run("train.py", *flags)
         assert mistyped.returncode != 0
         assert mistyped.stderr.startswith("train.py: ")

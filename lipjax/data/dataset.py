@@ -45,8 +45,8 @@ class Dataset:
         count = round(fraction * len(self.train.labels))
         if fraction > 0 and not 0 < count < len(self.train.labels):
             raise ValueError(
-                f"config.validation_fraction={fraction}: holds out {count} of {len(self.train.labels)} training images "
-                f"of {self.name!r}; both parts need at least one"
+                f"config.data.validation_fraction={fraction}: holds out {count} of {len(self.train.labels)} training "
+                f"images of {self.name!r}; both parts need at least one"
             )
         order = np.random.default_rng(seed).permutation(len(self.train.labels))
         held, kept = np.sort(order[:count]), np.sort(order[count:])

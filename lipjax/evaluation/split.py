@@ -46,6 +46,7 @@ def certify_run(
     float_slack: float = 0.0,
     precisions: bool = False,
     paper_protocol: bool = False,
+    trust_code: bool = True,
 ) -> dict[str, Any]:
     """Certify a split of a trained workdir; writes certificates/{report.html, summary.json, per_image.csv, curve.png}.
 
@@ -66,6 +67,7 @@ def certify_run(
       float_slack: an error of the features, in l2, that is taken off every certificate (`certification.certify`).
       precisions: also measure how far features and logits are from those in float64, per image to precision.csv.
       paper_protocol: also what the paper's protocol gives, which is no proof, per image to paper_protocol.csv.
+      trust_code: False refuses a workdir whose network is made by a Python file (`workdir.load_trained`).
 
     Returns:
       The summary: standard_accuracy, certified_accuracy by radius as typed, lipschitz_bound, chain_of_proof, …
@@ -84,13 +86,13 @@ def certify_run(
         if choice not in allowed:
             raise ValueError(f"{name}={choice!r}: must be one of {allowed}")
     named_radii = parse_radii(radii) if radii is not None else None
-    config, dataset, model, variables = load_trained(workdir, data_dir)
-    named_radii = named_radii or parse_radii(config.radii)
+    config, dataset, model, variables = load_trained(workdir, data_dir, trust_code)
+    named_radii = named_radii or parse_radii(config.run.radii)
     images, labels = (part[:num_examples] for part in _split(dataset, split, config))
     if not len(labels):
         raise ValueError(
-            f"split={split!r}: has no images; config.validation_fraction={config.validation_fraction} of the training "
-            "images were held out"
+            f"split={split!r}: has no images; config.data.validation_fraction={config.data.validation_fraction} of the "
+            "training images were held out"
         )
     started = time.perf_counter()
     say("proving a bound of the Lipschitz constant …")
@@ -151,7 +153,7 @@ def certify_run(
         paper = {text: float(np.mean([row.radius > r for row in papers])) for text, r in named_radii.items()}
 
     summary = {
-        "dataset": config.dataset,
+        "dataset": config.data.name,
         "split": split,
         "num_examples": len(labels),
         "standard_accuracy": float(np.mean(right)),
@@ -167,7 +169,7 @@ def certify_run(
         "seconds": time.perf_counter() - started,
         "params_sha256": params_sha256,
     }
-    report.plot_certified_accuracy(folder / "curve.tmp", radius, right, closest, f"{config.dataset}, {split} split")
+    report.plot_certified_accuracy(folder / "curve.tmp", radius, right, closest, f"{config.data.name}, {split} split")
     (folder / "curve.tmp").replace(folder / "curve.png")
     for name in FILES:
         if name in files:
@@ -186,7 +188,7 @@ def certify_run(
 def _split(dataset: Dataset, split: str, config: ConfigDict) -> Split:
     if split == "test":
         return dataset.test
-    training, validation = dataset.hold_out(config.validation_fraction, config.seed)
+    training, validation = dataset.hold_out(config.data.validation_fraction, config.run.seed)
     return training if split == "train" else validation
 
 

@@ -7,6 +7,7 @@ import flax.linen as nn
 import numpy as np
 
 from lipjax import ops
+from lipjax.config import flag, integer, number, one_of, positive
 from lipjax.layers import (
     ACTIVATIONS,
     HEADS,
@@ -22,8 +23,9 @@ from lipjax.layers import (
     SkewOrthogonalConv,
     SpaceToDepth,
 )
-from lipjax.layers.skew_orthogonal_conv import COMPUTE_DTYPES, DEFAULT_POLYNOMIAL
+from lipjax.layers.skew_orthogonal_conv import COMPUTE_DTYPES, DEFAULT_POLYNOMIAL, held_polynomial
 from lipjax.models.network import Classifier
+from lipjax.ops.equiripple import DEGREES, NORMS
 from lipjax.ops.polynomials import Polynomial
 
 # Input normalisation of the authors' CIFAR networks; one std for all channels keeps its Lipschitz constant 1/std.
@@ -178,13 +180,79 @@ class LipConvnet(Classifier):
         return head(num_classes=self.num_classes, **own, parent=None)
 
 
+def lip_convnet(
+    image_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    depth: int = 5,
+    init_channels: int = 32,
+    head: str = "lln",
+    hidden: int = 4096,
+    pooling: str = "max",
+    pool_vertices: int = 4,
+    activation: str = "max_min",
+    polynomial: str = "equiripple",
+    degree: int = 4,
+    norm: float = 1.9,
+    terms: int = 6,
+    eval_terms: int = 15,
+    gradient: str = "fast",
+    compute_dtype: str = "float32",
+    remat: bool = False,
+    mean: tuple[float, ...] | None = None,
+    std: float = CIFAR_STD,
+) -> LipConvnet:
+    """`LipConvnet` as config.model names it; its attributes, but for the polynomials.
+
+    Args:
+      image_shape: (H, W, C), H = W a power of two >= 4.
+      polynomial: 'equiripple', with the norms of the convolutions held; or 'taylor', the paper's.
+      degree, norm: equiripple: convolutions a layer, and the norm at which each operator is held.
+      terms, eval_terms: Taylor: terms of the series in training and in evaluation.
+      mean: of pixels in [0, 1], one number a channel; None: CIFAR_MEAN for 3 channels, else 0.5.
+      std: pixels are divided by it, so Lip(features) is 1/std.
+
+    Raises:
+      ValueError: "KEY=VALUE: must be …".
+    """
+    options = dict(locals())
+    for key, (text, holds) in _OPTIONS.items():
+        if not holds(options[key]):
+            raise ValueError(f"{key}={options[key]!r}: must be {text}")
+    height, width, channels = image_shape
+    if height != width:
+        raise ValueError(f"image_shape={image_shape}: must be square")
+    is_held = polynomial == "equiripple"
+    own = {key: options[key] for key in LipConvnet.__dataclass_fields__ if key in options and key != "polynomial"}
+    return LipConvnet(
+        **own,
+        input_size=height,
+        in_channels=channels,
+        polynomial=held_polynomial(degree, norm) if is_held else ops.taylor(terms),
+        eval_polynomial=None if is_held else ops.taylor(eval_terms),
+    )
+
+
+_OPTIONS = {
+    "hidden": integer(1),
+    "pool_vertices": integer(3),
+    "polynomial": one_of("equiripple", "taylor"),
+    "degree": integer(*DEGREES),
+    "norm": number(NORMS[0], 2.9),
+    "terms": integer(2, 30),
+    "eval_terms": integer(2, 30),
+    "remat": flag(),
+    "std": positive(),
+}
+
+
 def _check(model: LipConvnet) -> None:
     def require(name, allowed, holds):
         if not holds:
-            raise ValueError(f"LipConvnet: {name} must be {allowed}, got {getattr(model, name)!r}")
+            raise ValueError(f"{name}={getattr(model, name)!r}: must be {allowed}")
 
     size, channels = model.input_size, model.in_channels
-    require("depth", "a multiple of 5 from 5 to 40", model.depth in range(5, 41, 5))
+    require("depth", "a multiple of 5 from 5 to 40", isinstance(model.depth, int) and model.depth in range(5, 41, 5))
     require("init_channels", "an even number >= 2", model.init_channels >= 2 and model.init_channels % 2 == 0)
     require("input_size", "a power of two >= 4", size >= 4 and size & (size - 1) == 0)
     require("in_channels", ">= 1", channels >= 1)

@@ -15,7 +15,7 @@ class EventFiles:
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
-            raise ValueError("config.tensorboard=True: needs pip install 'lipjax[tensorboard]'") from error
+            raise ValueError("config.run.tensorboard=True: needs pip install 'lipjax[tensorboard]'") from error
         # Epochs that will be trained again disappear from the curves.
         self._writer = SummaryWriter(str(folder), purge_step=epochs_done + 1, flush_secs=1)
 

@@ -33,7 +33,9 @@ def connect(timeout_seconds: int = CONNECT_SECONDS) -> None:
     given = {name: os.environ[name] for name in (ADDRESS, COUNT, INDEX) if os.environ.get(name)}
     if given and len(given) < 3:
         missing = ", ".join(name for name in (ADDRESS, COUNT, INDEX) if name not in given)
-        raise ConnectError(f"config.distributed=True: {', '.join(given)} set without {missing}; set all three or none")
+        raise ConnectError(
+            f"config.run.distributed=True: {', '.join(given)} set without {missing}; set all three or none"
+        )
     keywords: dict[str, Any] = {}
     if given:
         address = given[ADDRESS]
@@ -43,10 +45,10 @@ def connect(timeout_seconds: int = CONNECT_SECONDS) -> None:
             server = (host, int(port))
         except ValueError as error:
             raise ConnectError(
-                f"config.distributed=True: {given} must be host:port of process 0 and two integers"
+                f"config.run.distributed=True: {given} must be host:port of process 0 and two integers"
             ) from error
         if not 0 <= keywords["process_id"] < keywords["num_processes"]:
-            raise ConnectError(f"config.distributed=True: {INDEX}={given[INDEX]} must be from 0 to {COUNT} − 1")
+            raise ConnectError(f"config.run.distributed=True: {INDEX}={given[INDEX]} must be from 0 to {COUNT} − 1")
         keywords["coordinator_address"] = address
         if keywords["process_id"]:
             _await_server(server, timeout_seconds)
@@ -57,7 +59,7 @@ def connect(timeout_seconds: int = CONNECT_SECONDS) -> None:
         jax.distributed.initialize(**keywords, initialization_timeout=timeout_seconds)
     except (ValueError, RuntimeError) as error:
         where = given.get(ADDRESS, f"no {ADDRESS} set, no cluster detected")
-        raise ConnectError(f"config.distributed=True: the processes did not connect ({where}): {error}") from error
+        raise ConnectError(f"config.run.distributed=True: the processes did not connect ({where}): {error}") from error
 
 
 def _await_server(server: tuple[str, int], timeout_seconds: float) -> None:
@@ -70,7 +72,7 @@ def _await_server(server: tuple[str, int], timeout_seconds: float) -> None:
         except OSError as error:
             if time.monotonic() > ends:
                 raise ConnectError(
-                    f"config.distributed=True: nobody answers at {ADDRESS}={server[0]}:{server[1]} "
+                    f"config.run.distributed=True: nobody answers at {ADDRESS}={server[0]}:{server[1]} "
                     f"after {timeout_seconds} s ({error}); is process 0 running there?"
                 ) from error
             time.sleep(0.2)

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ml_collections import ConfigDict
-
 LOG_SECONDS = 10.0
 TERMINAL_SECONDS = 2.0  # each update waits for the device once
 
@@ -42,10 +40,11 @@ class Progress:
 
     Args:
       say: takes a line; a `Console`, or any function.
+      epochs, steps_per_epoch, batch_size: of the run.
     """
 
-    def __init__(self, say: Callable[[str], None], config: ConfigDict, steps_per_epoch: int):
-        self._say, self._config, self._steps_per_epoch = say, config, steps_per_epoch
+    def __init__(self, say: Callable[[str], None], epochs: int, steps_per_epoch: int, batch_size: int):
+        self._say, self._epochs, self._steps_per_epoch, self._batch_size = say, epochs, steps_per_epoch, batch_size
         self._update = getattr(say, "update", say)
         self._seconds = getattr(say, "seconds", LOG_SECONDS)
         self._timed_from: int | None = None
@@ -61,18 +60,18 @@ class Progress:
         record = record_of()
         self._last = time.perf_counter()
         rate = (done - self._timed_from) / (self._last - self._started)
-        left = (self._config.epochs * self._steps_per_epoch - done) / rate if rate else math.inf
+        left = (self._epochs * self._steps_per_epoch - done) / rate if rate else math.inf
         epoch, position = (done - 1) // self._steps_per_epoch + 1, (done - 1) % self._steps_per_epoch
         self._update(
-            f"epoch {epoch}/{self._config.epochs} step {position + 1}/{self._steps_per_epoch}  "
+            f"epoch {epoch}/{self._epochs} step {position + 1}/{self._steps_per_epoch}  "
             f"loss {record['loss']:.4f}  accuracy {record['accuracy']:.2%}  "
-            f"{rate * self._config.batch_size:.0f} images/s  {_clock(left)} left"
+            f"{rate * self._batch_size:.0f} images/s  {_clock(left)} left"
         )
 
     def epoch(self, record: dict[str, Any]) -> None:
         """After an epoch."""
         shown = "  ".join(f"{k} {v:.4f}" for k, v in record.items() if k not in ("epoch", "seconds"))
-        self._say(f"epoch {record['epoch']}/{self._config.epochs}  {shown}  ({record['seconds']:.1f} s)")
+        self._say(f"epoch {record['epoch']}/{self._epochs}  {shown}  ({record['seconds']:.1f} s)")
 
 
 def _clock(seconds: float) -> str:

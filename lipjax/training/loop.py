@@ -16,8 +16,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lipjax.checkpoint import CheckpointError, Checkpoints
-from lipjax.config import build_model, check_config, parse_radii, write_config
-from lipjax.data import Dataset, Split, load
+from lipjax.config import Run, parse_radii
+from lipjax.data import Split, load
+from lipjax.layers import CurvatureHead
 from lipjax.models import Classifier
 from lipjax.models.proven import certified_accuracy, over_bound, penultimate_features
 from lipjax.system.devices import dataset_on_devices, mesh_of, on_devices, on_host, placed
@@ -30,19 +31,19 @@ from lipjax.system.progress import Console, Progress
 from lipjax.training.overview import overview, table
 from lipjax.training.recipe import (
     Metrics,
+    Recipe,
     TrainState,
     epoch_order,
     initial_state,
-    make_optimizer,
     make_train_step,
-    make_train_steps,
     state_sharding,
 )
+from lipjax.workdir import CONFIG_FILE, check_same, read_config, sectioned, write_config
 
 METRICS_FILE = "metrics.jsonl"
 NETWORK_FILE = "network.txt"
 
-# With several processes, dispatches between agreements whether to stop or to write a checkpoint: each waits for all.
+# With several processes, steps between agreements whether to stop or to write a checkpoint: each waits for all.
 AGREE_EVERY = 16
 
 
@@ -68,111 +69,164 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] | None =
       TrainingDiverged: the loss is not finite; names the step.
       DataError: the data is not there and cannot be downloaded.
     """
-    check_config(config)
-    if not equal_in_all(json.dumps({**config.to_dict(), "data_dir": None}, sort_keys=True)):
-        raise ValueError("config: differs between the processes; give all the same command, but for config.data_dir")
-    say = (Console() if say is None else say) if is_first() else _silent
-    dataset = load(config.dataset, config.data_dir)
-    training, validation = dataset.hold_out(config.validation_fraction, config.seed)
-    steps_per_epoch = len(training.labels) // config.batch_size
-    if steps_per_epoch == 0:
-        raise ValueError(
-            f"config.batch_size={config.batch_size}: must be at most {len(training.labels)}, the training images"
-        )
-    mesh = mesh_of()
-    if config.batch_size % mesh.size:
-        raise ValueError(f"config.batch_size={config.batch_size}: must be a multiple of the {mesh.size} devices")
-    if config.shard_head and config.head == "crc" and config.hidden % mesh.size:
-        raise ValueError(
-            f"config.hidden={config.hidden}: must be a multiple of the {mesh.size} devices with config.shard_head=True"
-        )
-    model = build_model(config, dataset.image_shape, dataset.num_classes)
-    optimizer = make_optimizer(config, steps_per_epoch, model)
-    template = jax.eval_shape(lambda: initial_state(model, optimizer, config.seed))
-    workdir.mkdir(parents=True, exist_ok=True)
-    _check_room(workdir, template, config.keep_checkpoints)
-    if is_first():
-        write_config(config, workdir)
+    recipe = Recipe.of(sectioned(config))
+    whole = recipe.whole()
+    if not equal_in_all(json.dumps({**whole, "data": {**whole["data"], "data_dir": None}}, sort_keys=True)):
+        raise ValueError("config: differs between the processes; give all the same, but for config.data.data_dir")
+    training = Training(recipe, workdir, (Console() if say is None else say) if is_first() else _silent)
+    return training.run(*training.start())
 
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
-    metrics = Metrics.zero()
-    if checkpoints.has("last"):
-        state, metadata = checkpoints.restore("last", template)
-        if metadata.get("metrics"):
-            metrics = Metrics.from_json(metadata["metrics"])
-        epochs, position = divmod(int(state.step), steps_per_epoch)
-        say(f"resuming {workdir} after epoch {epochs}" + (f" and {position} steps" if position else ""))
-    else:
-        _check_fresh(workdir, config)
-        state, epochs = initial_state(model, optimizer, config.seed), 0
+
+class Training:
+    """One run of a recipe in a workdir: what stays the same from step to step."""
+
+    def __init__(self, recipe: Recipe, workdir: Path, say: Callable[[str], None]):
+        self.recipe, self.run_options, self.workdir, self.say = recipe, recipe.run, workdir, say
+        self.dataset = load(recipe.data.name, recipe.data.data_dir)
+        self.split, self.validation = self.dataset.hold_out(recipe.data.validation_fraction, recipe.run.seed)
+        self.mesh = mesh_of()
+        self.steps_per_epoch = len(self.split.labels) // recipe.run.batch_size
+        self.total = recipe.run.epochs * self.steps_per_epoch
+        self.model = recipe.model(self.dataset.image_shape, self.dataset.num_classes)
+        _check_batches(recipe.run, len(self.split.labels), self.mesh.size)
+        _check_shards(recipe.run, self.model, self.mesh.size)
+        self.optimizer = recipe.optimizer.transformation(self.model, self.total)
+        self.checkpoints = Checkpoints(workdir, recipe.run.keep_checkpoints)
+
+    def start(self) -> tuple[TrainState, Metrics]:
+        """The state of the last checkpoint, or a new one, on the devices; the files of the run are begun."""
+        run, workdir, metrics = self.run_options, self.workdir, Metrics.zero()
+        template = jax.eval_shape(lambda: initial_state(self.model, self.optimizer, run.seed))
+        workdir.mkdir(parents=True, exist_ok=True)
+        _check_room(workdir, template, run.keep_checkpoints)
         if is_first():
-            atomic_write(workdir / NETWORK_FILE, table(model))
-            say(overview(model, {"params": state.params, "spectral": state.spectral}))
-    if is_first():
-        _keep_metrics(workdir / METRICS_FILE, epochs)
-    done = int(state.step)
-    state = placed(state, state_sharding(template, config, mesh))
-    metrics = on_devices(metrics, mesh)
-    images, labels = (dataset_on_devices(array, mesh) for array in training)
+            self._write_config()
+        if self.checkpoints.has("last"):
+            state, metadata = self.checkpoints.restore("last", template)
+            if metadata.get("metrics"):
+                metrics = Metrics.from_json(metadata["metrics"])
+            epochs, position = divmod(int(state.step), self.steps_per_epoch)
+            self.say(f"resuming {workdir} after epoch {epochs}" + (f" and {position} steps" if position else ""))
+        else:
+            _check_fresh(workdir, self.recipe)
+            state, epochs = initial_state(self.model, self.optimizer, run.seed), 0
+            if is_first():
+                atomic_write(workdir / NETWORK_FILE, table(self.model))
+                self.say(overview(self.model, {"params": state.params, "spectral": state.spectral}))
+        if is_first():
+            _keep_metrics(workdir / METRICS_FILE, epochs)
+        sharding = state_sharding(template, self.model, run, self.mesh)
+        return placed(state, sharding), on_devices(metrics, self.mesh)
 
-    is_single = config.steps_per_dispatch == 1
-    step = (make_train_step if is_single else make_train_steps)(model, optimizer, config, dataset.pixel_max, mesh)
-    total, order, last_saved, dispatches = config.epochs * steps_per_epoch, None, time.monotonic(), 0
-    on_device_count = functools.cache(lambda count: on_devices(np.int32(count), mesh))  # there are few
-    progress = Progress(say, config, steps_per_epoch)
-    nothing: Any = contextlib.nullcontext()
-    curves = EventFiles(workdir / "tensorboard", epochs) if config.tensorboard and is_first() else nothing
-    tracing = StepTrace(workdir / "profile") if config.profile and is_first() else nothing
-    with Interruption() as interruption, curves as events, tracing as trace:
-        while done < total:
-            epoch, position = done // steps_per_epoch + 1, done % steps_per_epoch
-            if order is None or position == 0:
-                order = on_devices(epoch_order(config.seed, epoch, len(training.labels), config.batch_size), mesh)
-                started = time.monotonic()
-            if position == steps_per_epoch // 2:
-                state = state._replace(spectral=_settled(model, state.params, state.spectral))
-            count = _steps_at_once(config, done, steps_per_epoch)
-            amount = [] if is_single else [on_device_count(count)]
-            with jax.transfer_guard("disallow"):
-                state, metrics = step(state, metrics, images, labels, order, *amount)
-            done, dispatches = done + count, dispatches + 1
-            # By the clock of this process alone, so it raises nothing: others would wait for this one.
-            progress.step(done, functools.partial(_means, epoch, metrics))
-            if trace:
-                trace.step(metrics)
+    def _write_config(self) -> None:
+        """On the first run; later ones must have the same config, but for where and how they run."""
+        whole = self.recipe.whole()
+        if not (self.workdir / CONFIG_FILE).exists():
+            write_config(whole, self.workdir)
+            return
+        there = read_config(self.workdir)
+        if "sha256" in there.model:
+            there.model.name = whole["model"]["name"]  # the file may lie elsewhere; its content may not change
+        check_same(_filled(there), whole, self.workdir)
 
-            is_epoch_end = done % steps_per_epoch == 0
-            is_stopping = is_due = False  # until the processes agree
-            if jax.process_count() == 1 or is_epoch_end or dispatches % AGREE_EVERY == 0:
-                is_overdue = time.monotonic() - last_saved >= config.checkpoint_seconds
-                is_stopping, is_due = any_process(interruption.requested is not None, is_overdue)
-            is_due |= is_stopping or bool(config.checkpoint_steps and done % config.checkpoint_steps == 0)
-            if is_epoch_end:
-                record = _epoch_record(epoch, metrics) | {"seconds": time.monotonic() - started}
-                metrics, score = on_devices(Metrics.zero(), mesh), None
-                if len(validation.labels) and (done == total or epoch % config.eval_every == 0):
-                    record |= evaluate(model, on_host(state, mesh), validation, dataset, config)
-                    score = broadcast_from_first(
-                        next(v for key, v in record.items() if key.startswith("validation_certified"))
-                    )
-                if is_first():
-                    # The record first: a run killed in between resumes before this epoch and drops the record.
-                    with (workdir / METRICS_FILE).open("a") as file:
-                        file.write(json.dumps(record) + "\n")
-                if events:
-                    events.write(record)
-                if is_due or done == total or score is not None or epoch % config.checkpoint_every == 0:
-                    _save(checkpoints, on_host(state, mesh), epoch, score)
+    def run(self, state: TrainState, metrics: Metrics) -> TrainState:
+        """From here to the last step."""
+        run, mesh, done = self.run_options, self.mesh, int(state.step)
+        images, labels = (dataset_on_devices(array, mesh) for array in self.split)
+        step = make_train_step(self.model, self.optimizer, self.recipe, self.dataset.pixel_max, mesh)
+        progress = Progress(self.say, run.epochs, self.steps_per_epoch, run.batch_size)
+        order, last_saved, epochs_done = None, time.monotonic(), done // self.steps_per_epoch
+        with Interruption() as interruption, self._curves(epochs_done) as events, self._tracing() as trace:
+            while done < self.total:
+                epoch, position = done // self.steps_per_epoch + 1, done % self.steps_per_epoch
+                if order is None or position == 0:
+                    order = on_devices(epoch_order(run.seed, epoch, len(self.split.labels), run.batch_size), mesh)
+                    started = time.monotonic()
+                if position == self.steps_per_epoch // 2:
+                    state = state._replace(spectral=_settled(self.model, state.params, state.spectral))
+                with jax.transfer_guard("disallow"):
+                    state, metrics = step(state, metrics, images, labels, order)
+                done += 1
+                # By the clock of this process alone, so it raises nothing: others would wait for this one.
+                progress.step(done, functools.partial(_means, epoch, metrics))
+                if trace:
+                    trace.step(metrics)
+                is_epoch_end = done % self.steps_per_epoch == 0
+                is_stopping, is_due = self._agreed(done, interruption, last_saved)
+                if is_epoch_end:
+                    record = _epoch_record(epoch, metrics) | {"seconds": time.monotonic() - started}
+                    metrics = on_devices(Metrics.zero(), mesh)
+                    if self._end_epoch(state, record, done, is_due, events):
+                        last_saved = time.monotonic()
+                    progress.epoch(record)
+                elif is_due:
+                    _epoch_record(epoch, metrics)  # raises where the state is no longer finite
+                    _save(self.checkpoints, on_host(state, mesh), epoch - 1, None, metrics.to_json())
                     last_saved = time.monotonic()
-                progress.epoch(record)
-            elif is_due:
-                _epoch_record(epoch, metrics)  # raises where the state is no longer finite
-                _save(checkpoints, on_host(state, mesh), epoch - 1, None, metrics.to_json())
-                last_saved = time.monotonic()
-            if is_stopping and done < total:
-                signal_name = interruption.requested or "a signal to another process"
-                raise Interrupted(f"{signal_name} after step {done} of {total}; the same command resumes")
-    return state
+                if is_stopping and done < self.total:
+                    signal_name = interruption.requested or "a signal to another process"
+                    raise Interrupted(f"{signal_name} after step {done} of {self.total}; the same command resumes")
+        return state
+
+    def _curves(self, epochs: int) -> Any:
+        wanted = self.run_options.tensorboard and is_first()
+        return EventFiles(self.workdir / "tensorboard", epochs) if wanted else contextlib.nullcontext()
+
+    def _tracing(self) -> Any:
+        wanted = self.run_options.profile and is_first()
+        return StepTrace(self.workdir / "profile") if wanted else contextlib.nullcontext()
+
+    def _agreed(self, done: int, interruption: Interruption, last_saved: float) -> tuple[bool, bool]:
+        """(whether to stop, whether a checkpoint is due), the same in all processes."""
+        run, is_stopping, is_due = self.run_options, False, False
+        if jax.process_count() == 1 or done % self.steps_per_epoch == 0 or done % AGREE_EVERY == 0:
+            is_overdue = time.monotonic() - last_saved >= run.checkpoint_seconds
+            is_stopping, is_due = any_process(interruption.requested is not None, is_overdue)
+        is_due |= is_stopping or bool(run.checkpoint_steps and done % run.checkpoint_steps == 0)
+        return is_stopping, is_due
+
+    def _end_epoch(self, state: TrainState, record: dict[str, Any], done: int, is_due: bool, events: Any) -> bool:
+        """The record, with what held-out images say, to the files; whether a checkpoint was written."""
+        run, epoch, score, is_last = self.run_options, record["epoch"], None, done == self.total
+        if len(self.validation.labels) and (is_last or epoch % run.eval_every == 0):
+            record |= evaluate(
+                self.model, on_host(state, self.mesh), self.validation, self.dataset.pixel_max, run.radii
+            )
+            score = broadcast_from_first(next(v for key, v in record.items() if key.startswith("validation_certified")))
+        if is_first():
+            # The record first: a run killed in between resumes before this epoch and drops the record.
+            with (self.workdir / METRICS_FILE).open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        if events:
+            events.write(record)
+        if is_due or is_last or score is not None or epoch % run.checkpoint_every == 0:
+            _save(self.checkpoints, on_host(state, self.mesh), epoch, score)
+            return True
+        return False
+
+
+def _filled(there: ConfigDict) -> dict[str, Any]:
+    """A config as it was written, by this version or an earlier one, with the values of what that one did not have."""
+    try:
+        return Recipe.of(there).whole()
+    except ValueError:  # it differs, and `check_same` says in what
+        return there.to_dict()
+
+
+def _check_batches(run: Run, images: int, devices: int) -> None:
+    if run.batch_size > images:
+        raise ValueError(f"config.run.batch_size={run.batch_size}: must be at most {images}, the training images")
+    if run.batch_size % devices:
+        raise ValueError(f"config.run.batch_size={run.batch_size}: must be a multiple of the {devices} devices")
+
+
+def _check_shards(run: Run, model: Classifier, devices: int) -> None:
+    head = model.parts()[1]
+    if run.shard_head and isinstance(head, CurvatureHead) and head.hidden % devices:
+        raise ValueError(
+            f"config.model.hidden={head.hidden}: must be a multiple of the {devices} devices with "
+            "config.run.shard_head=True"
+        )
 
 
 def _silent(line: str) -> None:
@@ -185,28 +239,19 @@ def _save(checkpoints: Checkpoints, *arguments: Any) -> None:
         checkpoints.save(*arguments)
 
 
-def _steps_at_once(config: ConfigDict, done: int, steps_per_epoch: int) -> int:
-    """Steps of the next dispatch: none beyond the middle or end of the epoch, or the next checkpoint by steps."""
-    position, half = done % steps_per_epoch, steps_per_epoch // 2
-    count = min(config.steps_per_dispatch, (half if position < half else steps_per_epoch) - position)
-    return min(count, config.checkpoint_steps - done % config.checkpoint_steps) if config.checkpoint_steps else count
-
-
-def evaluate(
-    model: Classifier, state: TrainState, split: Split, dataset: Dataset, config: ConfigDict
-) -> dict[str, Any]:
+def evaluate(model: Classifier, state: TrainState, split: Split, pixel_max: int, radii: Any) -> dict[str, Any]:
     """Accuracy and certified accuracy on held-out images.
 
     An estimate, used to choose a checkpoint and for nothing else: the convolutions are taken as 1-Lipschitz, which
     their proven bounds, computed by certify.py, may miss by a little.
     """
     variables = {"params": state.params, "spectral": state.spectral}
-    images = split.images.astype(np.float32) / np.float32(dataset.pixel_max)
+    images = split.images.astype(np.float32) / np.float32(pixel_max)
     features = penultimate_features(model, variables, images)
     certifier = model.parts()[1].certifier({"params": variables["params"]["head"]})
     certificate = over_bound(certifier(features, split.labels), model.nominal_bound())
     record = {"validation_accuracy": float(np.mean(certificate.prediction == split.labels))}
-    for text, radius in parse_radii(config.radii).items():
+    for text, radius in parse_radii(radii).items():
         record[f"validation_certified_estimate_{text}"] = certified_accuracy(certificate, radius)
     return record
 
@@ -221,7 +266,7 @@ def _epoch_record(epoch: int, metrics: Metrics) -> dict[str, Any]:
     if bad_step >= 0:
         raise TrainingDiverged(
             f"the loss at step {bad_step} (epoch {epoch}) is not finite, or the parameters after it are not; "
-            "the last checkpoint is kept. A smaller config.learning_rate may help"
+            "the last checkpoint is kept. A smaller config.optimizer.learning_rate may help"
         )
     return _means(epoch, metrics)
 
@@ -249,11 +294,12 @@ def _check_room(workdir: Path, template: TrainState, kept: int) -> None:
         raise OSError(f"workdir={str(workdir)!r}: checkpoints need {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free")
 
 
-def _check_fresh(workdir: Path, config: ConfigDict) -> None:
+def _check_fresh(workdir: Path, recipe: Recipe) -> None:
     """Raise CheckpointError if epochs are on record for which there must have been a checkpoint, now gone."""
     path = workdir / METRICS_FILE
     lines = len(path.read_text().splitlines()) if path.exists() else 0
-    first_checkpoint = min(config.checkpoint_every, config.eval_every if config.validation_fraction else math.inf)
+    held_out, run = recipe.data.validation_fraction, recipe.run
+    first_checkpoint = min(run.checkpoint_every, run.eval_every if held_out else math.inf)
     if lines > first_checkpoint:
         raise CheckpointError(
             f"workdir={str(workdir)!r} records {lines} epochs but has no 'last' checkpoint: bring it back, or remove "

@@ -1,8 +1,22 @@
-"""Losses and regularisers of the two heads (paper, equation 7)."""
+"""What training minimises: LOSSES by name, and the regulariser of the curvature head (paper, equation 7)."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
+
+from lipjax.config import check, number
+from lipjax.layers import CurvatureHead
+from lipjax.models import Classifier
+from lipjax.training.feature_attack import feature_attack
+
+# loss(model, variables, features, labels, key) → (loss, clean logits, spectral variables with the head's caught up).
+# The fields of its class are the keys of config.loss.
+Loss = Callable[..., tuple[jax.Array, jax.Array, Any]]
 
 # The attack and the regulariser look at the rivals with the highest clean logits only; certificates look at all.
 TRAINING_RIVALS = 9
@@ -57,3 +71,54 @@ def _pair_curvature(w1, difference, power_vector):
         return jnp.sum(times(x) * (x @ w1.T), axis=-1)
 
     return jnp.maximum(curvature(jnp.maximum(-difference, 0) / 4), curvature(jnp.maximum(difference, 0) / 4))
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy:
+    """The cross entropy of the logits, whatever the head."""
+
+    def __call__(self, model: Classifier, variables, features, labels, key):
+        del key
+        logits, updated = model.apply(variables, features, train=True, method="classify", mutable=["spectral"])
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return loss, logits, {**variables["spectral"], **updated.get("spectral", {})}
+
+
+@dataclasses.dataclass(frozen=True)
+class Paper:
+    """The paper's: cross entropy for a linear head, equation 7 for the curvature head.
+
+    There cross entropy at g(x) + δ plus γ times the curvature regulariser.  δ is held constant, so that the gradient
+    reaches g(x) as if the attack were the identity.
+
+    Attributes:
+      attack_radius: ρ, an input radius (l2, pixels in [0, 1]).
+      curvature_weight: γ.
+    """
+
+    attack_radius: float = 36 / 255
+    curvature_weight: float = 0.5
+
+    def __post_init__(self):
+        check(self, attack_radius=number(0), curvature_weight=number(0))
+
+    def __call__(self, model: Classifier, variables, features, labels, key):
+        logits_loss = CrossEntropy()(model, variables, features, labels, key)
+        if not isinstance(model.parts()[1], CurvatureHead):
+            return logits_loss
+        _, logits, spectral = logits_loss
+
+        def classify(y):
+            return model.apply(variables, y, method="classify")
+
+        rivals = top_rivals(logits, labels)
+        radius = self.attack_radius * model.nominal_bound()
+        noise = jax.random.normal(key, features.shape, features.dtype)
+        delta = feature_attack(classify, jax.lax.stop_gradient(features), labels, rivals, radius, noise)
+        head = variables["params"]["head"]
+        curvature = curvature_regulariser(head["w1"], head["w2"], labels, rivals, spectral["head"]["power_vector"])
+        loss = optax.softmax_cross_entropy_with_integer_labels(classify(features + delta), labels).mean()
+        return loss + self.curvature_weight * curvature, logits, spectral
+
+
+LOSSES: dict[str, type] = {"paper": Paper, "cross_entropy": CrossEntropy}

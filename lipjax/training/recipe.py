@@ -1,5 +1,6 @@
-"""The training recipe as pure functions: optimiser, state, one step (paper, section 7)."""
+"""The training recipe as pure functions: state, one step (paper, section 7)."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,17 +11,55 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from lipjax.data import augmentation
+from lipjax.config import Run, build, named
+from lipjax.data import DataOptions, augmentation
 from lipjax.layers import CurvatureHead
 from lipjax.models import Classifier
+from lipjax.models.architectures import build_model, model_options
 from lipjax.system.devices import batch_over, mesh_of, split_over, whole_on_each
-from lipjax.training.feature_attack import feature_attack
-from lipjax.training.losses import curvature_regulariser, top_rivals
-
-LEARNING_RATE_DROP = 0.1
+from lipjax.training.losses import LOSSES, Loss
+from lipjax.training.optimizers import Optimizer
 
 # The axis of the hidden units in the parameters of a curvature head.
 HIDDEN_AXIS = {"w1": 0, "b1": 0, "w2": 1}
+
+
+class Recipe(NamedTuple):
+    """A config whose every value has been checked by its owner."""
+
+    data: DataOptions
+    model_options: Mapping[str, Any]
+    loss: Loss
+    optimizer: Optimizer
+    run: Run
+
+    @classmethod
+    def of(cls, config: ConfigDict) -> "Recipe":
+        """From a config in sections; ValueError names config.SECTION.KEY, the value and what is allowed."""
+        loss, options = named("loss", config.loss, LOSSES)
+        optimizer = config.optimizer.to_dict()
+        return cls(
+            build("data", DataOptions, config.data),
+            model_options(config.model),
+            build("loss", loss, options),
+            build("optimizer", Optimizer, optimizer),
+            build("run", Run, config.run),
+        )
+
+    def whole(self) -> dict[str, Any]:
+        """The config with all values, for config.json."""
+        name = next(name for name, kind in LOSSES.items() if isinstance(self.loss, kind))
+        return {
+            "data": dataclasses.asdict(self.data),
+            "model": dict(self.model_options),
+            "loss": {"name": name, **dataclasses.asdict(self.loss)},  # type: ignore[call-overload]
+            "optimizer": dict(self.optimizer.options),
+            "run": dataclasses.asdict(self.run),
+        }
+
+    def model(self, image_shape: tuple[int, ...], num_classes: int) -> Classifier:
+        """The network for images (H, W, C)."""
+        return build_model(self.model_options, image_shape, num_classes)
 
 
 class TrainState(NamedTuple):
@@ -55,23 +94,6 @@ class Metrics(NamedTuple):
         return cls(**{name: jnp.asarray(numbers[name], zero.dtype) for name, zero in cls.zero()._asdict().items()})
 
 
-def make_optimizer(config: ConfigDict, steps_per_epoch: int, model: Classifier) -> optax.GradientTransformation:
-    """SGD with momentum: clipping (optional), weight decay on kernels and the LLN weight, ×0.1 at each milestone.
-
-    The paper's optimiser (section 7, and its authors' code for what that leaves open).
-    """
-    boundaries = {
-        round(fraction * config.epochs * steps_per_epoch): LEARNING_RATE_DROP for fraction in config.milestones
-    }
-    schedule = optax.piecewise_constant_schedule(config.learning_rate, boundaries)
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    return optax.chain(
-        clip,
-        optax.add_decayed_weights(config.weight_decay, mask=model.decayed),
-        optax.sgd(schedule, config.momentum),
-    )
-
-
 def initial_state(model: Classifier, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """Step 0, from the seed alone."""
 
@@ -93,16 +115,18 @@ def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> jax.Ar
     return jax.random.permutation(key, examples)[: steps * batch_size].reshape(steps, batch_size)
 
 
-def state_sharding(state: TrainState, config: ConfigDict, mesh: Mesh) -> TrainState:
-    """Where each array of a state lives: whole on each device, but for the head if `config.shard_head`.
+def state_sharding(state: TrainState, model: Classifier, run: Run, mesh: Mesh) -> TrainState:
+    """Where each array of a state lives: whole on each device, but for the head if `run.shard_head`.
 
     The hidden units of a curvature head are then split over the devices, with their momenta.
     """
 
+    is_split = run.shard_head and isinstance(model.parts()[1], CurvatureHead)
+
     def place(path, leaf):
         del leaf
         keys = [getattr(key, "key", None) for key in path]
-        if config.head == "crc" and config.shard_head and "head" in keys and keys[-1] in HIDDEN_AXIS:
+        if is_split and "head" in keys and keys[-1] in HIDDEN_AXIS:
             return split_over(mesh, HIDDEN_AXIS[keys[-1]])
         return whole_on_each(mesh)
 
@@ -112,7 +136,7 @@ def state_sharding(state: TrainState, config: ConfigDict, mesh: Mesh) -> TrainSt
 def make_train_step(
     model: Classifier,
     optimizer: optax.GradientTransformation,
-    config: ConfigDict,
+    recipe: Recipe,
     pixel_max: int,
     mesh: Mesh | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
@@ -130,17 +154,18 @@ def make_train_step(
     mesh = mesh_of() if mesh is None else mesh
 
     def train_step(state, metrics, images, labels, order):
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2), state.step)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(recipe.run.seed), 2), state.step)
         batch = order[state.step % len(order)]
         x, y = (batch_over(data[batch], mesh) for data in (images, labels))
-        x = batch_over(augment(key, x, config), mesh)
+        x = batch_over(augment(key, x, recipe.data), mesh)
         x = x.astype(jax.tree.leaves(state.params)[0].dtype) / pixel_max
 
         def loss_function(params):
             variables = {"params": params, "spectral": state.spectral}
             features, updated = model.apply(variables, x, train=True, method="features", mutable=["spectral"])
             spectral = {**state.spectral, **updated.get("spectral", {})}
-            loss, logits, spectral = head_loss(model, config, params, spectral, features, y, jax.random.fold_in(key, 2))
+            variables = {"params": params, "spectral": spectral}
+            loss, logits, spectral = recipe.loss(model, variables, features, y, jax.random.fold_in(key, 2))
             return loss, (logits, spectral)
 
         (loss, (logits, spectral)), gradient = jax.value_and_grad(loss_function, has_aux=True)(state.params)
@@ -158,72 +183,16 @@ def make_train_step(
         )
         return TrainState(state.step + 1, params, spectral, opt_state), metrics
 
-    return _jitted(train_step, model, optimizer, config, mesh)
+    state = jax.eval_shape(lambda: initial_state(model, optimizer, recipe.run.seed))
+    places = state_sharding(state, model, recipe.run, mesh), whole_on_each(mesh)
+    return jax.jit(train_step, donate_argnums=(0, 1), out_shardings=places)
 
 
-def make_train_steps(
-    model: Classifier,
-    optimizer: optax.GradientTransformation,
-    config: ConfigDict,
-    pixel_max: int,
-    mesh: Mesh | None = None,
-) -> Callable[..., tuple[TrainState, Metrics]]:
-    """`count` steps of `make_train_step` in one program: (state, metrics, images, labels, order, count).
-
-    For steps so short that the dispatch of each by Python counts.  On a CPU a step takes longer in it: XLA's
-    convolutions are slow inside loops there.
-    """
-    mesh = mesh_of() if mesh is None else mesh
-    step = make_train_step(model, optimizer, config, pixel_max, mesh)
-
-    def train_steps(state, metrics, images, labels, order, count):
-        def body(_, carry):
-            return step(*carry, images, labels, order)
-
-        return jax.lax.fori_loop(0, count, body, (state, metrics))
-
-    return _jitted(train_steps, model, optimizer, config, mesh)
-
-
-def _jitted(function, model, optimizer, config, mesh):
-    """(state, metrics, …) → (state, metrics) compiled: both donated, and left where `state_sharding` says."""
-    state = jax.eval_shape(lambda: initial_state(model, optimizer, config.seed))
-    places = state_sharding(state, config, mesh), whole_on_each(mesh)
-    return jax.jit(function, donate_argnums=(0, 1), out_shardings=places)
-
-
-def head_loss(model, config, params, spectral, features, labels, key):
-    """(loss, clean logits, spectral variables with the head's brought up to date).
-
-    LLN: cross entropy.  Curvature head, equation 7: cross entropy at g(x) + δ plus γ times the curvature regulariser.
-    δ is held constant, so that the gradient reaches g(x) as if the attack were the identity.  Features (N, D), labels
-    (N,); the key is of the noise from which the attack starts.
-    """
-
-    def classify(y, **keywords):
-        return model.apply({"params": params, "spectral": spectral}, y, method="classify", **keywords)
-
-    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-    if not isinstance(model.parts()[1], CurvatureHead):
-        logits = classify(features)
-        return cross_entropy(logits, labels).mean(), logits, spectral
-    logits, updated = classify(features, train=True, mutable=["spectral"])
-    spectral = {**spectral, **updated["spectral"]}
-    rivals = top_rivals(logits, labels)
-    radius = config.attack_radius * model.nominal_bound()
-    noise = jax.random.normal(key, features.shape, features.dtype)
-    delta = feature_attack(classify, jax.lax.stop_gradient(features), labels, rivals, radius, noise)
-    head = params["head"]
-    curvature = curvature_regulariser(head["w1"], head["w2"], labels, rivals, spectral["head"]["power_vector"])
-    loss = cross_entropy(classify(features + delta), labels).mean() + config.curvature_weight * curvature
-    return loss, logits, spectral
-
-
-def augment(key: jax.Array, images: jax.Array, config: ConfigDict) -> jax.Array:
-    """Random crop and flip of a batch as the config says; dtype and shape stay."""
+def augment(key: jax.Array, images: jax.Array, options: DataOptions) -> jax.Array:
+    """Random crop and flip of a batch as the options say; dtype and shape stay."""
     crop_key, flip_key = jax.random.split(key)
-    if config.crop_padding:
-        images = augmentation.random_crop(crop_key, images, config.crop_padding)
-    if config.flip:
+    if options.crop_padding:
+        images = augmentation.random_crop(crop_key, images, options.crop_padding)
+    if options.flip:
         images = augmentation.random_flip(flip_key, images)
     return images

@@ -232,8 +232,16 @@ def test_cifar100_is_prepared_and_read_with_its_fine_labels(tmp_path, server, mo
 
     # The recipe for it, from the shipped config to certificates against all 99 rivals.
     config = runpy.run_path(str(ROOT / "configs" / "cifar100_crc.py"))["get_config"]()
-    config.update({"data_dir": str(tmp_path), "init_channels": 2, "hidden": 8, "degree": 2, "epochs": 1})
-    config.batch_size = TRAIN // 2
+    config.update_from_flattened_dict(
+        {
+            "data.data_dir": str(tmp_path),
+            "model.init_channels": 2,
+            "model.hidden": 8,
+            "model.degree": 2,
+            "run.epochs": 1,
+        }
+    )
+    config.run.batch_size = TRAIN // 2
     train(config, tmp_path / "run", say=lambda line: None)
     summary = certify_run(tmp_path / "run")
     assert (summary["dataset"], summary["num_examples"]) == ("cifar100", TEST)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from lipjax.config import read_config
 from lipjax.data import load
 from lipjax.evaluation import rows
 from lipjax.evaluation.rows import PartialRows
 from lipjax.evaluation.split import Row, certify_run
 from lipjax.models import Proven
+from lipjax.workdir import read_config
 
 ROOT = Path(__file__).parents[2]
 BATCH = 50  # of 360 images; the last one is smaller
@@ -154,7 +154,7 @@ def test_only_whole_batches_of_the_same_key_are_kept(tmp_path, text, kept):
 
 def test_splits(workdir):
     config, digits = read_config(workdir), load("digits")
-    training, validation = digits.hold_out(config.validation_fraction, config.seed)
+    training, validation = digits.hold_out(config.data.validation_fraction, config.run.seed)
     for split, part in {"validation": validation, "train": training}.items():
         summary = certify_run(workdir, split=split, say=lambda line: None)
         assert summary["split"] == split
@@ -170,5 +170,5 @@ def test_bad_splits(workdir):
         certify_run(workdir, batch_size=0)
     path = workdir / "config.json"
     path.write_text(path.read_text().replace('"validation_fraction": 0.2', '"validation_fraction": 0.0'))
-    with pytest.raises(ValueError, match=r"split='validation': has no images; config.validation_fraction=0.0"):
+    with pytest.raises(ValueError, match=r"split='validation': has no images; config.data.validation_fraction=0.0"):
         certify_run(workdir, split="validation", say=lambda line: None)

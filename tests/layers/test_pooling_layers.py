@@ -137,5 +137,5 @@ def test_bad_input(module, channels, text):
 
 
 def test_models_refuse_too_few_vertices():
-    with pytest.raises(ValueError, match="pool_vertices must be an integer >= 3, got 2"):
+    with pytest.raises(ValueError, match="pool_vertices=2: must be an integer >= 3"):
         lipjax.LipConvnet(pooling="polyline", pool_vertices=2)

@@ -1,7 +1,6 @@
 import re
 
 import pytest
-from conftest import tiny_config
 
 from lipjax.system import progress
 from lipjax.system.progress import Console, Progress, _clock
@@ -58,8 +57,7 @@ def test_progress_fetches_only_for_a_line(monkeypatch):
     lines, fetched = [], []
     lines_of = lambda line: lines.append(line)  # noqa: E731
     lines_of.seconds = 2.0
-    config = tiny_config()
-    shown = Progress(lines_of, config, steps_per_epoch=10)
+    shown = Progress(lines_of, epochs=4, steps_per_epoch=10, batch_size=64)
 
     def record():
         fetched.append(None)

@@ -9,29 +9,34 @@ import jax.numpy as jnp
 import numpy as np
 from conftest import tiny_config
 
-from lipjax.config import build_model
 from lipjax.data import load
 from lipjax.system import devices
 from lipjax.training.loop import train
-from lipjax.training.recipe import Metrics, epoch_order, initial_state, make_optimizer, make_train_step, state_sharding
+from lipjax.training.recipe import Metrics, Recipe, epoch_order, initial_state, make_train_step, state_sharding
 
-CRC = {"head": "crc", "hidden": 16, "pooling": "projection", "clip_norm": 1.0, "attack_radius": 0.2}
-CASES = {"lln, dataset split": {}, "crc, head split": CRC | {"shard_head": True}}
+CRC = {
+    "model.head": "crc",
+    "model.hidden": 16,
+    "model.pooling": "projection",
+    "optimizer.clip_norm": 1.0,
+    "loss.attack_radius": 0.2,
+}
+CASES = {"lln, dataset split": {}, "crc, head split": CRC | {"run.shard_head": True}}
 
 
 def steps_on(mesh, config, count, dtype):
     """(final state, losses summed up after each step) of so many steps on a mesh."""
-    dataset = load("digits", None)
-    model = build_model(config, dataset.image_shape, dataset.num_classes)
-    optimizer = make_optimizer(config, count, model)
+    dataset, recipe = load("digits", None), Recipe.of(config)
+    model = recipe.model(dataset.image_shape, dataset.num_classes)
+    optimizer = recipe.optimizer.transformation(model, count * recipe.run.epochs)
     state = jax.tree.map(
         lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
-        initial_state(model, optimizer, config.seed),
+        initial_state(model, optimizer, recipe.run.seed),
     )
-    state = jax.device_put(state, state_sharding(state, config, mesh))
-    step = make_train_step(model, optimizer, config, dataset.pixel_max, mesh)
+    state = jax.device_put(state, state_sharding(state, model, recipe.run, mesh))
+    step = make_train_step(model, optimizer, recipe, dataset.pixel_max, mesh)
     images, labels = (devices.dataset_on_devices(array, mesh) for array in dataset.train)
-    order = devices.on_devices(epoch_order(config.seed, 1, len(dataset.train.labels), config.batch_size), mesh)
+    order = devices.on_devices(epoch_order(recipe.run.seed, 1, len(dataset.train.labels), recipe.run.batch_size), mesh)
     metrics, losses = devices.on_devices(Metrics.zero(), mesh), []
     for _ in range(count):
         state, metrics = step(state, metrics, images, labels, order)
@@ -46,15 +51,15 @@ def same_training():
     differences = {}
     for case, changes in CASES.items():
         config = tiny_config()
-        config.update(changes | {"batch_size": 64})
+        config.update_from_flattened_dict(changes | {"run.batch_size": 64})
         devices.REPLICATED_BYTES = 0 if "dataset split" in case else 1 << 30
         with jax.enable_x64(True):
             one, *_ = steps_on(devices.mesh_of(jax.devices()[:1]), config, 20, jnp.float64)
             eight, images, _ = steps_on(devices.mesh_of(), config, 20, jnp.float64)
         assert images.sharding.is_fully_replicated == ("dataset split" not in case)
-        if config.head == "crc":
+        if "model.head" in changes:
             split = eight.params["head"]["w1"].sharding
-            assert split.is_fully_replicated != config.shard_head, split
+            assert split.is_fully_replicated != ("run.shard_head" in changes), split
         pairs = zip(jax.tree.leaves(one.params), jax.tree.leaves(eight.params), strict=True)
         differences[case] = max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
     return differences
@@ -63,7 +68,7 @@ def same_training():
 def same_losses():
     """The largest relative difference of the mean loss at any step of an epoch in float32."""
     config = tiny_config()
-    config.update({"batch_size": 64})
+    config.update_from_flattened_dict({"run.batch_size": 64})
     curves = [
         steps_on(mesh, config, 1437 // 64, jnp.float32)[2]
         for mesh in (devices.mesh_of(jax.devices()[:1]), devices.mesh_of())
@@ -78,9 +83,9 @@ def main(workdir):
     train(tiny_config(), Path(workdir), say=lines.append)  # resumes what the test began on one device
     assert "resuming" in lines[0], lines
     messages = []
-    for changes in ({"batch_size": 60}, CRC | {"hidden": 12, "shard_head": True}):
+    for changes in ({"run.batch_size": 60}, CRC | {"model.hidden": 12, "run.shard_head": True}):
         wrong = tiny_config()
-        wrong.update(changes)
+        wrong.update_from_flattened_dict(changes)
         try:
             train(wrong, Path(workdir) / "wrong", say=lines.append)
         except ValueError as error:

@@ -69,10 +69,12 @@ def test_training_alone_is_in_bfloat16(rng):
 
 def test_a_run_in_bfloat16_keeps_its_state_in_float32(tmp_path, trained):
     config = tiny_config()
-    config.update({"compute_dtype": "bfloat16", "epochs": 2})
+    config.update_from_flattened_dict({"model.compute_dtype": "bfloat16", "run.epochs": 2})
     state = train(config, tmp_path, say=lambda line: None)
     assert jax.tree.map(lambda leaf: leaf.dtype, state) == jax.tree.map(lambda leaf: leaf.dtype, trained[1])
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
-    with pytest.raises(ValueError, match=r"config\.compute_dtype='float8': must be one of \('float32', 'bfloat16'\)"):
-        config.compute_dtype = "float8"
+    with pytest.raises(
+        ValueError, match=r"config\.model\.compute_dtype='float8': must be one of \('float32', 'bfloat16'\)"
+    ):
+        config.model.compute_dtype = "float8"
         train(config, tmp_path / "other", say=lambda line: None)

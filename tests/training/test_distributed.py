@@ -32,7 +32,7 @@ from lipjax.training.loop import train
 compilation.use_cache()
 connect(60)
 config = tiny_config()
-config.update({"distributed": True, "epochs": int(sys.argv[2])})
+config.update_from_flattened_dict({"run.distributed": True, "run.epochs": int(sys.argv[2])})
 try:
     train(config, Path(sys.argv[1]))
 except Interrupted as interrupted:
@@ -87,7 +87,7 @@ def test_resumed_by_one_process_and_certified(stopped, tmp_path):
     workdir, _ = stopped
     step = Checkpoints(workdir).metadata("last")["step"]
     config = tiny_config()
-    config.update({"distributed": False, "epochs": EPOCHS})
+    config.update_from_flattened_dict({"run.distributed": False, "run.epochs": EPOCHS})
 
     class Enough(Exception):
         pass
@@ -137,7 +137,7 @@ def test_bad_addresses_are_told(monkeypatch, given, message):
         monkeypatch.setenv(name, value)
     with pytest.raises(ConnectError, match=message) as error:
         connect(1)
-    assert str(error.value).startswith("config.distributed=True: ")
+    assert str(error.value).startswith("config.run.distributed=True: ")
 
 
 def test_a_stale_address_is_named_when_time_is_up(monkeypatch):

@@ -5,20 +5,19 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from lipjax.config import build_model
 from lipjax.layers import LastLayerNormalization, Sequential, SkewOrthogonalConv
 from lipjax.layers.curvature_head import softplus_mlp
 from lipjax.models import Network
 from lipjax.training.feature_attack import feature_attack
 from lipjax.training.losses import top_rivals
-from lipjax.training.recipe import Metrics, epoch_order, head_loss, initial_state, make_optimizer, make_train_step
+from lipjax.training.recipe import Metrics, Recipe, epoch_order, initial_state, make_train_step
 
 
 @pytest.fixture(scope="module")
 def setting():
     config = tiny_config()
-    model = build_model(config, (8, 8, 1), 10)
-    optimizer = make_optimizer(config, 2, model)
+    model = Recipe.of(config).model((8, 8, 1), 10)
+    optimizer = Recipe.of(config).optimizer.transformation(model, 2 * Recipe.of(config).run.epochs)
     images = jax.random.randint(jax.random.key(5), (64, 8, 8, 1), 0, 17).astype(jnp.uint8)
     return config, model, optimizer, images, jax.random.randint(jax.random.key(6), (64,), 0, 10)
 
@@ -27,7 +26,9 @@ def test_optimizer_is_sgd_with_masked_decay_and_drops():
     """p ← p − lr·buf, buf ← 0.9·buf + g + 5e-4·p on kernels and weights, else without decay; lr drops twice."""
     config = tiny_config()
     layers = (("conv", SkewOrthogonalConv(2)),)
-    optimizer = make_optimizer(config, 2, Network(Sequential(layers), LastLayerNormalization(2)))
+    optimizer = Recipe.of(config).optimizer.transformation(
+        Network(Sequential(layers), LastLayerNormalization(2)), 2 * Recipe.of(config).run.epochs
+    )
     params = {
         "conv": {"kernel": jnp.ones(2), "bias": jnp.ones(2)},
         "head": {"weight": jnp.ones(2), "bias": jnp.ones(2)},
@@ -59,7 +60,7 @@ def test_epoch_order_visits_each_image_at_most_once():
 
 def test_step_compiles_once_and_counts(setting):
     config, model, optimizer, images, labels = setting
-    step = make_train_step(model, optimizer, config, 16)
+    step = make_train_step(model, optimizer, Recipe.of(config), 16)
     step = jax.jit(chex.assert_max_traces(step.__wrapped__, n=1), donate_argnums=(0, 1))
     state, metrics = initial_state(model, optimizer, 0), Metrics.zero()
     order = epoch_order(0, 1, 64, 16)
@@ -75,7 +76,7 @@ def test_step_compiles_once_and_counts(setting):
 
 def test_first_bad_step_is_recorded(setting):
     config, model, optimizer, images, labels = setting
-    step = make_train_step(model, optimizer, config, 16)
+    step = make_train_step(model, optimizer, Recipe.of(config), 16)
     state, metrics = initial_state(model, optimizer, 0), Metrics.zero()
     order = epoch_order(0, 1, 64, 16)
     state, metrics = step(state, metrics, images, labels, order)
@@ -96,9 +97,17 @@ def test_seed_decides_the_start(setting):
 @pytest.fixture(scope="module")
 def curvature_setting():
     config = tiny_config()
-    config.update({"head": "crc", "hidden": 8, "pooling": "projection", "clip_norm": 1.0, "learning_rate": 1.0})
-    model = build_model(config, (8, 8, 1), 10)
-    optimizer = make_optimizer(config, 2, model)
+    config.update_from_flattened_dict(
+        {
+            "model.head": "crc",
+            "model.hidden": 8,
+            "model.pooling": "projection",
+            "optimizer.clip_norm": 1.0,
+            "optimizer.learning_rate": 1.0,
+        }
+    )
+    model = Recipe.of(config).model((8, 8, 1), 10)
+    optimizer = Recipe.of(config).optimizer.transformation(model, 2 * Recipe.of(config).run.epochs)
     return config, model, optimizer, initial_state(model, optimizer, 0)
 
 
@@ -106,7 +115,7 @@ def test_curvature_head_step(setting, curvature_setting):
     """Angles stay in [0, π], the carried vector moves, the loss falls, all is finite."""
     *_, images, labels = setting
     config, model, optimizer, state = curvature_setting
-    step = make_train_step(model, optimizer, config, 16)
+    step = make_train_step(model, optimizer, Recipe.of(config), 16)
     order = epoch_order(0, 1, 64, 16)
     vector = np.array(state.spectral["head"]["power_vector"])
     wide = {
@@ -134,11 +143,12 @@ def test_gradient_passes_the_attack_as_the_identity(curvature_setting):
 
     def loss(features):
         key = jax.random.key(2)
-        return head_loss(model, config, state.params, state.spectral, features, labels, key)[0]
+        variables = {"params": state.params, "spectral": state.spectral}
+        return Recipe.of(config).loss(model, variables, features, labels, key)[0]
 
     head = state.params["head"]
     rivals = top_rivals(softplus_mlp(head, features), labels)
-    radius = config.attack_radius / config.std
+    radius = Recipe.of(config).loss.attack_radius / config.model.std
     noise = jax.random.normal(jax.random.key(2), features.shape)
     delta = feature_attack(lambda y: softplus_mlp(head, y), features, labels, rivals, radius, noise)
     assert float(jnp.linalg.norm(delta, axis=1).max()) > 0.5 * radius
@@ -157,7 +167,7 @@ def test_clipping_and_no_decay_of_the_head(curvature_setting):
     zero = jax.tree.map(jnp.zeros_like, state.params)
     clipped, _ = optimizer.update(gradient, optimizer.init(state.params), zero)
     norm = float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(clipped))))
-    np.testing.assert_allclose(norm, config.learning_rate, rtol=1e-5)
+    np.testing.assert_allclose(norm, config.optimizer.learning_rate, rtol=1e-5)
     decay, _ = optimizer.update(zero, optimizer.init(state.params), state.params)
     assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(decay["head"]))
     assert float(jnp.abs(decay["stem"]["kernel"]).max()) > 0
@@ -167,9 +177,9 @@ def test_every_step_draws_new_crops(setting):
     """With learning rate 0 and one batch the loss changes from step to step by augmentation alone."""
     config, model, _, images, labels = setting
     config = config.copy_and_resolve_references()
-    config.update({"learning_rate": 0.0, "crop_padding": 3})
-    optimizer = make_optimizer(config, 2, model)
-    step = make_train_step(model, optimizer, config, 16)
+    config.update_from_flattened_dict({"optimizer.learning_rate": 0.0, "data.crop_padding": 3})
+    optimizer = Recipe.of(config).optimizer.transformation(model, 2 * Recipe.of(config).run.epochs)
+    step = make_train_step(model, optimizer, Recipe.of(config), 16)
     state, order = initial_state(model, optimizer, 0), epoch_order(0, 1, 64, 16)
     losses = []
     for _ in range(3):
@@ -181,12 +191,14 @@ def test_every_step_draws_new_crops(setting):
 def test_memory_of_the_fast_step_does_not_grow_with_the_terms():
     def temporary_bytes(gradient, terms):
         config = tiny_config()
-        config.update({"polynomial": "taylor", "terms": terms, "gradient": gradient, "init_channels": 8})
-        model = build_model(config, (8, 8, 1), 10)
-        optimizer = make_optimizer(config, 2, model)
+        config.update_from_flattened_dict(
+            {"model.polynomial": "taylor", "model.terms": terms, "model.gradient": gradient, "model.init_channels": 8}
+        )
+        model = Recipe.of(config).model((8, 8, 1), 10)
+        optimizer = Recipe.of(config).optimizer.transformation(model, 2 * Recipe.of(config).run.epochs)
         state = jax.eval_shape(lambda: initial_state(model, optimizer, 0))
         images, labels = jnp.zeros((64, 8, 8, 1), jnp.uint8), jnp.zeros(64, jnp.int32)
-        step = make_train_step(model, optimizer, config, 16)
+        step = make_train_step(model, optimizer, Recipe.of(config), 16)
         order = epoch_order(0, 1, 64, 64)
         lowered = step.lower(state, Metrics.zero(), images, labels, order)
         return lowered.compile().memory_analysis().temp_size_in_bytes

@@ -7,9 +7,8 @@ import pytest
 from conftest import tiny_config
 
 from lipjax import LipConvnet, fold, ops
-from lipjax.config import build_model
 from lipjax.ops.fusion import recomputed
-from lipjax.training.recipe import Metrics, initial_state, make_optimizer, make_train_step
+from lipjax.training.recipe import Metrics, Recipe, initial_state, make_train_step
 
 
 def test_recomputed_is_the_function_and_its_gradient(rng, float64):
@@ -63,13 +62,15 @@ def test_a_deep_network_needs_less_memory():
 
     def temporary_bytes(remat):
         config = tiny_config()
-        config.update({"depth": 20, "init_channels": 8, "degree": 2, "remat": remat})
-        model = build_model(config, (8, 8, 1), 10)
-        optimizer = make_optimizer(config, 2, model)
+        config.update_from_flattened_dict(
+            {"model.depth": 20, "model.init_channels": 8, "model.degree": 2, "model.remat": remat}
+        )
+        model = Recipe.of(config).model((8, 8, 1), 10)
+        optimizer = Recipe.of(config).optimizer.transformation(model, 2 * Recipe.of(config).run.epochs)
         state = jax.eval_shape(lambda: initial_state(model, optimizer, 0))
         shape = jax.ShapeDtypeStruct
         data = shape((1024, 8, 8, 1), np.uint8), shape((1024,), np.int32), shape((2, 512), np.int32)
-        step = make_train_step(model, optimizer, config, 16)
+        step = make_train_step(model, optimizer, Recipe.of(config), 16)
         compiled = step.lower(state, jax.eval_shape(Metrics.zero), *data).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 

@@ -53,8 +53,8 @@ def test_loss_curve_of_an_epoch_in_float32(on_eight):
 
 def test_what_the_devices_cannot_share_is_named(on_eight):
     assert on_eight[1]["refused"] == [
-        "config.batch_size=60: must be a multiple of the 8 devices",
-        "config.hidden=12: must be a multiple of the 8 devices with config.shard_head=True",
+        "config.run.batch_size=60: must be a multiple of the 8 devices",
+        "config.model.hidden=12: must be a multiple of the 8 devices with config.run.shard_head=True",
     ]
 
 

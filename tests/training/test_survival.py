@@ -80,20 +80,20 @@ def test_a_second_interrupt_stops_at_once():
 
 def test_checkpoints_by_steps_and_by_seconds(trained, tmp_path):
     saved = {}
-    for key, value in {"checkpoint_steps": 3, "checkpoint_seconds": 1e-9}.items():
+    for key, value in {"run.checkpoint_steps": 3, "run.checkpoint_seconds": 1e-9}.items():
         config = tiny_config()
-        config.update({key: value, "keep_checkpoints": 100})
+        config.update_from_flattened_dict({key: value, "run.keep_checkpoints": 100})
         state = train(config, tmp_path / key, say=quiet)
         jax.tree.map(np.testing.assert_array_equal, state, trained[1])
         saved[key] = sorted(int(path.name) for path in (tmp_path / key / "checkpoints" / "last").iterdir())
-    assert saved == {"checkpoint_steps": [3, 4, 6, 8, 9, 12, 15, 16], "checkpoint_seconds": list(range(1, 17))}
+    assert saved == {"run.checkpoint_steps": [3, 4, 6, 8, 9, 12, 15, 16], "run.checkpoint_seconds": list(range(1, 17))}
 
 
 def test_exit_code_of_a_signal(tmp_path):
     """train.py on the digits, stopped from outside: code 75, and a checkpoint that certify.py can read."""
     workdir = tmp_path / "run"
     run = [sys.executable, "train.py", "--config=configs/digits.py", f"--workdir={workdir}"]
-    run += ["--config.init_channels=2", "--config.hidden=8", "--config.epochs=100000"]
+    run += ["--config.model.init_channels=2", "--config.model.hidden=8", "--config.run.epochs=100000"]
     process = subprocess.Popen(run, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not Checkpoints(workdir).has("last"):
         time.sleep(0.2)
@@ -106,7 +106,12 @@ def test_exit_code_of_a_signal(tmp_path):
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(tmp_path, rng, kills):
     """kill −9 at random moments, with a checkpoint every other step: the final bytes are those of an unbroken run."""
-    config = ["--config.init_channels=2", "--config.hidden=8", "--config.epochs=4", "--config.checkpoint_steps=2"]
+    config = [
+        "--config.model.init_channels=2",
+        "--config.model.hidden=8",
+        "--config.run.epochs=4",
+        "--config.run.checkpoint_steps=2",
+    ]
 
     def run(workdir):
         return [sys.executable, "train.py", "--config=configs/digits.py", f"--workdir={workdir}", *config]

@@ -21,7 +21,7 @@ class Stop(Exception):
 def test_files_of_a_run(trained):
     workdir, state = trained
     config = json.loads((workdir / "config.json").read_text())
-    assert config["dataset"] == "digits"
+    assert config["data"]["name"] == "digits"
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2, 3, 4]
     assert records[-1]["loss"] < records[0]["loss"]
@@ -142,7 +142,7 @@ def test_divergence_names_the_step_and_keeps_the_checkpoint(trained, tmp_path, m
 def test_parameters_that_overflow_are_never_saved_as_good(tmp_path):
     """The loss of the only step is finite, its update is not: the run stops at that step, without a checkpoint."""
     config = tiny_config()
-    config.update({"batch_size": 1150, "epochs": 1, "learning_rate": 1e300})
+    config.update_from_flattened_dict({"run.batch_size": 1150, "run.epochs": 1, "optimizer.learning_rate": 1e300})
     with pytest.raises(TrainingDiverged, match=r"at step 0 \(epoch 1\)"):
         train(config, tmp_path, say=quiet)
     assert not Checkpoints(tmp_path).has("last")
@@ -161,19 +161,19 @@ def test_bad_input_loses_nothing(trained, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)
     config = tiny_config()
-    config.seed = 5
+    config.run.seed = 5
     with pytest.raises(ValueError, match="another config .*seed: 0 there, 5 now"):
         train(config, workdir, say=quiet)
     config = tiny_config()
-    config.dataset = "digit"
+    config.data.name = "digit"
     with pytest.raises(ValueError, match="'digit' is not known; allowed: 'digits'"):
         train(config, tmp_path / "new", say=quiet)
     config = tiny_config()
-    config.batch_size = 5000
-    with pytest.raises(ValueError, match=r"config\.batch_size=5000: must be at most 1150"):
+    config.run.batch_size = 5000
+    with pytest.raises(ValueError, match=r"config\.run\.batch_size=5000: must be at most 1150"):
         train(config, tmp_path / "new", say=quiet)
-    config.depth = 7
-    with pytest.raises(ValueError, match=r"config\.depth=7"):
+    config.model.depth = 7
+    with pytest.raises(ValueError, match=r"config\.model\.depth=7"):
         train(config, tmp_path / "new", say=quiet)
     assert not (tmp_path / "new").exists()
     for path in (workdir / "checkpoints" / "last").rglob("*"):

@@ -5,7 +5,6 @@ import sys
 
 import chex
 import jax
-import numpy as np
 import pytest
 from conftest import tiny_config
 from tensorboardX.proto.event_pb2 import Event
@@ -35,7 +34,7 @@ def scalars(folder):
 def test_files_of_a_watched_run(tmp_path, trained):
     """The same training, with TensorBoard files that hold the records of metrics.jsonl, and a trace of some steps."""
     config, lines = tiny_config(), []
-    config.update({"tensorboard": True, "profile": True})
+    config.update_from_flattened_dict({"run.tensorboard": True, "run.profile": True})
     state = train(config, tmp_path, say=lines.append)
     assert sha256(state) == sha256(trained[1])
     assert "LipConvnet: 4,168 parameters" in lines[0]
@@ -55,33 +54,13 @@ def test_files_of_a_watched_run(tmp_path, trained):
 
 def test_tensorboard_without_its_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ValueError, match=r"config\.tensorboard=True: needs pip install 'lipjax\[tensorboard\]'"):
+    with pytest.raises(ValueError, match=r"config\.run\.tensorboard=True: needs pip install 'lipjax\[tensorboard\]'"):
         EventFiles(tmp_path, 0)
 
 
-def test_many_steps_in_one_program_are_the_steps(tmp_path, trained):
-    """Three at a time, never across the middle or the end of an epoch, nor a checkpoint by steps."""
-    config = tiny_config()
-    config.update({"steps_per_dispatch": 3, "checkpoint_steps": 5})
-    counts, count = [], training._steps_at_once
-
-    def counted(*arguments):
-        counts.append(count(*arguments))
-        return counts[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_steps_at_once", counted)
-        state = train(config, tmp_path, say=lambda line: None)
-    assert counts == [2, 2, 1, 1, 2, 2, 2, 2, 1, 1]  # four steps an epoch, checkpoints at 5, 10 and 15
-    # The compiler orders sums in a loop in its own way: float32.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-3), state.params, trained[1].params)
-
-
-@pytest.mark.parametrize("at_once", [1, 2])
-def test_the_loop_compiles_once_and_moves_nothing(tmp_path, monkeypatch, at_once):
-    """Each dispatch within the transfer guard that `train` sets, traced once."""
-    name = "make_train_step" if at_once == 1 else "make_train_steps"
-    make, guards = getattr(training, name), []
+def test_the_loop_compiles_once_and_moves_nothing(tmp_path, monkeypatch):
+    """Each step within the transfer guard that `train` sets, traced once."""
+    make, guards = training.make_train_step, []
 
     def watched(*arguments):
         step = make(*arguments)
@@ -93,8 +72,8 @@ def test_the_loop_compiles_once_and_moves_nothing(tmp_path, monkeypatch, at_once
 
         return run
 
-    monkeypatch.setattr(training, name, watched)
+    monkeypatch.setattr(training, "make_train_step", watched)
     config = tiny_config()
-    config.update({"steps_per_dispatch": at_once, "epochs": 2, "validation_fraction": 0.0})
+    config.update_from_flattened_dict({"run.epochs": 2, "data.validation_fraction": 0.0})
     train(config, tmp_path, say=lambda line: None)
-    assert guards == ["disallow"] * (2 * 5 if at_once == 1 else 2 * 3)
+    assert guards == ["disallow"] * (2 * 5)

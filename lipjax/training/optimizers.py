@@ -1,0 +1,142 @@
+"""Optimisers and schedules by the names of optax, with their own arguments; by default the paper's."""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optax
+
+from lipjax.config import is_number, number, or_none
+from lipjax.models import Classifier
+
+# What ours differ in from optax's defaults.
+DEFAULTS: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9}}
+
+
+class Optimizer:
+    """The section config.optimizer.
+
+    Weight decay is on the parameters that the layers say (`Classifier.decayed`): handed to an optimiser that has
+    `weight_decay` and `mask` of its own, such as adamw, and otherwise added to the gradient before it.
+
+    Args:
+      name: of a function of optax with a learning_rate, such as 'sgd' (the paper's, with momentum 0.9) or 'adamw'.
+      learning_rate: the largest.
+      weight_decay: see above.
+      clip_norm: of the global gradient; None or 0: no clipping.
+      schedule: {'name': …, and its arguments}: 'drops' with milestones=(0.5, 0.75) and factor=0.1, the paper's: after
+        these fractions of the steps the rate is multiplied by it; or a schedule of optax, such as
+        'warmup_cosine_decay_schedule'.  There the peak, initial or only value is the learning rate, unless given, and
+        the steps are those of the whole run; a number of steps that is given below 1 is a fraction of these.
+      own: arguments of that optimiser.
+
+    Raises:
+      ValueError: "KEY=VALUE: must be …", also for names and arguments that optax does not have.
+    """
+
+    def __init__(
+        self,
+        name: str = "sgd",
+        *,
+        learning_rate: float = 0.1,
+        weight_decay: float = 5e-4,
+        clip_norm: float | None = None,
+        schedule: Mapping[str, Any] | None = None,
+        **own: Any,
+    ):
+        for key, value, (text, holds) in (
+            ("learning_rate", learning_rate, number(0)),
+            ("weight_decay", weight_decay, number(0)),
+            ("clip_norm", clip_norm, or_none(number(0))),
+        ):
+            if not holds(value):
+                raise ValueError(f"{key}={value!r}: must be {text}")
+        self._function = _of_optax("name", name, "an optimiser", {"learning_rate"})
+        takes = inspect.signature(self._function).parameters
+        for key, value in own.items():
+            if key not in takes or key == "mask":
+                allowed = sorted({"clip_norm", "schedule", "weight_decay", *takes} - {"mask"})
+                raise ValueError(f"{key}={value!r}: unknown key of {name}; allowed: {', '.join(allowed)}")
+        self._own = {**DEFAULTS.get(name, {}), **own}
+        self._decays_itself = {"weight_decay", "mask"} <= set(takes)
+        schedule = {"name": "drops"} if schedule is None else dict(schedule)
+        self._schedule = functools.partial(_schedule, schedule, learning_rate)
+        self._schedule(100)
+        self.options = {
+            **{"name": name, "learning_rate": learning_rate, "weight_decay": weight_decay, "clip_norm": clip_norm},
+            **self._own,
+            "schedule": {**_DROPS, **schedule} if schedule.get("name") == "drops" else schedule,
+        }
+
+    def transformation(self, model: Classifier, steps: int) -> optax.GradientTransformation:
+        """The optax transformation for a run of so many steps."""
+        rate, decay, clip_norm = self._schedule(steps), self.options["weight_decay"], self.options["clip_norm"]
+        clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+        if self._decays_itself:
+            own = self._function(rate, weight_decay=decay, mask=model.decayed, **self._own)
+            return optax.chain(clip, own)
+        return optax.chain(
+            clip, optax.add_decayed_weights(decay, mask=model.decayed), self._function(rate, **self._own)
+        )
+
+
+_DROPS = {"milestones": (0.5, 0.75), "factor": 0.1}
+
+
+def _drops(rate: float, steps: int, milestones: Any, factor: float) -> optax.Schedule:
+    """The rate, multiplied by the factor after each milestone, a fraction of the steps."""
+    is_list = isinstance(milestones, tuple | list) and all(is_number(m) and 0 < m < 1 for m in milestones)
+    if not (is_list and list(milestones) == sorted(set(milestones))):
+        raise ValueError(f"schedule.milestones={milestones!r}: must be increasing fractions in (0, 1)")
+    if not (is_number(factor) and factor > 0):
+        raise ValueError(f"schedule.factor={factor!r}: must be a positive number")
+    return optax.piecewise_constant_schedule(rate, {round(fraction * steps): factor for fraction in milestones})
+
+
+def _schedule(given: Mapping[str, Any], rate: float, steps: int) -> optax.Schedule:
+    own = dict(given)
+    name = own.pop("name", None)
+    if name == "drops":
+        for key, value in own.items():
+            if key not in _DROPS:
+                raise ValueError(f"schedule.{key}={value!r}: unknown key of drops; allowed: {', '.join(_DROPS)}")
+        return _drops(rate, steps, **{**_DROPS, **own})
+    function = _of_optax("schedule.name", name, "'drops' or a schedule", {"value", "init_value", "peak_value"})
+    takes = inspect.signature(function).parameters
+    for key, value in own.items():
+        if key not in takes:
+            raise ValueError(f"schedule.{key}={value!r}: unknown key of {name}; allowed: {', '.join(takes)}")
+    whole = {key: _steps(value, steps) if _counts_steps(key) else value for key, value in own.items()}
+    main = next(key for key in ("value", "peak_value", "init_value") if key in takes)
+    filled = {main: rate, **dict.fromkeys({"decay_steps", "transition_steps"} & set(takes), steps)}
+    filled |= {"init_value": 0.0} if main == "peak_value" and "init_value" in takes else {}
+    filled |= (
+        {"end_value": 0.0} if "end_value" in takes and takes["end_value"].default is inspect.Parameter.empty else {}
+    )
+    missing = [k for k, p in takes.items() if p.default is p.empty and k not in {**filled, **whole}]
+    if missing:
+        raise ValueError(f"schedule.{missing[0]}: missing; {name} needs it")
+    try:
+        schedule = function(**{**filled, **whole})
+        schedule(0)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"schedule={dict(given)!r}: {error}") from error
+    return schedule
+
+
+def _counts_steps(key: str) -> bool:
+    return key.endswith("_steps") or key == "transition_begin"
+
+
+def _steps(value: Any, steps: int) -> Any:
+    return round(value * steps) if isinstance(value, float) and 0 <= value < 1 else value
+
+
+def _of_optax(key: str, name: Any, what: str, one_of: set[str]) -> Callable[..., Any]:
+    """The function of optax with that name and one of these parameters."""
+    function = getattr(optax, name, None) if isinstance(name, str) and re.fullmatch(r"[a-z]\w*", name) else None
+    if not inspect.isfunction(function) or not one_of & set(inspect.signature(function).parameters):
+        raise ValueError(f"{key}={name!r}: must be {what} of optax, a function with {' or '.join(sorted(one_of))}")
+    return function
