@@ -7,6 +7,7 @@ step, write a checkpoint and exit with code 75 (EX_TEMPFAIL: run it again).
 """
 
 import os
+import runpy
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from lipjax.checkpoint import CheckpointError
+from lipjax.config import renamed
 from lipjax.data import DataError
 from lipjax.system import compilation
 from lipjax.system.interruption import Interrupted
@@ -35,7 +37,7 @@ def main(argv):
     compilation.use_cache()
     workdir = WORKDIR.value or Path("runs") / Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     try:
-        config = sectioned(CONFIG.value)
+        config = sectioned(_chosen(CONFIG.value))
         if config.run.get("distributed"):
             connect()
         train(config, Path(workdir))
@@ -46,6 +48,17 @@ def main(argv):
         abort(f"train.py: {error}")
     if is_first():
         print(f"done; now: python certify.py --workdir={workdir}")
+
+
+def _chosen(config):
+    """The config of the flags; where one names another model or loss, the file's options are not those of that one."""
+    flag = flags.FLAGS["config"]
+    overridden = config_flags.get_override_values(flag)
+    if not {"model.name", "loss.name"} & set(overridden):
+        return config
+    path, _, argument = config_flags.get_config_filename(flag).partition(":")
+    file = runpy.run_path(path)
+    return renamed(config, file["get_config"](*[argument] if argument else []), overridden)
 
 
 def parse_flags(argv):

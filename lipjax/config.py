@@ -16,7 +16,7 @@ import inspect
 import math
 import numbers
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -38,6 +38,20 @@ def default_config() -> ConfigDict:
     config.loss.name = "paper"
     config.optimizer.name = "sgd"
     config.optimizer.schedule = {"name": "drops"}
+    return config
+
+
+def renamed(config: ConfigDict, original: ConfigDict, overridden: Collection[str]) -> ConfigDict:
+    """The config without the options of a model or a loss whose name was overridden by that of another one.
+
+    Args:
+      config: with the overrides; original: as the config file has it.
+      overridden: the keys, such as 'model.name'.
+    """
+    for section in ("model", "loss"):
+        if config[section].name != original[section].name:
+            for key in [key for key in config[section] if f"{section}.{key}" not in overridden]:
+                del config[section][key]
     return config
 
 

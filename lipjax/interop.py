@@ -11,6 +11,17 @@ from lipjax import ops
 from lipjax.models.lipconvnet import LipConvnet
 
 _CONVOLUTION = re.compile(r"(init_layer|block(\d+)\.(\d+))\.ortho\.weight")
+# Their names in the head → collection and name of ours.
+_HEADS = {
+    "lln": {"weight": ("params", "weight"), "bias": ("params", "bias")},
+    "crc": {
+        "linear1.weight": ("params", "w1"),
+        "linear1.bias": ("params", "b1"),
+        "linear2.weight": ("params", "w2"),
+        "linear2.bias": ("params", "b2"),
+        "_u": ("spectral", "power_vector"),
+    },
+}
 _VECTORS = tuple(f"{side}{j}" for side in "uv" for j in range(1, 5))
 
 
@@ -65,15 +76,10 @@ def from_pytorch(state: Mapping[str, np.ndarray]) -> tuple[LipConvnet, dict[str,
             move(f"{theirs}.ortho._{vector}", "spectral", step.name, "vectors", vector, reshape=np.ravel)
         if step.pool and model.pooling == "projection":
             move(f"{theirs}.act.theta", "params", f"{step.name}_pool", "theta", reshape=np.ravel)
+    for theirs, (collection, ours) in _HEADS[model.head].items():
+        move(f"logits_layer.{theirs}", collection, "head", ours)
     if is_crc:
-        for theirs, ours in {"linear1.weight": "w1", "linear1.bias": "b1", "linear2.weight": "w2"}.items():
-            move(f"logits_layer.{theirs}", "params", "head", ours)
-        move("logits_layer.linear2.bias", "params", "head", "b2")
-        move("logits_layer._u", "spectral", "head", "power_vector")
         used.add("logits_layer._v")  # W1 u, normalised: follows from u
-    else:
-        move("logits_layer.weight", "params", "head", "weight")
-        move("logits_layer.bias", "params", "head", "bias")
     left = sorted(set(state) - used)
     if left:
         raise ValueError(f"from_pytorch: names not understood: {', '.join(left)}")

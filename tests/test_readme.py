@@ -1,18 +1,87 @@
-"""The Python of the README runs as it stands."""
+"""The Python of README.md and CONTRIBUTING.md runs as it stands."""
 
 import re
+import types
 from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import tiny_config
+
+import lipjax
+from lipjax.data import load
+from lipjax.layers import CONVOLUTIONS
+from lipjax.training.loop import train
+from lipjax.training.losses import LOSSES
+from lipjax.workdir import load_trained
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_python_of_the_readme_runs(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    names: dict = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    assert len(blocks) == 2
-    assert names["certificate"].radius.shape == (360,)
-    printed = capsys.readouterr().out
-    assert "block  (1 − 0.5) x + 0.5 f(x): 1  (sum)" in printed
-    assert printed.splitlines()[1].startswith("one after the other: 2.857")
+def blocks_of(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def executed(source: str) -> dict:
+    module = types.ModuleType("of_a_page")
+    exec(compile(source, "of_a_page", "exec"), vars(module))
+    return vars(module)
+
+
+def test_the_first_screen_runs(trained_crc, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(trained_crc[0])
+    first, _ = blocks_of("README.md")
+    executed(first)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Lip <= 4.00000"
+    assert len(lines) == 5
+    assert all(
+        re.fullmatch(r"a \d, and so is every image at an l2 distance below \d\.\d{4}", line) for line in lines[1:]
+    )
+
+
+def test_its_network_is_trained_and_certified(tmp_path):
+    _, source = blocks_of("README.md")
+    (tmp_path / "my_net.py").write_text(source)
+    config = tiny_config()
+    config.model = {"name": f"{tmp_path / 'my_net.py'}:network", "channels": 4}
+    train(config, tmp_path / "run", say=lambda line: None)
+    _, dataset, model, variables = load_trained(tmp_path / "run")
+    images = dataset.test.images[:20].astype("float32") / dataset.pixel_max
+    proven = lipjax.prove(model, variables)
+    assert proven.lipschitz_bound == pytest.approx(1 / 0.35, rel=1e-6)
+    assert proven.certify(images, dataset.test.labels[:20]).radius.max() > 0
+
+
+def test_a_convolution_is_one_file_and_one_line(tmp_path, monkeypatch, rng):
+    layer, check, _ = blocks_of("CONTRIBUTING.md")
+    names = executed(layer)
+    exec(compile(check, "CONTRIBUTING.md", "exec"), names)
+    names["test_no_distance_grows_by_more_and_some_by_almost_as_much"](rng)
+    monkeypatch.setitem(CONVOLUTIONS, "normalised", names["NormalisedConv"])
+    config = tiny_config()
+    config.model.convolution = "normalised"
+    state = train(config, tmp_path, say=lambda line: None)
+    assert state.params["stem"]["kernel"].shape == (1, 2)
+    _, dataset, model, variables = load_trained(tmp_path)
+    certificate = lipjax.certify(model, variables, np.float32(dataset.test.images[:20] / 16), dataset.test.labels[:20])
+    assert 0 < model.lipschitz_bound(variables) < 4 * 1.01
+    assert certificate.radius.shape == (20,)
+
+
+def test_a_loss_is_one_class_and_one_line(tmp_path, monkeypatch):
+    *_, loss = blocks_of("CONTRIBUTING.md")
+    monkeypatch.setitem(LOSSES, "margin", executed(loss)["Margin"])
+    config = tiny_config()
+    config.loss = {"name": "margin", "weight": 0.1}
+    config.run.epochs = 1
+    assert int(train(config, tmp_path, say=lambda line: None).step) == len(load("digits").train.labels) * 4 // 5 // 256
+    config.loss.weight = 0.2
+    with pytest.raises(ValueError, match=r"loss\.weight: 0\.1 there, 0\.2 now"):
+        train(config, tmp_path, say=lambda line: None)
+
+
+def test_the_readme_is_one_page():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120

@@ -55,37 +55,48 @@ def certify_lln(features, weight, bias, labels, rivals: int | None = None) -> Ce
     with np.errstate(all="ignore"):  # a margin that overflows is not > 0 for certain: its radius is 0, its upper inf
         for label in np.unique(labels):
             own = labels == label
-            slopes = rows[label] - rows
-            margins = features[own] @ slopes.T + (bias[label] - bias)
-            rounding = gamma * (2 * reach[own, None] + abs(bias[label]) + abs(bias)) * (1 + gamma)
-            rounding += features.shape[1] * np.finfo(float).tiny  # products that underflow
-            largest_margins = np.maximum(margins + rounding, 0.0)
-            margins -= rounding
-            margins[:, label] = largest_margins[:, label] = np.inf
-            if is_restricted:  # the classes of smaller logits are taken to be at no distance at all
-                left_out = np.argsort(margins, axis=1)[:, rivals:]
-                for array in (margins, largest_margins):
-                    np.put_along_axis(array, left_out, np.inf, axis=1)
-            steepness = np.linalg.norm(slopes, axis=1)
-            distances = margins / (steepness * (1 + gamma) + 2 * gamma)
-            flattest = steepness * (1 - gamma) - 2 * gamma
-            parallel = [
-                i for i in np.flatnonzero(~slopes.any(axis=1)) if i != label and _same_ray(weight[label], weight[i])
-            ]
-            distances[:, parallel] = np.where(margins[:, parallel] > 0, np.inf, 0.0)
-            right = (margins > 0).all(axis=1)
-            nearest = distances.min(axis=1)
-            radius[own] = np.where(right, np.where(nearest < np.inf, np.nextafter(nearest, 0), nearest), 0.0)
-            rival[own] = np.where(right, _nearest(distances, label), np.argmin(margins, axis=1))
-            farthest = np.where(flattest > 0, largest_margins / flattest * (1 + gamma), np.inf)
-            farthest[largest_margins == 0] = 0.0
-            farthest[np.isnan(farthest)] = np.inf
-            farthest[:, parallel] = np.where(margins[:, parallel] > 0, np.inf, farthest[:, parallel])
-            upper[own] = farthest.min(axis=1)
+            parallel = [i for i in range(len(rows)) if i != label and _is_parallel(rows, weight, label, i)]
+            of_label = (label, parallel, rivals if is_restricted else None)
+            radius[own], upper[own], rival[own] = _of_label(
+                features[own], reach[own, None], rows, bias, gamma, *of_label
+            )
     prediction = np.where(radius > 0, labels, rival)
     exact = (radius >= upper * (1 - EXACT)) & ((upper < np.inf) | (radius == np.inf))
     protocol = f"paper protocol, {rivals} rivals: not a proof" if is_restricted else "proof"
     return Certificate(radius, rival, exact, upper, prediction, protocol)
+
+
+def _of_label(features, reach, rows, bias, gamma, label, parallel, rivals):
+    """(radius, upper, rival), (N,) each, of features (N, D) of norms up to reach (N, 1) whose label is `label`."""
+    slopes = rows[label] - rows
+    margins = features @ slopes.T + (bias[label] - bias)
+    rounding = gamma * (2 * reach + abs(bias[label]) + abs(bias)) * (1 + gamma)
+    rounding += features.shape[1] * np.finfo(float).tiny  # products that underflow
+    largest_margins = np.maximum(margins + rounding, 0.0)
+    margins -= rounding
+    margins[:, label] = largest_margins[:, label] = np.inf
+    if rivals is not None:  # the classes of smaller logits are taken to be at no distance at all
+        left_out = np.argsort(margins, axis=1)[:, rivals:]
+        for array in (margins, largest_margins):
+            np.put_along_axis(array, left_out, np.inf, axis=1)
+    steepness = np.linalg.norm(slopes, axis=1)
+    distances = margins / (steepness * (1 + gamma) + 2 * gamma)
+    flattest = steepness * (1 - gamma) - 2 * gamma
+    distances[:, parallel] = np.where(margins[:, parallel] > 0, np.inf, 0.0)
+    right = (margins > 0).all(axis=1)
+    nearest = distances.min(axis=1)
+    radius = np.where(right, np.where(nearest < np.inf, np.nextafter(nearest, 0), nearest), 0.0)
+    rival = np.where(right, _nearest(distances, label), np.argmin(margins, axis=1))
+    farthest = np.where(flattest > 0, largest_margins / flattest * (1 + gamma), np.inf)
+    farthest[largest_margins == 0] = 0.0
+    farthest[np.isnan(farthest)] = np.inf
+    farthest[:, parallel] = np.where(margins[:, parallel] > 0, np.inf, farthest[:, parallel])
+    return radius, farthest.min(axis=1), rival
+
+
+def _is_parallel(rows, weight, label: int, other: int) -> bool:
+    """Whether the logits of two classes differ by a constant, in exact arithmetic."""
+    return not (rows[label] - rows[other]).any() and _same_ray(weight[label], weight[other])
 
 
 def _same_ray(a: np.ndarray, b: np.ndarray) -> bool:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ def write_html_report(
     path: Path,
     summary: Mapping[str, Any],
     text: str,
-    rows: Sequence[Any],
+    rows: np.ndarray,
     closest: np.ndarray | None,
     images: np.ndarray,
     pixel_max: int,
@@ -29,15 +29,13 @@ def write_html_report(
     """Write the page, whole or not at all; the same arguments give the same bytes.
 
     Args:
-      summary: as `certified_split.certify_run` returns it.
+      summary: as `split.certify_run` returns it.
       text: the table that certify.py prints.
-      rows: one `certified_split.Row` an image.
+      rows: the columns of per_image.csv, (N,).
       closest: (N,) distances of the closest misclassified points an attack found (inf: none), None without an attack.
       images: (N, H, W, C), pixels in [0, pixel_max].
     """
-    radius = np.array([row.radius for row in rows])
-    label = np.array([row.label for row in rows])
-    prediction = np.array([row.prediction for row in rows])
+    radius, label, prediction = (rows[name] for name in ("radius", "label", "prediction"))
     right = label == prediction
     radii = parse_radii(",".join(summary["certified_accuracy"]))
     order = np.flatnonzero(right)[np.argsort(radius[right], kind="stable")]
@@ -104,8 +102,8 @@ def _shown(row, image, closest, pixel_max) -> dict[str, Any]:
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3])
     buffer = io.BytesIO()
     picture.save(buffer, format="png")
-    attack = None if closest is None else float(closest[row.index])
-    return {"row": row, "attack": attack, "picture": _base64(buffer)}
+    attack = None if closest is None else float(closest[row["index"]])
+    return {"row": dict(zip(row.dtype.names, row.tolist(), strict=True)), "attack": attack, "picture": _base64(buffer)}
 
 
 def _png(draw) -> str:

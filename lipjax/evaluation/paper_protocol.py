@@ -4,27 +4,35 @@ Two steps of a proof are missing: the convolutions are taken as exactly 1-Lipsch
 only the RIVALS classes with the largest logits beside the label count, however many classes there are.
 """
 
-import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
+from lipjax.evaluation.measure import Measure
 from lipjax.models import Proven
 
 RIVALS = 9
 
 
-@dataclasses.dataclass(frozen=True)
-class PaperRow:
-    """One image: the radius that the paper's protocol gives it, l2, pixels in [0, 1]; 0 where it is misclassified."""
+class PaperProtocol(Measure):
+    """The column of paper_protocol.csv: the radius that the paper's protocol gives, 0 where an image is misclassified.
 
-    index: int
-    radius: float
+    Args:
+      nominal_bound: 1 / min(std).
+    """
 
+    name = "paper_protocol"
+    done = "done by the paper's protocol"
+    columns: ClassVar = {"radius": "f8"}
 
-def paper_batch(
-    proven: Proven, nominal_bound: float, images: np.ndarray, labels: np.ndarray, first: int
-) -> list[PaperRow]:
-    """Rows of images (N, H, W, C) float32 in [0, 1] with labels (N,), of which the first has the index `first`."""
-    rivals = min(RIVALS, proven.num_classes - 1)
-    radius = proven.certify_head(proven.features(images), labels, rivals=rivals).radius / nominal_bound
-    return [PaperRow(first + i, float(r)) for i, r in enumerate(radius)]
+    def __init__(self, proven: Proven, nominal_bound: float):
+        self._proven, self._nominal_bound = proven, nominal_bound
+
+    def batch(self, batch):
+        rivals = min(RIVALS, self._proven.num_classes - 1)
+        features = self._proven.features(batch.images)
+        return {"radius": self._proven.certify_head(features, batch.labels, rivals=rivals).radius / self._nominal_bound}
+
+    def summary(self, found, radii):
+        accuracy = {text: float(np.mean(found["radius"] > r)) for text, r in radii.items()}
+        return {"paper_protocol_not_a_proof": accuracy}

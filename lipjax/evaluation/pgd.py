@@ -3,14 +3,14 @@
 An attack proves that an image is not robust at some distance.  That it fails proves nothing.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipjax.models import Classifier
+from lipjax.models import Proven
+from lipjax.models.proven import outputs
 from lipjax.system.devices import over_devices
 
 # (steps, starts); the first start is the image itself.
@@ -26,9 +26,7 @@ class Attack(NamedTuple):
     margins: np.ndarray
 
 
-def l2_attack(
-    model: Classifier, variables: Mapping[str, Any], images, labels, radius, key: jax.Array, steps: int, starts: int
-) -> Attack:
+def l2_attack(proven: Proven, images, labels, radius, key: jax.Array, steps: int, starts: int) -> Attack:
     """Projected gradient descent on the margin f_l − max over i ≠ l of f_i within ‖x' − x‖ <= radius.
 
     Steps have the length radius · 2.5 / steps · (1 − t / steps) along a running mean of unit gradients; the points with
@@ -40,7 +38,7 @@ def l2_attack(
       key: starts but the first, which is the image, are at random points of the sphere.
       steps, starts: such as those of STRENGTHS.
     """
-    images, labels = over_devices(images), jnp.asarray(labels)
+    images, labels, network = over_devices(images), jnp.asarray(labels), (proven.layers, proven.variables)
     radius = jnp.asarray(radius, images.dtype).reshape(-1, 1, 1, 1)
     found = images, jnp.full(len(images), jnp.inf, images.dtype)
     for start in range(starts):
@@ -50,13 +48,13 @@ def l2_attack(
         velocity = jnp.zeros_like(images)
         for step in range(steps):
             length = 2.5 / steps * (1 - step / steps)
-            delta, velocity, found = _step(model, variables, images, labels, radius, delta, velocity, length, found)
-        margins = _margins(model, variables, images + delta, labels)
+            delta, velocity, found = _step(*network, images, labels, radius, delta, velocity, length, found)
+        margins = _margins(*network, images + delta, labels)
         found = _better(images + delta, margins, found)
     return Attack(*map(np.asarray, found))
 
 
-def bisected(model: Classifier, variables: Mapping[str, Any], images, labels, attack: Attack) -> Attack:
+def bisected(proven: Proven, images, labels, attack: Attack) -> Attack:
     """The attack with each misclassified point moved towards its image, by bisection, as far as it stays that."""
     images, labels, ends = jnp.asarray(images), jnp.asarray(labels), jnp.asarray(attack.images)
 
@@ -65,7 +63,7 @@ def bisected(model: Classifier, variables: Mapping[str, Any], images, labels, at
         return jnp.where(fraction == 1, ends, images + fraction * (ends - images))
 
     def margins(points):
-        return np.asarray(_margins(model, variables, points, labels))
+        return np.asarray(_margins(proven.layers, proven.variables, points, labels))
 
     low, high = np.zeros(len(images)), np.where(margins(images) <= 0, 0.0, 1.0)
     for _ in range(BISECTIONS):
@@ -82,26 +80,27 @@ def distance(images, others) -> np.ndarray:
     return np.sqrt((difference**2).sum(axis=(1, 2, 3)))
 
 
-def margins_in_float64(model: Classifier, variables: Mapping[str, Any], images, labels) -> np.ndarray:
+def margins_in_float64(proven: Proven, images, labels) -> np.ndarray:
     """f_l − max_{i ≠ l} f_i of the network in float64, (N,)."""
     with jax.enable_x64(True):
-        double = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), dict(variables))
-        return np.asarray(_margins(model, double, jnp.asarray(np.asarray(images, np.float64)), jnp.asarray(labels)))
+        double = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), proven.variables)
+        return np.asarray(
+            _margins(proven.layers, double, jnp.asarray(np.asarray(images, np.float64)), jnp.asarray(labels))
+        )
 
 
 @jax.jit(static_argnums=0)
-def _margins(model, variables, images, labels):
-    with jax.default_matmul_precision("highest"):
-        logits = model.apply(variables, images)
+def _margins(layers, variables, images, labels):
+    _, logits = outputs(layers, variables, images)
     own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     rivals = jnp.max(jnp.where(own, -jnp.inf, logits), axis=-1)
     return jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0] - rivals
 
 
 @jax.jit(static_argnums=0)
-def _step(model, variables, images, labels, radius, delta, velocity, length, found):
+def _step(layers, variables, images, labels, radius, delta, velocity, length, found):
     def margins_of(delta):
-        margins = _margins(model, variables, images + delta, labels)
+        margins = _margins(layers, variables, images + delta, labels)
         return jnp.sum(margins), margins
 
     gradient, margins = jax.grad(margins_of, has_aux=True)(delta)

@@ -10,17 +10,15 @@ from lipjax import ops
 from lipjax.config import flag, integer, number, one_of, positive
 from lipjax.layers import (
     ACTIVATIONS,
+    CONVOLUTIONS,
     HEADS,
     POOLINGS,
-    CurvatureHead,
     Flatten,
     Head,
     InputScale,
     Layer,
-    PolylinePool,
     Recomputed,
     Sequential,
-    SkewOrthogonalConv,
     SpaceToDepth,
 )
 from lipjax.layers.skew_orthogonal_conv import COMPUTE_DTYPES, DEFAULT_POLYNOMIAL, held_polynomial
@@ -92,6 +90,8 @@ class LipConvnet(Classifier):
         `pool_vertices` vertices), 'point'.
       pool_vertices: vertices of each polyline, at least 3.
       activation: on channel pairs, 'max_min', 'householder' or 'householder2'.
+      convolution: one of CONVOLUTIONS, as are head, pooling and activation of their dicts.  Each is made with those of
+        its fields that are attributes here: `features`, `kernel_size`, and the following for 'skew_orthogonal'.
       polynomial: p of every layer in training, a `Polynomial`: `layers.held_polynomial(degree, norm)` or any other made
         for an interval (the norms of the convolutions are then held inside it), or the paper's `ops.taylor(6)`.
       eval_polynomial: p in evaluation; None: the same.
@@ -117,6 +117,7 @@ class LipConvnet(Classifier):
     pooling: str = "max"
     pool_vertices: int = 4
     activation: str = "max_min"
+    convolution: str = "skew_orthogonal"
     polynomial: Polynomial = DEFAULT_POLYNOMIAL
     eval_polynomial: Polynomial | None = None
     gradient: str = "fast"
@@ -160,24 +161,27 @@ class LipConvnet(Classifier):
     @nn.nowrap
     def _layers(self, step: ConvStep) -> list[tuple[str, Layer]]:
         """The convolution of a step with what stands before and after it."""
-        options = (self.polynomial, self.eval_polynomial, self.gradient, self.compute_dtype)
         layers: list[tuple[str, Layer]] = []
         if step.rearrange:
             layers.append((f"{step.name}_rearrangement", SpaceToDepth(parent=None)))
-        layers.append((step.name, SkewOrthogonalConv(step.features, step.kernel_size, *options, parent=None)))
-        if not step.pool:
-            layers.append((f"{step.name}_activation", ACTIVATIONS[self.activation](parent=None)))
+        shape = {"features": step.features, "kernel_size": step.kernel_size}
+        layers.append((step.name, self._made(CONVOLUTIONS[self.convolution], **shape)))
+        if step.pool:
+            layers.append((f"{step.name}_pool", self._made(POOLINGS[self.pooling], num_vertices=self.pool_vertices)))
         else:
-            pool = POOLINGS[self.pooling]
-            own: dict[str, Any] = {"num_vertices": self.pool_vertices} if pool is PolylinePool else {}
-            layers.append((f"{step.name}_pool", pool(**own, parent=None)))
+            layers.append((f"{step.name}_activation", self._made(ACTIVATIONS[self.activation])))
         return layers
 
     @nn.nowrap
     def _head(self) -> Head:
-        head: Any = HEADS[self.head]
-        own: dict[str, Any] = {"hidden": self.hidden} if head is CurvatureHead else {}
-        return head(num_classes=self.num_classes, **own, parent=None)
+        return self._made(HEADS[self.head])
+
+    @nn.nowrap
+    def _made(self, kind: type, **given: Any) -> Any:
+        """A layer or head of a kind, with those of its fields that are given or attributes of the network."""
+        options = {name: getattr(self, name) for name in LipConvnet.__dataclass_fields__} | given
+        own = set(kind.__dataclass_fields__) - {"parent", "name"}  # type: ignore[attr-defined]
+        return kind(**{name: value for name, value in options.items() if name in own}, parent=None)
 
 
 def lip_convnet(
@@ -191,6 +195,7 @@ def lip_convnet(
     pooling: str = "max",
     pool_vertices: int = 4,
     activation: str = "max_min",
+    convolution: str = "skew_orthogonal",
     polynomial: str = "equiripple",
     degree: int = 4,
     norm: float = 1.9,
@@ -262,6 +267,7 @@ def _check(model: LipConvnet) -> None:
     require("pooling", f"one of {tuple(POOLINGS)}", model.pooling in POOLINGS)
     require("pool_vertices", "an integer >= 3", model.pool_vertices >= 3)
     require("activation", f"one of {tuple(ACTIVATIONS)}", model.activation in ACTIVATIONS)
+    require("convolution", f"one of {tuple(CONVOLUTIONS)}", model.convolution in CONVOLUTIONS)
     require("gradient", f"one of {ops.GRADIENTS}", model.gradient in ops.GRADIENTS)
     require("compute_dtype", f"one of {COMPUTE_DTYPES}", model.compute_dtype in COMPUTE_DTYPES)
     for name in ("polynomial", "eval_polynomial"):

@@ -1,6 +1,7 @@
 """From a network to certified radii.  What is certified is what is proven: the same layers, the same variables."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import FrozenDict
 
 from lipjax.certificates import Certificate
+from lipjax.layers import Head, Layer, Proof
+from lipjax.layers.head import Certifier
 from lipjax.layers.layer import Variables, own_of
 from lipjax.models.network import Classifier, proof_of
 from lipjax.system.devices import over_devices, padded_to_devices
@@ -23,28 +27,43 @@ class Proven:
     Attributes:
       lipschitz_bound: of pixels to features, 1/std included.
       proof: `Proof` of the backbone, a tree; `proof.links()` are those of its layers.
+      layers: (backbone, head), which run on nothing but `variables`.
+      variables: the copy, which nobody can change.
       head: the `Head`.
       image_shape: (H, W, C).
       num_classes: of the head.
     """
 
+    layers: tuple[Layer, Head]
+    variables: Variables
+    head: Head
+    image_shape: tuple[int, ...]
+    num_classes: int
+    proof: Proof
+    lipschitz_bound: float
+    _certifier: Certifier
+    _features: Callable[..., jax.Array]
+
     def __init__(self, model: Classifier, variables: Variables, image_shape=None, curvature_file: Path | None = None):
         _check_nobody_listens()
-        self.image_shape = model.shape_of_images(image_shape)
+        shape = model.shape_of_images(image_shape)
         backbone, head = model.parts()
-        self._backbone, self.head = backbone.clone(parent=None, name=None), head.clone(parent=None, name=None)
-        self._variables = _copied(variables)
-        self.head_variables = own_of(self._variables, "head")
-        self.num_classes = self.head.num_classes
-        shape = self._backbone.output_shape(self._variables, self.image_shape)
-        if len(shape) != 1:
+        backbone, head = backbone.clone(parent=None, name=None), head.clone(parent=None, name=None)
+        copied = _copied(variables)
+        features = backbone.output_shape(copied, shape)
+        if len(features) != 1:
             raise ValueError(
-                f"the backbone must end in features (N, D), got (N, {', '.join(map(str, shape))}); flatten"
+                f"the backbone must end in features (N, D), got (N, {', '.join(map(str, features))}); flatten"
             )
-        self.proof = proof_of(self._backbone, self._variables, self.image_shape)
-        self.lipschitz_bound = self.proof.lipschitz
-        self._certifier = self.head.certifier(self.head_variables, curvature_file)
-        self._jitted = jax.jit(self._backbone.evaluate)
+        proof = proof_of(backbone, copied, shape)
+        vars(self).update(layers=(backbone, head), variables=copied, head=head, image_shape=shape, proof=proof)
+        vars(self).update(num_classes=head.num_classes, lipschitz_bound=proof.lipschitz)
+        vars(self).update(
+            _certifier=head.certifier(own_of(copied, "head"), curvature_file), _features=jax.jit(backbone.evaluate)
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a Proven cannot be changed: {name}")
 
     def certify(self, images, labels, *, float_slack: float = 0.0) -> Certificate:
         """Certified radii of images (N, H, W, C) in [0, 1] with labels (N,), see `certify`."""
@@ -54,7 +73,7 @@ class Proven:
         """(classes, radii), (N,) each: what the network predicts, and how far from the image that is proven."""
         features = self.features(images)
         with jax.enable_x64(True):
-            logits = self.head.evaluate(_in_float64(self.head_variables), jnp.asarray(features, jnp.float64))
+            logits = self.head.evaluate(_in_float64(own_of(self.variables, "head")), jnp.asarray(features, jnp.float64))
         classes = np.argmax(np.asarray(logits), axis=1)
         return classes, over_bound(self.certify_head(features, classes), self.lipschitz_bound).radius
 
@@ -65,7 +84,7 @@ class Proven:
           ValueError: images that are no float32 or float64 in [0, 1], or of another shape.
         """
         _check_nobody_listens()
-        return _in_batches(self._jitted, self._variables, checked_images(images, self.image_shape))
+        return _in_batches(self._features, self.variables, checked_images(images, self.image_shape))
 
     def logits(self, images: jax.Array) -> jax.Array:
         """h(g(x)), (N, num_classes), of images (N, H, W, C) in the precision that they have: differentiable."""
@@ -73,12 +92,10 @@ class Proven:
 
     def outputs(self, images: jax.Array, dtype: Any = None) -> tuple[jax.Array, jax.Array]:
         """(features, logits) with the variables cast to a dtype, None: as they are."""
-        variables = self._variables
+        variables = self.variables
         if dtype is not None:
             variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), variables)
-        with jax.default_matmul_precision("highest"):
-            features = self._backbone.evaluate(variables, images)
-            return features, self.head.evaluate(own_of(variables, "head"), features)
+        return _outputs(self.layers, variables, images)
 
     def certify_head(self, features, labels, *, rivals: int | None = None) -> Certificate:
         """The head's certificates at features (N, D), in feature space.
@@ -87,6 +104,17 @@ class Proven:
           rivals: only so many classes with the largest logits beside the label count: no proof.
         """
         return self._certifier(features, labels, rivals)
+
+
+def outputs(layers: tuple[Layer, Head], variables: Variables, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(features, logits) by a backbone and a head in evaluation, every product at full precision."""
+    backbone, head = layers
+    with jax.default_matmul_precision("highest"):
+        features = backbone.evaluate(variables, images)
+        return features, head.evaluate(own_of(variables, "head"), features)
+
+
+_outputs = jax.jit(outputs, static_argnums=0)
 
 
 def penultimate_features(model: Classifier, variables: Variables, images) -> np.ndarray:
@@ -194,7 +222,7 @@ def checked_images(images, image_shape: tuple[int, ...] | None = None) -> np.nda
     return images
 
 
-def _copied(variables: Variables) -> dict[str, Any]:
+def _copied(variables: Variables) -> Variables:
     """Arrays of their own, which nobody can change; ValueError for a half-precision or infinite one, by its path."""
 
     def copied(path, leaf):
@@ -209,11 +237,9 @@ def _copied(variables: Variables) -> dict[str, Any]:
     def of_tree(path, tree):
         if hasattr(tree, "items"):
             return {name: of_tree(f"{path}/{name}", subtree) for name, subtree in tree.items()}
-        if isinstance(tree, tuple | list):
-            return type(tree)(of_tree(f"{path}/{i}", entry) for i, entry in enumerate(tree))
         return copied(path, tree)
 
-    return {name: of_tree(name, tree) for name, tree in variables.items()}
+    return FrozenDict({name: of_tree(name, tree) for name, tree in variables.items()})
 
 
 def _check_nobody_listens() -> None:

@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 
-def atomic_write(path: Path, text: str) -> None:
-    """Write a text file beside its place, then move it there: a reader, or a kill, sees the old file or the new one."""
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write a file beside its place, then move it there: a reader, or a kill, sees the old file or the new one."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

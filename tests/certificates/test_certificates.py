@@ -101,8 +101,13 @@ def test_wrong_and_tied_predictions_have_radius_zero(rng):
     np.testing.assert_array_equal(certificate.radius, 0.0)
     np.testing.assert_array_equal(certificate.rival, labels)
     np.testing.assert_array_equal(certificate.prediction, labels)
-    tied = certify_lln(np.ones((1, 2)), np.eye(2), np.zeros(2), [0])
-    assert (tied.radius[0], tied.rival[0], tied.prediction[0]) == (0.0, 1, 1)
+    # Two equal rows of equal bias tie everywhere, at no distance; of other bias one never draws level.
+    twins, bias = np.array([[3.0, 4.0], [3.0, 4.0], [-1.0, 0.0]]), np.array([0.5, 0.5, 0.0])
+    for label in (0, 1):
+        tied = certify_lln(np.ones((1, 2)), twins, bias, [label])
+        assert (tied.radius[0], tied.rival[0], tied.prediction[0]) == (0.0, 1 - label, 1 - label)
+    ahead = certify_lln(np.ones((1, 2)), twins, bias - [0, 0.25, 0], [0])
+    assert (ahead.radius[0] > 0.5, ahead.rival[0], ahead.prediction[0]) == (True, 2, 0)
 
 
 def test_ties_up_to_rounding_have_radius_zero(rng):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from lipjax.evaluation.html_report import write_html_report
-from lipjax.evaluation.split import Row
+from lipjax.evaluation.radius import Radius
 from lipjax.evaluation.summary_table import table
 
+DTYPE = np.dtype([("index", "i8"), *Radius.columns.items()])
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 VOID = {"meta", "img", "br"}
 
@@ -24,14 +25,15 @@ def example(count=60, classes=3, channels=3, attack=True, right=0.7, **changes):
         is_right = bool(rng.uniform() < right)
         other = (label + 1) % classes
         radius = float(rng.uniform(0.01, 0.6)) if is_right else 0.0
-        rows.append(Row(i, label, label if is_right else other, other, radius, 1))
-    closest = np.array([row.radius * 1.1 for row in rows]) if attack else None
-    radius = np.array([row.radius for row in rows])
+        rows.append((i, label, label if is_right else other, other, radius, 1))
+    rows = np.array(rows, DTYPE)
+    radius = rows["radius"]
+    closest = 1.1 * radius if attack else None
     summary = {
         "dataset": "digits",
         "split": "test",
         "num_examples": count,
-        "standard_accuracy": float(np.mean([row.label == row.prediction for row in rows])),
+        "standard_accuracy": float(np.mean(rows["label"] == rows["prediction"])),
         "certified_accuracy": {"36/255": float(np.mean(radius > 36 / 255)), "0.5": float(np.mean(radius > 0.5))},
         "average_certified_radius": float(radius.mean()),
         "attack": None,
@@ -105,23 +107,23 @@ def test_numbers(tmp_path):
     arithmetic, classes, confusion, chain = page.tables
     assert arithmetic[1] == ["float32", "1.50e-06", "1.00e-07", "2.00e-06"]
     for name in range(3):
-        own = [row for row in rows if row.label == name]
-        right = [row for row in own if row.prediction == name]
-        certified = [sum(row.radius > r for row in own) for r in (36 / 255, 0.5)]
+        own = [row for row in rows if row["label"] == name]
+        right = [row for row in own if row["prediction"] == name]
+        certified = [sum(row["radius"] > r for row in own) for r in (36 / 255, 0.5)]
         assert classes[1 + name] == [
             str(name),
             str(len(own)),
             f"{len(right) / len(own):.2%}",
             *(f"{count / len(own):.2%}" for count in certified),
-            f"{np.mean([row.radius for row in own]):.4f}",
+            f"{np.mean([row['radius'] for row in own]):.4f}",
         ]
-        wrong = [str(sum(r.prediction == k for r in own)) if k != name else "·" for k in range(3)]
+        wrong = [str(sum(r["prediction"] == k for r in own)) if k != name else "·" for k in range(3)]
         assert confusion[1 + name] == [str(name), *wrong, str(len(right) - certified[0]), str(certified[0])]
     assert [row[0] for row in chain[1:]] == ["input", "stem", "head"]
     assert chain[2][2:4] == ["1.000000000", "1.912345"]
-    by_radius = sorted((row for row in rows if row.label == row.prediction), key=lambda row: row.radius)
+    by_radius = sorted((row for row in rows if row["label"] == row["prediction"]), key=lambda row: row["radius"])
     shown = [int(number) for number in re.findall(r"image (\d+), class", everything)]
-    assert shown == [row.index for row in by_radius[:8] + by_radius[::-1][:8]]
+    assert shown == [row["index"] for row in [*by_radius[:8], *by_radius[::-1][:8]]]
     assert f"closest attack {closest[shown[0]]:.4f}" in everything
 
 
@@ -154,7 +156,7 @@ def test_other_certifications(tmp_path, arguments):
 
 def test_radii_without_end(tmp_path):
     summary, text, rows, _, images, pixel_max = example(average_certified_radius=None)
-    rows = [Row(row.index, row.label, row.label, row.rival, np.inf, 1) for row in rows]
+    rows["prediction"], rows["radius"] = rows["label"], np.inf
     page = Page(write(tmp_path, summary, text, rows, np.full(len(rows), np.inf), images, pixel_max))
     assert "radius ∞, rival" in "".join(page.text)
     assert "no attack found" in "".join(page.text)

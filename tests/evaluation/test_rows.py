@@ -7,16 +7,18 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lipjax.data import load
-from lipjax.evaluation import rows
-from lipjax.evaluation.rows import PartialRows
-from lipjax.evaluation.split import Row, certify_run
+from lipjax.evaluation.measure import Measure, Rows
+from lipjax.evaluation.radius import Radius
+from lipjax.evaluation.split import certify_run
 from lipjax.models import Proven
 from lipjax.workdir import read_config
 
 ROOT = Path(__file__).parents[2]
+RECORD = 8 * (1 + len(Radius.columns))  # bytes an image
 BATCH = 50  # of 360 images; the last one is smaller
 
 
@@ -43,8 +45,8 @@ def results(workdir):
 
 
 def partial_rows(workdir):
-    path = workdir / "certificates" / "per_image.partial.csv"
-    return path.read_text().count("\n") - 1 if path.exists() else 0
+    path = workdir / "certificates" / "per_image.partial"
+    return len(path.read_bytes().partition(b"\n")[2]) // RECORD if path.exists() else 0
 
 
 def stopped_after(monkeypatch, batches, error):
@@ -79,18 +81,18 @@ def test_earlier_results_stay_until_new_ones_are_whole(workdir, monkeypatch):
     certify_run(workdir, num_examples=50, say=lambda line: None, batch_size=BATCH)
     before = results(workdir)
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        append = PartialRows.append
+        append = Rows.append
 
         def full(self, batch):
-            if len(self.rows) >= 2 * BATCH:
+            if len(self.found) >= 2 * BATCH:
                 raise OSError(28, "No space left on device")
             append(self, batch)
 
-        patch.setattr(PartialRows, "append", full)
+        patch.setattr(Rows, "append", full)
         certify_run(workdir, say=lambda line: None, batch_size=BATCH)
     summary, csv, names = results(workdir)
     assert (summary, csv) == before[:2]
-    assert "per_image.partial.csv" in names
+    assert "per_image.partial" in names
     assert partial_rows(workdir) == 2 * BATCH
 
 
@@ -119,37 +121,44 @@ def test_killed_at_random_moments(whole, workdir, rng, kills):
     assert results(workdir) == results(whole)
 
 
-ROWS = [Row(i, i % 3, i % 3, (i + 1) % 3, i / 7, 1) for i in range(6)]
+class Two(Measure):
+    name, done, columns = "two", "done", {"label": "i8", "radius": "f8"}
+
+
+def records(count):
+    return {"label": np.arange(count) % 3, "radius": np.arange(count) / 7}
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"),
+    ("key", "cut", "kept"),
     [
-        ("KEY\n{0}{1}{2}{3}", 4),
-        ("KEY\n{0}{1}{2}", 2),  # half a batch
-        ("KEY\n{0}{1}{2}3,0,0,1,0.42", 2),  # a row cut short
-        ("KEY\n{0}{1}{2}3,0,0,1\n", 2),
-        ("KEY\n{0}{1}{3}{2}", 2),  # out of order
-        ("KEY\n{0}nonsense\n{2}{3}", 0),
-        ("OTHER\n{0}{1}{2}{3}", 0),
-        ("KEY", 0),
-        ("", 0),
+        (b"KEY", None, 4),
+        (b"KEY", 4 * 24 - 1, 2),  # a record cut short: half a batch
+        (b"KEY", 3 * 24, 2),
+        (b"KEY", 24, 0),
+        (b"KEY", 0, 0),
+        (b"OTHER", None, 0),
+        (b"", None, 0),
     ],
 )
-def test_only_whole_batches_of_the_same_key_are_kept(tmp_path, text, kept):
-    path = tmp_path / "rows"
-    path.write_text(text.format(*(rows._text([row]) for row in ROWS)))
-    partial = PartialRows(path, "KEY", 2, Row)
-    assert partial.rows == ROWS[:kept]
-    partial.append(ROWS[kept : kept + 2])
-    assert PartialRows(path, "KEY", 2, Row).rows == ROWS[: kept + 2]
-    partial.write(tmp_path / "all.csv")
-    partial.remove()
-    assert (tmp_path / "all.csv").read_text().splitlines()[:2] == [
-        "index,label,prediction,rival,radius,exact",
-        "0,0,0,1,0.0,1",
-    ]
-    assert [p.name for p in tmp_path.iterdir()] == ["all.csv"]
+def test_only_whole_batches_of_the_same_key_are_kept(tmp_path, key, cut, kept):
+    first = Rows(tmp_path, Two(), "KEY", 2)
+    for start in (0, 2):
+        first.append({name: column[start : start + 2] for name, column in records(4).items()})
+    start, _, data = (tmp_path / "two.partial").read_bytes().partition(b"\n")
+    assert start == b"KEY"
+    (tmp_path / "two.partial").write_bytes(key + b"\n" + data[:cut])
+    rows = Rows(tmp_path, Two(), "KEY", 2)
+    np.testing.assert_array_equal(rows.found, first.found[:kept])
+    rows.append({name: column[kept : kept + 2] for name, column in records(6).items()})
+    assert rows.found["index"].tolist() == list(range(kept + 2))
+    np.testing.assert_array_equal(Rows(tmp_path, Two(), "KEY", 2).found, rows.found)
+    rows.write()
+    rows.remove()
+    lines = (tmp_path / "two.csv").read_text().splitlines()
+    assert lines[:3] == ["index,label,radius", "0,0,0.0", f"1,1,{1 / 7!r}"]
+    assert len(lines) == kept + 3
+    assert [p.name for p in tmp_path.iterdir()] == ["two.csv"]
 
 
 def test_splits(workdir):

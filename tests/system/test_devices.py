@@ -26,7 +26,7 @@ assert len(over_devices(np.zeros((15, 2))).sharding.device_set) == 1
 _, dataset, model, variables = lipjax.load_trained(sys.argv[1])
 images, labels = dataset.test.images[:24].astype("float32") / 16, dataset.test.labels[:24]
 certificate = lipjax.certify(model, variables, images, labels)
-attack = pgd.l2_attack(model, variables, images, labels, np.full(24, 0.1), jax.random.key(0), 2, 1)
+attack = pgd.l2_attack(lipjax.prove(model, variables), images, labels, np.full(24, 0.1), jax.random.key(0), 2, 1)
 print(json.dumps([certificate.radius.tolist(), attack.margins.tolist()]))
 """
 
@@ -44,7 +44,7 @@ def test_certification_and_attack_on_eight_devices(trained):
     _, dataset, model, variables = load_trained(trained[0])
     images, labels = dataset.test.images[:24].astype("float32") / 16, dataset.test.labels[:24]
     certificate = lipjax.certify(model, variables, images, labels)
-    attack = pgd.l2_attack(model, variables, images, labels, np.full(24, 0.1), jax.random.key(0), 2, 1)
+    attack = pgd.l2_attack(lipjax.prove(model, variables), images, labels, np.full(24, 0.1), jax.random.key(0), 2, 1)
     # float32 sums in another order.
     np.testing.assert_allclose(radius, certificate.radius, rtol=0, atol=1e-6)
     np.testing.assert_allclose(margins, attack.margins, rtol=0, atol=1e-4)

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from lipjax.checkpoint import CheckpointError, Checkpoints
+from lipjax.checkpoint import CheckpointError, Checkpoints, sha256
+from lipjax.evaluation.split import certify_run
+from lipjax.training import loop
 from lipjax.training.loop import TrainingDiverged, train
+from lipjax.workdir import load_trained
 
 
 def quiet(line):
@@ -56,8 +59,26 @@ def test_a_stopped_run_resumes_bit_equal(trained, tmp_path, stop_after):
     assert records(tmp_path) == records(workdir)
 
 
+@pytest.fixture
+def third_is_best(monkeypatch):
+    """Scores of the epochs on held-out images: the third is the best, the fourth the last."""
+    scores = iter([0.1, 0.2, 0.4, 0.3])
+    monkeypatch.setattr(loop, "evaluate", lambda *_: {"validation_certified_estimate_0.1": next(scores)})
+
+
+def test_the_best_checkpoint_is_the_one_that_is_certified(tmp_path, third_is_best):
+    state = train(tiny_config(), tmp_path, say=quiet)
+    checkpoints = Checkpoints(tmp_path)
+    assert [checkpoints.metadata(kind)["epoch"] for kind in ("best", "last")] == [3, 4]
+    summary = certify_run(tmp_path, num_examples=20, say=quiet)
+    assert summary["params_sha256"] == checkpoints.metadata("best")["params_sha256"]
+    assert summary["params_sha256"] != sha256(state.params) == checkpoints.metadata("last")["params_sha256"]
+    _, _, _, variables = load_trained(tmp_path)
+    assert sha256(variables["params"]) == summary["params_sha256"]
+
+
 @pytest.mark.parametrize("kind", ["best", "last"])
-def test_a_run_killed_within_a_checkpoint_resumes_bit_equal(trained, tmp_path, monkeypatch, kind):
+def test_a_run_killed_within_a_checkpoint_resumes_bit_equal(trained, tmp_path, monkeypatch, kind, third_is_best):
     """Killed before it writes `kind` of epoch 3: after the record of the epoch, or between the two checkpoints."""
     save = Checkpoints._save
 
@@ -66,18 +87,14 @@ def test_a_run_killed_within_a_checkpoint_resumes_bit_equal(trained, tmp_path, m
             raise Stop
         save(self, what, kept, state, metadata)
 
-    monkeypatch.setattr(Checkpoints, "_save", killed)
-    try:
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(Checkpoints, "_save", killed)
         train(tiny_config(), tmp_path, say=quiet)
-    except Stop:
-        monkeypatch.undo()
-        resumed = train(tiny_config(), tmp_path, say=quiet)
-    else:
-        assert kind == "best"  # epoch 3 was not the best: nothing to interrupt
-        return
-    workdir, unbroken = trained
-    jax.tree.map(np.testing.assert_array_equal, resumed, unbroken)
-    assert Checkpoints(tmp_path).metadata("best") == Checkpoints(workdir).metadata("best")
+    third_and_fourth = iter([0.4, 0.3])  # the resumed run comes by them again
+    monkeypatch.setattr(loop, "evaluate", lambda *_: {"validation_certified_estimate_0.1": next(third_and_fourth)})
+    resumed = train(tiny_config(), tmp_path, say=quiet)
+    jax.tree.map(np.testing.assert_array_equal, resumed, trained[1])
+    assert [Checkpoints(tmp_path).metadata(kind)["epoch"] for kind in ("best", "last")] == [3, 4]
     epochs = [json.loads(line)["epoch"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert epochs == [1, 2, 3, 4]
 
