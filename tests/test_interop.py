@@ -55,7 +55,8 @@ def test_every_layer_features_and_logits(network):
 @pytest.fixture(scope="module")
 def bounds(network):
     _, model, variables = network
-    return {name: proof.lipschitz for name, proof in lipjax.prove(model, variables).proof.links()}
+    with jax.enable_x64(True):
+        return {name: proof.lipschitz for name, proof in lipjax.prove(model, variables).proof.links()}
 
 
 def test_layer_bounds_are_above_the_true_norms_and_close(network, bounds):

@@ -129,7 +129,7 @@ def test_every_product_is_at_full_precision(network, monkeypatch):
     monkeypatch.setattr(proven, "_features", recorded)
     proven.penultimate_features(model, variables, images)
     certified = lipjax.prove(model, variables)
-    evaluate = certified.layers[0].evaluate
+    evaluate = model.parts()[0].evaluate
     vars(certified)["_features"] = lambda *given: (jaxprs.append(jax.make_jaxpr(evaluate)(*given)), evaluate(*given))[1]
     certified.certify(images, np.zeros(len(images), int))
     assert len(jaxprs) == 2

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax.models import Proven
-from lipjax.models.proven import outputs
 from lipjax.system.devices import over_devices
 
 # (steps, starts); the first start is the image itself.
@@ -38,7 +37,7 @@ def l2_attack(proven: Proven, images, labels, radius, key: jax.Array, steps: int
       key: starts but the first, which is the image, are at random points of the sphere.
       steps, starts: such as those of STRENGTHS.
     """
-    images, labels, network = over_devices(images), jnp.asarray(labels), (proven.layers, proven.variables)
+    images, labels, network = over_devices(images), jnp.asarray(labels), (proven, proven.variables)
     radius = jnp.asarray(radius, images.dtype).reshape(-1, 1, 1, 1)
     found = images, jnp.full(len(images), jnp.inf, images.dtype)
     for start in range(starts):
@@ -63,7 +62,7 @@ def bisected(proven: Proven, images, labels, attack: Attack) -> Attack:
         return jnp.where(fraction == 1, ends, images + fraction * (ends - images))
 
     def margins(points):
-        return np.asarray(_margins(proven.layers, proven.variables, points, labels))
+        return np.asarray(_margins(proven, proven.variables, points, labels))
 
     low, high = np.zeros(len(images)), np.where(margins(images) <= 0, 0.0, 1.0)
     for _ in range(BISECTIONS):
@@ -84,23 +83,21 @@ def margins_in_float64(proven: Proven, images, labels) -> np.ndarray:
     """f_l − max_{i ≠ l} f_i of the network in float64, (N,)."""
     with jax.enable_x64(True):
         double = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), proven.variables)
-        return np.asarray(
-            _margins(proven.layers, double, jnp.asarray(np.asarray(images, np.float64)), jnp.asarray(labels))
-        )
+        return np.asarray(_margins(proven, double, jnp.asarray(np.asarray(images, np.float64)), jnp.asarray(labels)))
 
 
 @jax.jit(static_argnums=0)
-def _margins(layers, variables, images, labels):
-    _, logits = outputs(layers, variables, images)
+def _margins(proven, variables, images, labels):
+    _, logits = proven.apply(variables, images)
     own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     rivals = jnp.max(jnp.where(own, -jnp.inf, logits), axis=-1)
     return jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0] - rivals
 
 
 @jax.jit(static_argnums=0)
-def _step(layers, variables, images, labels, radius, delta, velocity, length, found):
+def _step(proven, variables, images, labels, radius, delta, velocity, length, found):
     def margins_of(delta):
-        margins = _margins(layers, variables, images + delta, labels)
+        margins = _margins(proven, variables, images + delta, labels)
         return jnp.sum(margins), margins
 
     gradient, margins = jax.grad(margins_of, has_aux=True)(delta)

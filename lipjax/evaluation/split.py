@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def certify_run(
     folder = workdir / ("certificates" if split == "test" else f"certificates_{split}")
     folder.mkdir(exist_ok=True)
     # What the results of an image depend on, beside its number in the split, to the last bit.
-    network = [sha256(variables), config.to_json(), split, jax.default_backend(), jax.__version__]
+    program = [jax.default_backend(), jax.__version__, metadata.version("lipjax")]
+    network = [sha256(variables), config.to_json(), split, sha256(images._asdict()), *program]
     wanted: list[Measure] = [Attack(proven, list(named_radii.values()), attack, folder)] if attack != "none" else []
     wanted += [Precision(proven)] if precisions else []
     wanted += [PaperProtocol(proven, model.nominal_bound())] if paper_protocol else []
@@ -89,8 +91,7 @@ def certify_run(
         "params_sha256": sha256(variables["params"]),
     }
     _write(folder, summary, {name: found for name, (_, found) in rows.items()}, images, dataset.pixel_max)
-    say(table(summary))
-    say(f"wrote {folder}/report.html, summary.json, per_image.csv and curve.png")
+    say(f"{table(summary)}\nwrote {folder}/report.html, summary.json, per_image.csv and curve.png")
     return summary
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from lipjax.layers.layer import Layer, Proof, Shape, Variables, in_parallel, own_of, with_own
+from lipjax.layers.layer import Layer, Proof, Shape, Variables, in_parallel, own_of, plain_proof, with_own
 
 Named = tuple[tuple[str, Layer], ...]
 
@@ -45,7 +45,7 @@ class Container(Layer):
         """Those of the layers."""
         layers, shapes = self.children(), self.input_shapes(own, shape)
         parts = in_parallel(
-            lambda name, layer, shape: layer.proof(own_of(own, name), shape),
+            lambda name, layer, shape: plain_proof(layer.proof(own_of(own, name), shape)),
             [(name, layer, shape) for (name, layer), shape in zip(layers, shapes, strict=True)],
         )
         return tuple((name, part) for (name, _), part in zip(layers, parts, strict=True))
@@ -102,18 +102,24 @@ def _merged(own: Variables, name: str, layer: Layer, child: Variables) -> Variab
     return own
 
 
-def check_layers(owner: str, layers: Any) -> None:
-    """Raise TypeError or ValueError unless it is a tuple of (name, Layer) with names all different, but for ""."""
-    if not isinstance(layers, tuple) or not all(isinstance(entry, tuple) and len(entry) == 2 for entry in layers):
+def checked_layers(owner: str, layers: Any) -> Named:
+    """The layers as a plain tuple of (name, Layer).
+
+    Raises:
+      TypeError, ValueError: what is none, two layers of one name, but for "".
+    """
+    if not isinstance(layers, tuple | list) or not all(isinstance(e, tuple | list) and len(e) == 2 for e in layers):
         raise TypeError(f"{owner}: layers must be a tuple of (name, Layer), got {layers!r}")
-    for name, layer in layers:
+    plain = tuple([(str(name) if isinstance(name, str) else name, layer) for name, layer in layers])
+    for name, layer in plain:
         check_layer(f"{owner}: layer {name!r}", layer)
         if not isinstance(name, str) or "/" in name:
             raise ValueError(f"{owner}: a layer's name must be a string without '/', got {name!r}")
-    names = [name for name in names_of(layers) if name]
+    names = [name for name in names_of(plain) if name]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise ValueError(f"{owner}: two layers have the name {doubled[0]!r}; names must differ")
+    return plain
 
 
 def names_of(layers: Named) -> Iterable[str]:

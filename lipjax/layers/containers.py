@@ -1,11 +1,13 @@
 """Layers made of layers: in a row, side by side, added to the identity.  Each proves by what it runs."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipjax.layers.container import Container, check_layer, check_layers
+from lipjax.layers.container import Container, check_layer, checked_layers
 from lipjax.layers.layer import Layer, Proof, own_of, product, root_sum_of_squares, up
 
 
@@ -22,7 +24,7 @@ class Sequential(Container):
     layers: tuple[tuple[str, Layer], ...] = ()
 
     def __post_init__(self):
-        check_layers("Sequential", self.layers)
+        object.__setattr__(self, "layers", checked_layers("Sequential", self.layers))
         super().__post_init__()
 
     @nn.compact
@@ -83,8 +85,10 @@ class Residual(Container):
 
     def __post_init__(self):
         check_layer("Residual: layer", self.layer)
-        if not (isinstance(self.a, int | float) and 0 <= self.a <= 1):
+        a = float(self.a) if isinstance(self.a, int | float) else math.nan
+        if not 0 <= a <= 1:
             raise ValueError(f"Residual: a must be a number in [0, 1], got {self.a!r}")
+        object.__setattr__(self, "a", a)
         super().__post_init__()
 
     @nn.compact
@@ -130,7 +134,7 @@ class Concatenate(Container):
     layers: tuple[tuple[str, Layer], ...] = ()
 
     def __post_init__(self):
-        check_layers("Concatenate", self.layers)
+        object.__setattr__(self, "layers", checked_layers("Concatenate", self.layers))
         super().__post_init__()
 
     @nn.compact
@@ -170,9 +174,12 @@ class Split(Container):
     channels: tuple[int, ...] = ()
 
     def __post_init__(self):
-        check_layers("Split", self.layers)
-        if len(self.channels) != len(self.layers) or not all(count >= 1 for count in self.channels):
+        object.__setattr__(self, "layers", checked_layers("Split", self.layers))
+        channels = tuple(int(count) for count in self.channels)
+        is_whole = channels == tuple(self.channels) and all(count >= 1 for count in channels)
+        if len(channels) != len(self.layers) or not is_whole:
             raise ValueError(f"Split: channels must be {len(self.layers)} numbers >= 1, got {self.channels!r}")
+        object.__setattr__(self, "channels", channels)
         super().__post_init__()
 
     @nn.compact

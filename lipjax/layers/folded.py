@@ -44,6 +44,10 @@ class FoldedConv(Layer):
     kernel_size: int
     polynomial: Polynomial
 
+    def __post_init__(self):
+        object.__setattr__(self, "polynomial", plain_polynomial("FoldedConv", "polynomial", self.polynomial))
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """(N, H, W, C_in) → (N, H, W, features)."""
@@ -78,6 +82,15 @@ class FoldedConv(Layer):
         if not is_skew(kernel):
             raise ValueError("FoldedConv: the kernel is not skew, so nothing is known of |p(A)|; fold the network anew")
         return polynomial_proof(self.polynomial, ops.conv_norm_bound(kernel, size), kernel.shape, shape, params)
+
+
+def plain_polynomial(owner: str, name: str, polynomial: Any) -> Any:
+    """A `Polynomial` of the layer's own, or None; TypeError for anything else, a subclass too."""
+    if polynomial is None and name == "eval_polynomial":
+        return None
+    if type(polynomial) is not Polynomial:
+        raise TypeError(f"{owner}: {name} must be a Polynomial, got {polynomial!r}")
+    return Polynomial(polynomial.coefficients, polynomial.scale, polynomial.norm)
 
 
 def polynomial_proof(

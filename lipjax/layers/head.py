@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from lipjax.certificates import Certificate
-from lipjax.layers.layer import Variables, check_states
+from lipjax.layers.layer import Variables, check_states, remember
 
 Certifier = Callable[..., Certificate]  # (features, labels, rivals=None) → Certificate in feature space
 
@@ -28,6 +28,7 @@ class Head(nn.Module):
     def __init_subclass__(cls, **keywords: Any) -> None:
         check_states(cls, "certifier")
         super().__init_subclass__(**keywords)
+        remember(cls)
 
     @nn.nowrap
     def certifier(self, own: Variables, curvature_file: Path | None = None) -> Certifier:
@@ -41,9 +42,12 @@ class Head(nn.Module):
     @nn.nowrap
     def evaluate(self, own: Variables, features: jax.Array) -> jax.Array:
         """The logits in evaluation."""
-        return self.apply(own, features)  # type: ignore[return-value]
+        return self.apply(own, features, False)  # type: ignore[return-value]
 
     @nn.nowrap
     def decay_mask(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The tree of params with True where weight decay applies."""
         return {name: jax.tree.map(lambda _, d=name in self.decayed: d, leaf) for name, leaf in params.items()}
+
+
+remember(Head)

@@ -5,10 +5,13 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lipjax.certificates import certify_lln
 from lipjax.layers.head import Head
 from lipjax.layers.initializers import symmetric_uniform
+
+_SMALLEST, _LARGEST = 1e-15, 1e15
 
 
 class LastLayerNormalization(Head):
@@ -36,4 +39,11 @@ class LastLayerNormalization(Head):
     def certifier(self, own, curvature_file=None):
         del curvature_file
         weight, bias = own["params"]["weight"], own["params"]["bias"]
+        size = np.abs(np.asarray(weight, np.float64)).max(axis=1, initial=0.0)
+        if not ((size > _SMALLEST) & (size < _LARGEST)).all():
+            row = int(np.argmin((size > _SMALLEST) & (size < _LARGEST)))
+            raise ValueError(
+                f"LastLayerNormalization: weight row {row} has the largest entry {size[row]:g}; it must lie between "
+                f"{_SMALLEST:g} and {_LARGEST:g}, so that the network can divide by the norm of the row in float32"
+            )
         return lambda features, labels, rivals=None: certify_lln(features, weight, bias, labels, rivals)

@@ -1,5 +1,6 @@
 """A layer states its proof; a container proves by the very tuple that it runs (docs/soundness.md)."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -74,29 +75,46 @@ def root_sum_of_squares(bounds: Iterable[float]) -> float:
     return min(up(math.sqrt(squares)), plain) if is_in_range else plain
 
 
-# What a class may define without changing what it computes: documentation, fields, and which parameters decay.
+def plain_proof(proof: Any) -> Any:
+    """A proof with its bounds as Python floats: those of numpy would be multiplied in their own precision."""
+    is_proof = isinstance(proof, Proof)
+    return proof._replace(lipschitz=float(proof.lipschitz), offset=float(proof.offset)) if is_proof else proof
+
+
+def checked_proof(name: str, proof: Any) -> Proof:
+    """The proof; ValueError, by the name of the layer, unless it is a `Proof` with bounds that are finite and >= 0."""
+    if not isinstance(proof, Proof):
+        raise ValueError(f"{name}: its proof must be a lipjax Proof, got {proof!r}")
+    parts = tuple((part, checked_proof(f"{name}/{part}", inner)) for part, inner in proof.parts)
+    for field in ("lipschitz", "offset"):
+        if not 0 <= float(getattr(proof, field)) < math.inf:
+            raise ValueError(f"{name}: {field} must be a finite number >= 0, got {getattr(proof, field)!r}")
+    return plain_proof(proof)._replace(parts=parts)
+
+
+# What a class may define without changing what it computes: documentation and fields.
 _SILENT = {
     *("__module__", "__qualname__", "__doc__", "__annotations__", "__firstlineno__", "__static_attributes__"),
     *("__annotate__", "__annotate_func__", "__annotations_cache__", "__orig_bases__", "__parameters__"),
-    *("decayed", "kind", "why"),
 }
 
-# What each checked class defines, read before Flax adds attributes of its own.
+# What each checked class defines, read before Flax adds attributes of its own, and all that it has after that.
 _defined: dict[type, set[str]] = {}
+_snapshots: dict[type, dict[str, Any]] = {}
 
 
 def check_states(cls: type, statement: str) -> None:
     """Raise TypeError unless what `cls` computes is what the nearest `statement`, a method, is about.
 
     The classes between `cls` and the one that makes the statement must be silent: they may set fields, and define
-    nothing else.  The bases of that one must be those it was written for, so that no mixin comes in between.
+    nothing else, nor a field in the place of anything that is none.  The bases of that one must be those it was written
+    for, so that no mixin comes in between.
     """
     maker = next(base for base in cls.__mro__ if statement in vars(base))
     position = cls.__mro__.index(maker)
     for base in cls.__mro__[:position]:
-        fields = vars(base).get("__annotations__", {})
         own = _defined[base] if base in _defined else vars(base).keys() - _SILENT
-        loud = sorted(name for name in own if name not in fields or hasattr(vars(base)[name], "__get__"))
+        loud = sorted(name for name in own | set(_annotated(base)) if not _is_field(cls, base, name))
         if loud:
             raise TypeError(
                 f"{cls.__name__}: {base.__name__} defines {', '.join(loud)} and no {statement} of its own; that of "
@@ -107,6 +125,60 @@ def check_states(cls: type, statement: str) -> None:
             f"{cls.__name__}: a base comes between {maker.__name__}, which states {statement}, and its bases"
         )
     _defined[cls] = set(vars(cls)) - _SILENT
+
+
+def _annotated(cls: type) -> Mapping[str, Any]:
+    return vars(cls).get("__annotations__", {})
+
+
+def _is_field(cls: type, base: type, name: str) -> bool:
+    """Whether a name that a base defines is a field with a plain default, and hides nothing but fields."""
+    value = vars(base).get(name)
+    value = value.default if isinstance(value, dataclasses.Field) else value
+    if name not in _annotated(base) or hasattr(value, "__get__") or "ClassVar" in str(_annotated(base)[name]):
+        return False
+    lower = cls.__mro__[cls.__mro__.index(base) + 1 :]
+    return all(name in _annotated(other) for other in lower if name in vars(other))
+
+
+# What Flax writes anew in a class when another one inherits from it.
+_REWRITTEN = {"__dataclass_fields__", "__annotations__", "__annotations_cache__", "__annotate_func__"}
+
+
+def remember(cls: type) -> None:
+    """Keep what a class is now, for `check_unchanged`."""
+    _snapshots[cls] = dict(vars(cls))
+
+
+def check_unchanged(module: nn.Module) -> None:
+    """Raise TypeError unless the classes of a module are those that were checked where they were defined."""
+    if type(type(module)) is not type(nn.Module):
+        raise TypeError(f"{type(module).__name__}: has a metaclass of its own, {type(type(module)).__name__}")
+    for cls in type(module).__mro__:
+        if cls is nn.Module:
+            return
+        if not issubclass(cls, nn.Module):
+            continue
+        known = _snapshots.get(cls)
+        if known is None:
+            raise TypeError(f"{cls.__name__}: was not checked where it was defined (its bases hide __init_subclass__)")
+        now = {name: value for name, value in vars(cls).items() if name not in _REWRITTEN}
+        changed = [name for name, value in now.items() if known.get(name, known) is not value]
+        changed += [name for name in known if name not in vars(cls)]
+        if changed:
+            raise TypeError(f"{cls.__name__}: {', '.join(sorted(changed))} has been changed since it was defined")
+
+
+def remade(module: Any) -> Any:
+    """The module made anew from its fields, all the way down: checked again, and shared with nobody."""
+    if isinstance(module, tuple) and type(module) is tuple:
+        return tuple(remade(entry) for entry in module)
+    if not isinstance(module, nn.Module):
+        return module
+    check_unchanged(module)
+    names = [field.name for field in dataclasses.fields(module) if field.init]  # type: ignore[arg-type]
+    own = {name: remade(getattr(module, name)) for name in names if name not in ("parent", "name")}
+    return type(module)(**own, parent=None, name=None)
 
 
 class Layer(nn.Module):
@@ -126,6 +198,7 @@ class Layer(nn.Module):
     def __init_subclass__(cls, **keywords: Any) -> None:
         check_states(cls, "proof")
         super().__init_subclass__(**keywords)
+        remember(cls)
 
     @nn.nowrap
     def proof(self, own: Variables, shape: Shape) -> Proof:
@@ -135,7 +208,7 @@ class Layer(nn.Module):
     @nn.nowrap
     def evaluate(self, own: Variables, x: jax.Array) -> jax.Array:
         """The layer in evaluation, by itself: what `proof` is about."""
-        return self.apply(own, x)  # type: ignore[return-value]
+        return self.apply(own, x, False)  # type: ignore[return-value]
 
     @nn.nowrap
     def output_shape(self, own: Variables, shape: Shape) -> Shape:
@@ -166,6 +239,9 @@ class Layer(nn.Module):
     def folded(self, own: Variables, shape: Shape) -> tuple["Layer", Variables]:
         """(layer, its variables): the same map for evaluation, faster and without the state of training."""
         return self, own
+
+
+remember(Layer)
 
 
 def isometry(kind: str, why: str, offset: float = 0.0) -> Proof:
@@ -204,5 +280,11 @@ def with_own(variables: Variables, name: str, own: Variables) -> Variables:
 
 def in_parallel(function: Callable[..., Any], arguments: Sequence[tuple]) -> list[Any]:
     """[function(*a) for a in arguments], one thread each: BLAS's own are slower here, and stall on a busy core."""
+    is_double = jax.config.read("jax_enable_x64")  # of this thread
+
+    def run(argument):
+        with jax.enable_x64(is_double):
+            return function(*argument)
+
     with threadpoolctl.threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda a: function(*a), arguments))
+        return list(pool.map(run, arguments))

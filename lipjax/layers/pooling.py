@@ -48,11 +48,15 @@ class ProjectionPool(Layer):
         return {**own, "params": {**own["params"], "theta": jnp.clip(own["params"]["theta"], 0, jnp.pi)}}
 
 
+# Of the vertices of a polyline that is proven; squares of shorter sides underflow in float32.
+_LARGEST, _SHORTEST = 1e6, 1e-15
+
+
 class PolylinePool(Layer):
     """Signed distance of channel pairs (c, c + C/2) to learnable polylines with end rays: (…, C) → (…, C/2).
 
     `ops.curve_distance(…, rays=True, signed=True)`, plus `corner` where it starts as max pooling.  1-Lipschitz wherever
-    the vertices move, even where a polyline comes to cross itself (`ops.curves`).
+    the vertices move within ±1e6, even where a polyline comes to cross itself (`ops.curves`).
 
     Params: vertices (C/2, V, 2).
 
@@ -70,6 +74,12 @@ class PolylinePool(Layer):
     start: str = "cone"
     corner: float = 4.0
 
+    def __post_init__(self):
+        if not isinstance(self.corner, int | float) or not np.isfinite(self.corner):
+            raise ValueError(f"PolylinePool: corner must be a finite number, got {self.corner!r}")
+        object.__setattr__(self, "corner", float(self.corner))
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         del train
@@ -86,6 +96,12 @@ class PolylinePool(Layer):
     @nn.nowrap
     def proof(self, own, shape):
         vertices = np.asarray(own["params"]["vertices"], np.float64)
+        sides = np.abs(np.diff(vertices, axis=1)).max(axis=2)
+        if np.abs(vertices).max(initial=0) > _LARGEST or ((sides > 0) & (sides < _SHORTEST)).any():
+            raise ValueError(
+                f"PolylinePool: vertices must lie within ±{_LARGEST:g}, and neighbours coincide or differ by "
+                f"{_SHORTEST:g}: beyond, the computed sides are not those of the curve"
+            )
         nearest = np.hypot(vertices[..., 0], vertices[..., 1]).min(axis=1)  # no curve is farther from 0 than a vertex
         shift = 0.0 if self.start == "cone" else abs(self.corner)
         return isometry("pooling 'polyline'", _DISTANCE, norm_at_zero(nearest + shift, shape))

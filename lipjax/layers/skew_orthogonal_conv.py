@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax import ops
-from lipjax.layers.folded import fold_conv, polynomial_proof, square
+from lipjax.layers.folded import fold_conv, plain_polynomial, polynomial_proof, square
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import Layer
 from lipjax.ops import skew
@@ -87,6 +87,11 @@ class SkewOrthogonalConv(Layer):
     compute_dtype: str = "float32"
 
     decayed: ClassVar[tuple[str, ...]] = ("kernel",)
+
+    def __post_init__(self):
+        for name in ("polynomial", "eval_polynomial"):
+            object.__setattr__(self, name, plain_polynomial("SkewOrthogonalConv", name, getattr(self, name)))
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

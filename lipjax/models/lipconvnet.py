@@ -127,6 +127,10 @@ class LipConvnet(Classifier):
     std: float | tuple[float, ...] | None = None
 
     def __post_init__(self):
+        for name in ("mean", "std"):  # an array could be changed later
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, tuple(np.ravel(value).tolist()) if np.ndim(value) else float(value))
         super().__post_init__()
         _check(self)
 

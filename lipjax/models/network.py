@@ -9,8 +9,13 @@ import jax
 import numpy as np
 
 from lipjax.layers import Container, Head, InputScale, Layer
-from lipjax.layers.container import check_layer
-from lipjax.layers.layer import Proof, Variables, own_of, with_own
+from lipjax.layers.container import check_layer, names_of
+from lipjax.layers.layer import Proof, Variables, checked_proof, own_of, remember, with_own
+
+# What a class of networks may define of what it inherits; what each defines, read before Flax adds its own.
+_OWN = {"__module__", "__qualname__", "__doc__", "__annotations__", "parts", "image_shape", "__post_init__"}
+_OWN |= {"__dict__", "__weakref__", "__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__"}
+_defined: dict[type, set[str]] = {}
 
 
 class Classifier(nn.Module):
@@ -23,11 +28,16 @@ class Classifier(nn.Module):
 
     @classmethod
     def __init_subclass__(cls, **keywords: Any) -> None:
-        theirs = sorted(set(vars(cls)) & (set(vars(Classifier)) | {"setup", "apply", "clone", "bind", "init"}) - _OWN)
-        if theirs:
-            raise TypeError(f"{cls.__name__}: a network defines parts and fields, not {', '.join(theirs)}")
-
+        run = set(dir(nn.Module)) | {name for name in vars(Classifier) if name not in _OWN}
+        for base in cls.__mro__[: cls.__mro__.index(Classifier)]:
+            defined = _defined[base] if base in _defined else set(vars(base)) - _OWN
+            theirs = (defined | set(vars(base).get("__annotations__", {}))) & run - _OWN - {"parent", "name"}
+            if theirs:
+                names = ", ".join(sorted(theirs))
+                raise TypeError(f"{cls.__name__}: a network defines parts and fields, not {names}")
+        _defined[cls] = set(vars(cls)) - _OWN
         super().__init_subclass__(**keywords)
+        remember(cls)
 
     @nn.nowrap
     def parts(self) -> tuple[Layer, Head]:
@@ -106,19 +116,7 @@ class Classifier(nn.Module):
 
 def proof_of(backbone: Layer, variables: Variables, image_shape: tuple[int, ...]) -> Proof:
     """The proof of a backbone; ValueError unless all that its layers state are finite numbers >= 0."""
-    proof = backbone.proof(variables, image_shape)
-    _check_proof("backbone", proof)
-    return proof
-
-
-def _check_proof(name: str, proof: Proof) -> None:
-    if not isinstance(proof, Proof):
-        raise ValueError(f"{name}: its proof must be a lipjax Proof, got {proof!r}")
-    for part, inner in proof.parts:
-        _check_proof(f"{name}/{part}", inner)
-    for field in ("lipschitz", "offset"):
-        if not 0 <= getattr(proof, field) < math.inf:
-            raise ValueError(f"{name}: {field} must be a finite number >= 0, got {getattr(proof, field)!r}")
+    return checked_proof("backbone", backbone.proof(variables, image_shape))
 
 
 def _input_scales(layer: Layer) -> list[InputScale]:
@@ -127,8 +125,7 @@ def _input_scales(layer: Layer) -> list[InputScale]:
     return [layer] if isinstance(layer, InputScale) else []
 
 
-# What a class of networks may define of the methods above.
-_OWN = {"__module__", "__qualname__", "__doc__", "__annotations__", "parts", "image_shape", "__init_subclass__"}
+remember(Classifier)
 
 
 class Network(Classifier):
@@ -152,6 +149,8 @@ class Network(Classifier):
         if not isinstance(self.head, Head):
             kind = type(self.head).__name__
             raise TypeError(f"Network: head must be a lipjax Head, which states its certificate; {kind} is none")
+        if isinstance(self.backbone, Container) and "head" in names_of(self.backbone.children()):
+            raise ValueError("Network: a layer has the name 'head', under which the variables of the head are")
         super().__post_init__()
 
     @nn.nowrap

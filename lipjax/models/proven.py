@@ -1,6 +1,7 @@
 """From a network to certified radii.  What is certified is what is proven: the same layers, the same variables."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from flax.core import FrozenDict
 from lipjax.certificates import Certificate
 from lipjax.layers import Head, Layer, Proof
 from lipjax.layers.head import Certifier
-from lipjax.layers.layer import Variables, own_of
+from lipjax.layers.layer import Variables, check_unchanged, own_of, remade
 from lipjax.models.network import Classifier, proof_of
 from lipjax.system.devices import over_devices, padded_to_devices
 
@@ -27,40 +28,47 @@ class Proven:
     Attributes:
       lipschitz_bound: of pixels to features, 1/std included.
       proof: `Proof` of the backbone, a tree; `proof.links()` are those of its layers.
-      layers: (backbone, head), which run on nothing but `variables`.
-      variables: the copy, which nobody can change.
+      variables: the copy, read-only.
+      apply: (variables, images) → (features, logits), the layers that were proven with any variables; differentiable.
       head: the `Head`.
       image_shape: (H, W, C).
       num_classes: of the head.
     """
 
-    layers: tuple[Layer, Head]
     variables: Variables
     head: Head
     image_shape: tuple[int, ...]
     num_classes: int
     proof: Proof
     lipschitz_bound: float
+    apply: Callable[[Variables, jax.Array], tuple[jax.Array, jax.Array]]
     _certifier: Certifier
+    _outputs: Callable[..., tuple[jax.Array, jax.Array]]
     _features: Callable[..., jax.Array]
 
     def __init__(self, model: Classifier, variables: Variables, image_shape=None, curvature_file: Path | None = None):
         _check_nobody_listens()
         shape = model.shape_of_images(image_shape)
-        backbone, head = model.parts()
-        backbone, head = backbone.clone(parent=None, name=None), head.clone(parent=None, name=None)
+        check_unchanged(model)
+        backbone, head = _remade(model)
         copied = _copied(variables)
-        features = backbone.output_shape(copied, shape)
-        if len(features) != 1:
-            raise ValueError(
-                f"the backbone must end in features (N, D), got (N, {', '.join(map(str, features))}); flatten"
-            )
+        _check_features(backbone, copied, shape)
         proof = proof_of(backbone, copied, shape)
-        vars(self).update(layers=(backbone, head), variables=copied, head=head, image_shape=shape, proof=proof)
-        vars(self).update(num_classes=head.num_classes, lipschitz_bound=proof.lipschitz)
-        vars(self).update(
-            _certifier=head.certifier(own_of(copied, "head"), curvature_file), _features=jax.jit(backbone.evaluate)
-        )
+        own = own_of(copied, "head")
+        certifier = head.certifier(own, curvature_file)
+        run = functools.partial(outputs, (backbone, head))
+        vars(self).update(variables=copied, head=head, image_shape=shape, num_classes=head.num_classes, proof=proof)
+        vars(self).update(lipschitz_bound=proof.lipschitz, _certifier=certifier, apply=run)
+        vars(self).update(_features=jax.jit(backbone.evaluate), _outputs=jax.jit(run))
+
+    def __copy__(self) -> "Proven":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "Proven":
+        return self
+
+    def __reduce__(self):
+        raise TypeError("a Proven cannot be pickled: keep the network and its variables, and prove them again")
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a Proven cannot be changed: {name}")
@@ -84,6 +92,7 @@ class Proven:
           ValueError: images that are no float32 or float64 in [0, 1], or of another shape.
         """
         _check_nobody_listens()
+        _check_precision(self.variables)
         return _in_batches(self._features, self.variables, checked_images(images, self.image_shape))
 
     def logits(self, images: jax.Array) -> jax.Array:
@@ -95,7 +104,7 @@ class Proven:
         variables = self.variables
         if dtype is not None:
             variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), variables)
-        return _outputs(self.layers, variables, images)
+        return self._outputs(variables, images)
 
     def certify_head(self, features, labels, *, rivals: int | None = None) -> Certificate:
         """The head's certificates at features (N, D), in feature space.
@@ -108,13 +117,11 @@ class Proven:
 
 def outputs(layers: tuple[Layer, Head], variables: Variables, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(features, logits) by a backbone and a head in evaluation, every product at full precision."""
+    _check_nobody_listens()
     backbone, head = layers
     with jax.default_matmul_precision("highest"):
         features = backbone.evaluate(variables, images)
         return features, head.evaluate(own_of(variables, "head"), features)
-
-
-_outputs = jax.jit(outputs, static_argnums=0)
 
 
 def penultimate_features(model: Classifier, variables: Variables, images) -> np.ndarray:
@@ -222,24 +229,55 @@ def checked_images(images, image_shape: tuple[int, ...] | None = None) -> np.nda
     return images
 
 
+def _remade(model: Classifier) -> tuple[Layer, Head]:
+    """(backbone, head) of a network, made anew from their fields; TypeError unless they are a Layer and a Head."""
+    parts = model.parts()
+    for part, kind in zip(parts, (Layer, Head), strict=True):
+        if not isinstance(part, kind):
+            raise TypeError(
+                f"{type(model).__name__}: parts must be a lipjax Layer and a Head, got {type(part).__name__}"
+            )
+    backbone, head = (remade(part.clone(parent=None, name=None)) for part in parts)
+    return backbone, head
+
+
+def _check_features(backbone: Layer, variables: Variables, shape: tuple[int, ...]) -> None:
+    """ValueError unless each image gives one row of features."""
+    for count in (1, 2, 3):
+        image = jax.ShapeDtypeStruct((count, *shape), jnp.float32)
+        found = jax.eval_shape(backbone.evaluate, variables, image).shape
+        if len(found) != 2 or found[0] != count:
+            raise ValueError(f"the backbone must end in features (N, D), got {found} for {count} images; flatten")
+
+
 def _copied(variables: Variables) -> Variables:
-    """Arrays of their own, which nobody can change; ValueError for a half-precision or infinite one, by its path."""
+    """Read-only arrays of their own; ValueError for a half-precision or infinite one, by its path."""
 
     def copied(path, leaf):
-        array = np.array(leaf)
-        if array.dtype.name not in ("float32", "float64"):
+        array = np.asarray(leaf)
+        if array.dtype not in (np.float32, np.float64):
             raise ValueError(f"variables: {path} must be float32 or float64, got {array.dtype}")
         if not np.isfinite(array).all():
             raise ValueError(f"variables: {path} has entries that are not finite")
-        array.setflags(write=False)
-        return array
+        # Arrays over bytes can never be made writeable.
+        return np.frombuffer(array.astype(array.dtype.newbyteorder("=")).tobytes(), array.dtype.name).reshape(
+            array.shape
+        )
 
     def of_tree(path, tree):
         if hasattr(tree, "items"):
             return {name: of_tree(f"{path}/{name}", subtree) for name, subtree in tree.items()}
         return copied(path, tree)
 
-    return FrozenDict({name: of_tree(name, tree) for name, tree in variables.items()})
+    copy: Variables = FrozenDict({name: of_tree(name, tree) for name, tree in variables.items()})
+    _check_precision(copy)
+    return copy
+
+
+def _check_precision(variables: Variables) -> None:
+    """ValueError for float64 variables that jax would cast to float32: what ran would not be what was proven."""
+    if not jax.config.read("jax_enable_x64") and any(v.dtype == np.float64 for v in jax.tree.leaves(variables)):
+        raise ValueError("variables: are float64: prove and certify under jax.enable_x64(True), or cast them first")
 
 
 def _check_nobody_listens() -> None:

@@ -34,6 +34,10 @@ def softplus_and_slope(z: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.maximum(z, 0) + jnp.log1p(e), jnp.where(z >= 0, 1.0, e) / (1 + e)
 
 
+# The square of a norm above the first is a float64 with all its digits; one below adds nothing to the second.
+_SMALLEST_NORM, _SMALLEST_PRODUCT = 1e-140, 1e-250
+
+
 def lower_bound(w1, b1, pairs: Pairs, delta, shift=None) -> jax.Array:
     """The bound (*) at δ, rounded down: every float64 error of f, g and (*) itself is subtracted.
 
@@ -66,8 +70,11 @@ def lower_bound(w1, b1, pairs: Pairs, delta, shift=None) -> jax.Array:
     numerator -= gamma * (2 * jnp.abs(f) + 2 * g_norm * delta_norm + pairs.m * delta_norm**2)
     root = jnp.maximum(g_norm**2 + 2 * pairs.m * f, 0) + gamma * (g_norm**2 + 2 * pairs.m * jnp.abs(f))
     denominator = (jnp.sqrt(root) + tilted + gamma * (g_norm + pairs.m * delta_norm)) * (1 + gamma)
+    # Where ‖g‖² and m f underflow the denominator means nothing; a rival with w = 0 has no g at all.
+    in_range = (g_norm > _SMALLEST_NORM) | (pairs.m * f > _SMALLEST_PRODUCT) | ~jnp.any(pairs.w != 0, axis=1)
     # A δ that is not finite has a numerator that is not positive: it proves nothing.
-    return jnp.where(numerator > 0, jnp.minimum(numerator / denominator * (1 - gamma), jnp.maximum(within, 0)), 0.0)
+    is_proven = (numerator > 0) & in_range
+    return jnp.where(is_proven, jnp.minimum(numerator / denominator * (1 - gamma), jnp.maximum(within, 0)), 0.0)
 
 
 def closed_form(f, g_delta, delta_squared, g_squared, tilted, m) -> jax.Array:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import tqdm
 from ml_collections import ConfigDict
 
 from lipjax.checkpoint import CheckpointError, Checkpoints
@@ -27,7 +28,7 @@ from lipjax.system.files import atomic_write
 from lipjax.system.interruption import Interrupted, Interruption
 from lipjax.system.processes import any_process, broadcast_from_first, equal_in_all, is_first
 from lipjax.system.profiling import StepTrace
-from lipjax.system.progress import Console, Progress
+from lipjax.system.progress import Progress
 from lipjax.training.overview import overview, table
 from lipjax.training.recipe import (
     Metrics,
@@ -59,7 +60,7 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] | None =
     (`processes.connect`) all must call it, with a workdir that all of them see; the first writes.
 
     Args:
-      say: takes the lines about the run; None: a `Console`.
+      say: takes the lines about the run; None prints them.
 
     Raises:
       ValueError: a bad config key, a batch that the devices cannot share, or a workdir with a run of another config.
@@ -73,7 +74,7 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] | None =
     whole = recipe.whole()
     if not equal_in_all(json.dumps({**whole, "data": {**whole["data"], "data_dir": None}}, sort_keys=True)):
         raise ValueError("config: differs between the processes; give all the same, but for config.data.data_dir")
-    training = Training(recipe, workdir, (Console() if say is None else say) if is_first() else _silent)
+    training = Training(recipe, workdir, (tqdm.tqdm.write if say is None else say) if is_first() else _silent)
     return training.run(*training.start())
 
 
@@ -134,9 +135,9 @@ class Training:
         run, mesh, done = self.run_options, self.mesh, int(state.step)
         images, labels = (dataset_on_devices(array, mesh) for array in self.split)
         step = make_train_step(self.model, self.optimizer, self.recipe, self.dataset.pixel_max, mesh)
-        progress = Progress(self.say, run.epochs, self.steps_per_epoch, run.batch_size)
+        progress = Progress(self.say, run.epochs, self.steps_per_epoch, run.batch_size, done)
         order, last_saved, epochs_done = None, time.monotonic(), done // self.steps_per_epoch
-        with Interruption() as interruption, self._curves(epochs_done) as events, self._tracing() as trace:
+        with Interruption() as interruption, self._curves(epochs_done) as events, self._tracing() as trace, progress:
             while done < self.total:
                 epoch, position = done // self.steps_per_epoch + 1, done % self.steps_per_epoch
                 if order is None or position == 0:
