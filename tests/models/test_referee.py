@@ -447,7 +447,7 @@ def test_images_are_apart():
 
     layers = Sequential((("rows", Rows()), ("flatten", Flatten())))
     model = Network(layers, LastLayerNormalization(2), (2, 1, 2))
-    with pytest.raises(ValueError, match=r"must end in features \(N, D\), got \(2, 2\) for 1 images"):
+    with pytest.raises(ValueError, match=r"must end in features \(N, D\), got \(4, 2\) for 2 images"):
         lipjax.prove(model, {"params": {"head": head_of(2)}})
 
 
