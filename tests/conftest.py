@@ -1,5 +1,6 @@
 """Shared fixtures: golden vectors, float64, a persistent compilation cache, and one tiny trained run."""
 
+import json
 import os
 from pathlib import Path
 
@@ -35,6 +36,17 @@ def float64():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+def quiet(line):
+    """Takes the lines of a run, and says nothing."""
+    del line
+
+
+def records(workdir):
+    """The epochs of metrics.jsonl without their times."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
 def tiny_config():

@@ -1,6 +1,5 @@
 """Runs that are taken away: signals, kill −9, full disks; and checkpoints within an epoch."""
 
-import json
 import os
 import shutil
 import signal
@@ -12,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import quiet, records, tiny_config
 
 from lipjax.checkpoint import Checkpoints, sha256
 from lipjax.system.interruption import Interrupted, Interruption
@@ -21,15 +20,6 @@ from lipjax.training.loop import train
 from lipjax.workdir import load_trained
 
 ROOT = Path(__file__).parents[2]
-
-
-def quiet(line):
-    del line
-
-
-def records(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
 def signalled(monkeypatch, steps, number):

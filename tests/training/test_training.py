@@ -4,17 +4,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import quiet, records, tiny_config
 
 from lipjax.checkpoint import CheckpointError, Checkpoints, sha256
 from lipjax.evaluation.split import certify_run
 from lipjax.training import loop
 from lipjax.training.loop import TrainingDiverged, train
 from lipjax.workdir import load_trained
-
-
-def quiet(line):
-    del line
 
 
 class Stop(Exception):
@@ -51,10 +47,6 @@ def test_a_stopped_run_resumes_bit_equal(trained, tmp_path, stop_after):
     assert lines[0] == f"resuming {tmp_path} after epoch {stop_after}"
     workdir, unbroken = trained
     jax.tree.map(np.testing.assert_array_equal, resumed, unbroken)
-
-    def records(folder):
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
-        return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
     assert records(tmp_path) == records(workdir)
 
