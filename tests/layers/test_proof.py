@@ -1,6 +1,7 @@
 """The chain of proof of a network."""
 
 import math
+from fractions import Fraction
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 import lipjax
 from lipjax.layers import SkewOrthogonalConv
-from lipjax.layers.layer import own_of, product
+from lipjax.layers.layer import own_of, product, root_sum_of_squares
 
 SIZE = 8
 NETWORKS = {
@@ -86,3 +87,19 @@ def test_products_are_rounded_up():
     assert product([1 / 3, 1 / 3]) > (1 / 3) * (1 / 3)
     assert product([1.0] * 1000) == 1.0
     assert product([]) == 1.0
+
+
+def test_products_and_roots_of_sums_of_squares_are_above_the_exact_ones(rng):
+    """By rational arithmetic; many terms, so that the last rounding up does not cover the others."""
+    for _ in range(50):
+        bounds = rng.uniform(0.5, 2.0, size=200).tolist()
+        exact = math.prod(map(Fraction, bounds))
+        assert exact <= Fraction(product(bounds)) <= exact * (1 + Fraction(1, 10**12))
+        squares = sum(Fraction(bound) ** 2 for bound in bounds)
+        assert squares <= Fraction(root_sum_of_squares(bounds)) ** 2 <= squares * (1 + Fraction(1, 10**12))
+
+
+@pytest.mark.parametrize("bounds", [[1e-200, 1e-200], [1e200, 1e200], [0.0, 3.0, 4.0], [1e-160, 1.0]])
+def test_roots_of_sums_of_squares_at_the_ends_of_the_range(bounds):
+    exact = sum(Fraction(bound) ** 2 for bound in bounds)
+    assert exact <= Fraction(root_sum_of_squares(bounds)) ** 2 <= exact * 4
