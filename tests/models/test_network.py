@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lipjax
-from lipjax.certificates import certify_lln
+from lipjax.certificates import Certificate, certify_lln
 from lipjax.layers import (
     Concatenate,
     CurvatureHead,
@@ -24,6 +24,7 @@ from lipjax.layers import (
     PolylinePool,
     ProjectionPool,
     Proof,
+    Recomputed,
     Residual,
     Sequential,
     SkewOrthogonalConv,
@@ -32,6 +33,7 @@ from lipjax.layers import (
     isometry,
 )
 from lipjax.models import Classifier, Network
+from lipjax.models.proven import over_bound
 
 SHAPE = (4, 4, 1)
 HEADS = {"lln": LastLayerNormalization(3), "crc": CurvatureHead(3, 16)}
@@ -492,3 +494,17 @@ def test_proofs_are_printed_as_a_tree():
 def test_classifiers_are_abstract():
     with pytest.raises(NotImplementedError):
         Classifier().parts()
+
+
+def test_radii_are_divided_downwards(rng):
+    """By rational arithmetic: no quotient is above the exact one."""
+    radius = rng.uniform(0.1, 1.0, size=300)
+    ones, whole = np.ones(300, bool), np.zeros(300, int)
+    found = over_bound(Certificate(radius, whole, ones, radius, whole, "proof"), 3.7)
+    for r, quotient, upper in zip(radius, found.radius, found.upper, strict=True):
+        assert Fraction(quotient) <= Fraction(r) / Fraction(3.7) <= Fraction(upper)
+
+
+def test_what_is_recomputed_keeps_its_bound():
+    assert Recomputed(Scaled(3.0, 2.0)).proof({}, SHAPE) == Scaled(3.0, 2.0).proof({}, SHAPE)
+    assert Recomputed(Scaled(3.0)).proof({}, SHAPE).lipschitz == 3.0
