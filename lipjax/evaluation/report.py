@@ -1,5 +1,6 @@
 """Figures of certificates and of learned pooling."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -10,7 +11,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lipjax.layers import Container, Layer, PointPool, PolylinePool, ProjectionPool
+from lipjax.layers import PointPool, PolylinePool, ProjectionPool
+from lipjax.layers.container import leaves
+from lipjax.layers.layer import own_of
 from lipjax.models import Classifier
 
 LEARNED = (ProjectionPool, PolylinePool, PointPool)
@@ -68,13 +71,13 @@ def plot_level_sets(path: Path, model: Classifier, variables: Mapping[str, Any],
     Raises:
       ValueError: a network without learnable pooling.
     """
-    pools = {name: layer for name, layer in _leaves(model.parts()[0]) if isinstance(layer, LEARNED)}
+    pools = {name: layer for name, layer in leaves(model.parts()[0]) if isinstance(layer, LEARNED)}
     if not pools:
         raise ValueError(f"{type(model).__name__}: no layer is a pooling with something to learn")
     figure = Figure(figsize=(2.6 * pairs, 2.6 * len(pools)), layout="constrained")
     FigureCanvasAgg(figure)
     for row, (name, layer) in zip(figure.subplots(len(pools), pairs, squeeze=False), pools.items(), strict=True):
-        params = variables["params"][name]
+        params = functools.reduce(own_of, name.split("/"), variables)["params"]
         count = len(jax.tree.leaves(params)[0])
         reach = 3.0 if "theta" in params else 3 * max(1.0, *(float(np.abs(p).max()) for p in jax.tree.leaves(params)))
         ticks = np.linspace(-reach, reach, 201)
@@ -89,10 +92,3 @@ def plot_level_sets(path: Path, model: Classifier, variables: Mapping[str, Any],
             axes.title.set_fontsize(8)
             axes.tick_params(labelsize=6)
     figure.savefig(path, dpi=110)
-
-
-def _leaves(layer: Layer, name: str = "") -> list[tuple[str, Layer]]:
-    """The layers of a backbone that hold variables of their own name beside the head's."""
-    if not isinstance(layer, Container):
-        return [(name, layer)]
-    return [leaf for child, inner in layer.children() if not (name and child) for leaf in _leaves(inner, child or name)]

@@ -13,18 +13,19 @@ Named = tuple[tuple[str, Layer], ...]
 class Container(Layer):
     """What every layer of layers does alike: it passes on what is asked, to each with its own variables.
 
-    The variables of a child are those under its name; of one without a name ("") those of the container itself.
+    The variables of a child are those under its name; of one without a name ("") those of the container itself.  A
+    container has a field `layers`, or says itself which its children are.
     """
 
     @nn.nowrap
     def children(self) -> Named:
         """The layers by name, in order."""
-        raise NotImplementedError
+        return self.layers  # type: ignore[attr-defined]
 
     @nn.nowrap
     def with_children(self, layers: Named) -> Layer:
-        """The container of other layers."""
-        raise NotImplementedError
+        """The same container of other layers."""
+        return self.clone(layers=layers, parent=None, name=None)
 
     @nn.nowrap
     def input_shapes(self, own: Variables, shape: Shape) -> list[Shape]:
@@ -129,6 +130,15 @@ def names_of(layers: Named) -> Iterable[str]:
             yield name
         else:
             yield from names_of(layer.children())
+
+
+def leaves(layer: Layer, path: str = "") -> Iterable[tuple[str, Layer]]:
+    """(path, layer) of those that are no containers, in order; a child without a name adds nothing to the path."""
+    if not isinstance(layer, Container):
+        yield path, layer
+    else:
+        for name, child in layer.children():
+            yield from leaves(child, "/".join(filter(None, (path, name))))
 
 
 def check_layer(owner: str, layer: Any) -> None:

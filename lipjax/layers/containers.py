@@ -34,14 +34,6 @@ class Sequential(Container):
         return x
 
     @nn.nowrap
-    def children(self):
-        return self.layers
-
-    @nn.nowrap
-    def with_children(self, layers):
-        return Sequential(layers, parent=None)
-
-    @nn.nowrap
     def evaluate(self, own, x):
         for name, layer in self.layers:
             x = layer.evaluate(own_of(own, name), x)
@@ -107,7 +99,7 @@ class Residual(Container):
 
     @nn.nowrap
     def with_children(self, layers):
-        return Residual(layers[0][1], self.a, parent=None)
+        return self.clone(layer=layers[0][1], parent=None, name=None)
 
     @nn.nowrap
     def evaluate(self, own, x):
@@ -140,14 +132,6 @@ class Concatenate(Container):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         return jnp.concatenate([self.child(name, layer)(x, train) for name, layer in self.layers], axis=-1)
-
-    @nn.nowrap
-    def children(self):
-        return self.layers
-
-    @nn.nowrap
-    def with_children(self, layers):
-        return Concatenate(layers, parent=None)
 
     @nn.nowrap
     def evaluate(self, own, x):
@@ -193,14 +177,6 @@ class Split(Container):
         if x.shape[-1] != sum(self.channels):
             raise ValueError(f"Split: channels={self.channels} must add up to the {x.shape[-1]} of the input")
         return jnp.split(x, np.cumsum(self.channels)[:-1].tolist(), axis=-1)
-
-    @nn.nowrap
-    def children(self):
-        return self.layers
-
-    @nn.nowrap
-    def with_children(self, layers):
-        return Split(layers, self.channels, parent=None)
 
     @nn.nowrap
     def input_shapes(self, own, shape):

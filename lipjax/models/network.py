@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from lipjax.layers import Container, Head, InputScale, Layer
-from lipjax.layers.container import check_layer, names_of
+from lipjax.layers.container import check_layer, leaves, names_of
 from lipjax.layers.layer import Proof, Variables, checked_proof, own_of, remember, with_own
 
 # What a class of networks may define of what it inherits; what each defines, read before Flax adds its own.
@@ -95,7 +95,9 @@ class Classifier(nn.Module):
     @nn.nowrap
     def nominal_bound(self) -> float:
         """1/std: Lip(g) if every layer but the input scale is 1-Lipschitz.  An estimate for training, never a proof."""
-        return math.prod(1 / float(np.min(layer.std)) for layer in _input_scales(self.parts()[0]))
+        return math.prod(
+            1 / float(np.min(layer.std)) for _, layer in leaves(self.parts()[0]) if isinstance(layer, InputScale)
+        )
 
     @nn.nowrap
     def shape_of_images(self, image_shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
@@ -117,12 +119,6 @@ class Classifier(nn.Module):
 def proof_of(backbone: Layer, variables: Variables, image_shape: tuple[int, ...]) -> Proof:
     """The proof of a backbone; ValueError unless all that its layers state are finite numbers >= 0."""
     return checked_proof("backbone", backbone.proof(variables, image_shape))
-
-
-def _input_scales(layer: Layer) -> list[InputScale]:
-    if isinstance(layer, Container):
-        return [scale for _, child in layer.children() for scale in _input_scales(child)]
-    return [layer] if isinstance(layer, InputScale) else []
 
 
 remember(Classifier)

@@ -505,6 +505,33 @@ def test_radii_are_divided_downwards(rng):
         assert Fraction(quotient) <= Fraction(r) / Fraction(3.7) <= Fraction(upper)
 
 
+def test_folding_keeps_a_container_of_another_class(rng):
+    """One that computes something of its own, and states it, is not folded to the class that it inherits from."""
+
+    class Halved(Sequential):
+        @nn.compact
+        def __call__(self, x, train=False):
+            return super().__call__(x, train) / 2
+
+        @nn.nowrap
+        def evaluate(self, own, x):
+            return super().evaluate(own, x) / 2
+
+        @nn.nowrap
+        def proof(self, own, shape):
+            return super().proof(own, shape)
+
+    inner = Halved((("conv", SkewOrthogonalConv(2)),))
+    layers = (("input", InputScale(0.5, 0.25)), ("inner", inner), ("flatten", Flatten()))
+    model = Network(Sequential(layers), LastLayerNormalization(3), SHAPE)
+    variables = made(model)
+    folded, own = lipjax.fold(model, variables)
+    assert type(dict(folded.backbone.layers)["inner"]) is Halved
+    np.testing.assert_allclose(
+        folded.apply(own, images(), method="features"), model.apply(variables, images(), method="features"), atol=1e-5
+    )
+
+
 def test_what_is_recomputed_keeps_its_bound():
     assert Recomputed(Scaled(3.0, 2.0)).proof({}, SHAPE) == Scaled(3.0, 2.0).proof({}, SHAPE)
     assert Recomputed(Scaled(3.0)).proof({}, SHAPE).lipschitz == 3.0
