@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from lipjax.checkpoint import Checkpoints
 from lipjax.config import SECTIONS, Run, build, default_config
 from lipjax.data import DataOptions, load
-from lipjax.models.architectures import build_model, file_of, model_options
+from lipjax.models.architectures import build_model, file_of
 from lipjax.system.files import atomic_write
 
 CONFIG_FILE = "config.json"
@@ -159,7 +159,7 @@ def load_trained(workdir: str | os.PathLike, data_dir: str | None = None, trust_
     data, run = build("data", DataOptions, config.data), build("run", Run, config.run)
     config.update({"data": dataclasses.asdict(data), "run": dataclasses.asdict(run)})
     dataset = load(data.name, data.data_dir)
-    model = build_model(model_options(options), dataset.image_shape, dataset.num_classes)
+    model = build_model(options, dataset.image_shape, dataset.num_classes)
     image = jnp.zeros((1, *dataset.image_shape))
     template = jax.eval_shape(lambda: dict(model.init(jax.random.key(0), image)))
     variables, _ = checkpoints.restore(kind, template, partial=True)

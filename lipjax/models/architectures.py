@@ -32,9 +32,8 @@ def model_options(given: Mapping[str, Any]) -> dict[str, Any]:
       ValueError: a name that is neither known nor FILE.py:FUNCTION; a file that is missing, raises, has no such
         function, or is not the one whose SHA-256 was recorded.
     """
-    options = {**defaults(_architecture(given)), **given}
-    file = file_of(given["name"])
-    return options if file is None else {**options, "sha256": hashlib.sha256(_source(file)).hexdigest()}
+    owner, digest = _architecture(given)
+    return {**defaults(owner), **given} | ({} if digest is None else {"sha256": digest})
 
 
 def build_model(given: Mapping[str, Any], image_shape: tuple[int, ...], num_classes: int) -> Classifier:
@@ -44,7 +43,7 @@ def build_model(given: Mapping[str, Any], image_shape: tuple[int, ...], num_clas
       ValueError: see `model_options`; options that the architecture refuses; what is no `Classifier` of such images and
         classes.
     """
-    owner, name = _architecture(given), given["name"]
+    (owner, _), name = _architecture(given), given["name"]
     options = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items() if key not in ("name", "sha256")}
     model = build("model", owner, options, tuple(image_shape), num_classes)
     if not isinstance(model, Classifier):
@@ -58,33 +57,30 @@ def build_model(given: Mapping[str, Any], image_shape: tuple[int, ...], num_clas
     return model
 
 
-def _architecture(given: Mapping[str, Any]) -> Architecture:
+def _architecture(given: Mapping[str, Any]) -> tuple[Architecture, str | None]:
+    """(the function, the SHA-256 of the bytes that it was executed from, None for one of the library)."""
     name = given.get("name")
     if name in ARCHITECTURES:
-        return ARCHITECTURES[name]
+        return ARCHITECTURES[name], None
     path = file_of(name)
     if path is None:
         raise ValueError(f"config.model.name={name!r}: must be one of {tuple(ARCHITECTURES)}, or FILE.py:FUNCTION")
-    source = _source(path)
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"config.model.name: cannot read {path} ({error.strerror})") from error
     recorded, found = given.get("sha256"), hashlib.sha256(source).hexdigest()
     if recorded not in (None, found):
         raise ValueError(f"config.model.name={name!r}: the file has changed; its SHA-256 was {recorded}, is {found}")
-    function = getattr(_executed(path, source), str(name).rpartition(":")[2], None)
+    function = getattr(_executed(path, source, found), str(name).rpartition(":")[2], None)
     if not callable(function):
         raise ValueError(f"config.model.name={name!r}: the file has no such function")
-    return function
+    return function, found
 
 
-def _source(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"config.model.name: cannot read {path} ({error.strerror})") from error
-
-
-def _executed(path: Path, source: bytes) -> types.ModuleType:
+def _executed(path: Path, source: bytes, digest: str) -> types.ModuleType:
     """The module of these very bytes, executed once: its classes stay the same from call to call."""
-    name = f"lipjax_file_{hashlib.sha256(source).hexdigest()}"
+    name = f"lipjax_file_{digest}"
     if name not in sys.modules:
         module = types.ModuleType(name)
         module.__file__ = str(path)

@@ -1,5 +1,6 @@
 """Networks of one's own from a file: trained, resumed, certified and refused like those of the library."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -140,6 +141,21 @@ def test_what_is_no_network_is_named(tmp_path, name, text):
     given = {"name": f"{tmp_path / name}"}
     with pytest.raises(ValueError, match=text):
         build_model(model_options(given), (8, 8, 1), 10)
+
+
+def test_the_digest_is_of_the_bytes_that_were_executed(tmp_path, monkeypatch):
+    """Even where the file changes meanwhile: it is read once."""
+    (tmp_path / "net.py").write_text(NETWORK)
+    read = Path.read_bytes
+
+    def changed_after(self):
+        source = read(self)
+        self.write_text("raise RuntimeError")
+        return source
+
+    monkeypatch.setattr(Path, "read_bytes", changed_after)
+    options = model_options({"name": f"{tmp_path / 'net.py'}:network"})
+    assert options["sha256"] == hashlib.sha256(NETWORK.encode()).hexdigest()
 
 
 def test_an_unknown_option_is_named(tmp_path):
