@@ -90,12 +90,11 @@ def named(section: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> t
     return known[name], rest
 
 
-def check(owner: Any, **allowed: Allowed) -> None:
-    """Raise ValueError, naming the attribute, its value and what is allowed, unless each is what it must be."""
+def check(values: Mapping[str, Any], **allowed: Allowed) -> None:
+    """Raise ValueError, naming the key, its value and what is allowed, unless each value is what it must be."""
     for key, (text, holds) in allowed.items():
-        value = getattr(owner, key)
-        if not holds(value):
-            raise ValueError(f"{key}={value!r}: must be {text}")
+        if not holds(values[key]):
+            raise ValueError(f"{key}={values[key]!r}: must be {text}")
 
 
 def one_of(*allowed: str) -> Allowed:
@@ -189,6 +188,6 @@ class Run:
             ("epochs", "batch_size", "eval_every", "checkpoint_every", "keep_checkpoints"), integer(1)
         )
         flags = dict.fromkeys(("shard_head", "distributed", "tensorboard", "profile"), flag())
-        check(self, **counts, **flags, seed=integer(0, 2**31 - 1), checkpoint_steps=or_none(integer(1)))
-        check(self, checkpoint_seconds=positive())
+        check(vars(self), **counts, **flags, seed=integer(0, 2**31 - 1), checkpoint_steps=or_none(integer(1)))
+        check(vars(self), checkpoint_seconds=positive())
         parse_radii(self.radii)

@@ -24,7 +24,7 @@ class DataOptions:
     flip: bool = True
 
     def __post_init__(self):
-        check(self, name=("a name", lambda value: isinstance(value, str) and bool(value)))
-        check(self, data_dir=("a path or None", lambda value: value is None or isinstance(value, str)))
-        check(self, validation_fraction=("a number in [0, 1)", lambda value: is_number(value) and 0 <= value < 1))
-        check(self, crop_padding=integer(0), flip=flag())
+        check(vars(self), name=("a name", lambda value: isinstance(value, str) and bool(value)))
+        check(vars(self), data_dir=("a path or None", lambda value: value is None or isinstance(value, str)))
+        check(vars(self), validation_fraction=("a number in [0, 1)", lambda value: is_number(value) and 0 <= value < 1))
+        check(vars(self), crop_padding=integer(0), flip=flag())

@@ -6,7 +6,7 @@ tensorflow-datasets reads prepared datasets without TensorFlow, but its preparat
 named in ``except`` clauses. All its modules share one lazily imported module object,
 ``tensorflow_datasets.core.utils.lazy_imports_utils.tensorflow``; that object, and never ``sys.modules``, is
 given a stand-in here, so no other library can mistake the stand-in for TensorFlow.  TensorFlow itself would be twelve
-more packages and a wheel of 270 MB (2.21, for the CPU alone) before anyone's first command could run.
+more packages and a wheel of 270 MB (2.21, for the CPU alone, by ``pip download``) before anyone's first command runs.
 """
 
 from __future__ import annotations

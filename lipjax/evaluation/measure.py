@@ -107,7 +107,7 @@ def measured(
 
     Args:
       network: what every measure depends on, to the last bit; the rows on disk must be of the same.
-      say: takes a line; None would show nothing but the bar.
+      say: takes a line.
       radius: (N,) certified radii, for a measure that asks for them.
     """
     rows = Rows(folder, measure, json.dumps([*network, batch_size, len(split.labels), *measure.key()]), batch_size)

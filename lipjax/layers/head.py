@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from lipjax.certificates import Certificate
-from lipjax.layers.layer import Variables, check_states, remember
+from lipjax.layers.layer import Variables, check_states, decay_mask, remember
 
 Certifier = Callable[..., Certificate]  # (features, labels, rivals=None) → Certificate in feature space
 
@@ -47,7 +47,7 @@ class Head(nn.Module):
     @nn.nowrap
     def decay_mask(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The tree of params with True where weight decay applies."""
-        return {name: jax.tree.map(lambda _, d=name in self.decayed: d, leaf) for name, leaf in params.items()}
+        return decay_mask(self.decayed, params)
 
 
 remember(Head)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, NamedTuple
 
@@ -181,6 +181,11 @@ def remade(module: Any) -> Any:
     return type(module)(**own, parent=None, name=None)
 
 
+def decay_mask(decayed: Collection[str], params: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree of params with True under the names in `decayed`."""
+    return {name: jax.tree.map(lambda _, d=name in decayed: d, leaf) for name, leaf in params.items()}
+
+
 class Layer(nn.Module):
     """A map of one array (N, …) to another, and what is true of it.
 
@@ -218,7 +223,7 @@ class Layer(nn.Module):
     @nn.nowrap
     def decay_mask(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The tree of params with True where weight decay applies."""
-        return {name: jax.tree.map(lambda _, d=name in self.decayed: d, leaf) for name, leaf in params.items()}
+        return decay_mask(self.decayed, params)
 
     @nn.nowrap
     def projected(self, own: Variables) -> Variables:

@@ -7,14 +7,13 @@ import flax.linen as nn
 import numpy as np
 
 from lipjax import ops
-from lipjax.config import flag, integer, number, one_of, positive
+from lipjax.config import check, flag, integer, number, one_of, positive
 from lipjax.layers import (
     ACTIVATIONS,
     CONVOLUTIONS,
     HEADS,
     POOLINGS,
     Flatten,
-    Head,
     InputScale,
     Layer,
     Recomputed,
@@ -90,8 +89,6 @@ class LipConvnet(Classifier):
         `pool_vertices` vertices), 'point'.
       pool_vertices: vertices of each polyline, at least 3.
       activation: on channel pairs, 'max_min', 'householder' or 'householder2'.
-      convolution: one of CONVOLUTIONS, as are head, pooling and activation of their dicts.  Each is made with those of
-        its fields that are attributes here: `features`, `kernel_size`, and the following for 'skew_orthogonal'.
       polynomial: p of every layer in training, a `Polynomial`: `layers.held_polynomial(degree, norm)` or any other made
         for an interval (the norms of the convolutions are then held inside it), or the paper's `ops.taylor(6)`.
       eval_polynomial: p in evaluation; None: the same.
@@ -102,6 +99,8 @@ class LipConvnet(Classifier):
       mean: subtracted from the pixels, a number or one per channel; None: the authors' CIFAR means for 3 channels,
         otherwise 0.5.
       std: the pixels are divided by it, a number or one per channel; None: the authors' 0.2507.
+      convolution: one of CONVOLUTIONS, as are head, pooling and activation of their dicts.  Each is made with those of
+        its fields that are attributes here, and a convolution with `features` and `kernel_size`.
 
     Raises:
       ValueError: an attribute outside what is allowed (named with its value), images of another shape.
@@ -117,7 +116,6 @@ class LipConvnet(Classifier):
     pooling: str = "max"
     pool_vertices: int = 4
     activation: str = "max_min"
-    convolution: str = "skew_orthogonal"
     polynomial: Polynomial = DEFAULT_POLYNOMIAL
     eval_polynomial: Polynomial | None = None
     gradient: str = "fast"
@@ -125,6 +123,7 @@ class LipConvnet(Classifier):
     remat: bool = False
     mean: float | tuple[float, ...] | None = None
     std: float | tuple[float, ...] | None = None
+    convolution: str = "skew_orthogonal"
 
     def __post_init__(self):
         for name in ("mean", "std"):  # an array could be changed later
@@ -160,7 +159,7 @@ class LipConvnet(Classifier):
             own = [entry for step in steps if step.block == block for entry in self._layers(step)]
             again = Recomputed(Sequential(tuple(own), parent=None), parent=None)
             layers += [("", again)] if self.remat else own
-        return Sequential((*layers, ("flatten", Flatten(parent=None))), parent=None), self._head()
+        return Sequential((*layers, ("flatten", Flatten(parent=None))), parent=None), self._made(HEADS[self.head])
 
     @nn.nowrap
     def _layers(self, step: ConvStep) -> list[tuple[str, Layer]]:
@@ -175,10 +174,6 @@ class LipConvnet(Classifier):
         else:
             layers.append((f"{step.name}_activation", self._made(ACTIVATIONS[self.activation])))
         return layers
-
-    @nn.nowrap
-    def _head(self) -> Head:
-        return self._made(HEADS[self.head])
 
     @nn.nowrap
     def _made(self, kind: type, **given: Any) -> Any:
@@ -225,9 +220,7 @@ def lip_convnet(
       ValueError: "KEY=VALUE: must be …".
     """
     options = dict(locals())
-    for key, (text, holds) in _OPTIONS.items():
-        if not holds(options[key]):
-            raise ValueError(f"{key}={options[key]!r}: must be {text}")
+    check(options, **_OPTIONS)
     height, width, channels = image_shape
     if height != width:
         raise ValueError(f"image_shape={image_shape}: must be square")

@@ -259,10 +259,8 @@ def _copied(variables: Variables) -> Variables:
             raise ValueError(f"variables: {path} must be float32 or float64, got {array.dtype}")
         if not np.isfinite(array).all():
             raise ValueError(f"variables: {path} has entries that are not finite")
-        # Arrays over bytes can never be made writeable.
-        return np.frombuffer(array.astype(array.dtype.newbyteorder("=")).tobytes(), array.dtype.name).reshape(
-            array.shape
-        )
+        native = array.astype(array.dtype.name)
+        return np.frombuffer(native.tobytes(), native.dtype).reshape(native.shape)  # bytes are never writeable
 
     def of_tree(path, tree):
         if hasattr(tree, "items"):

@@ -82,7 +82,7 @@ class Training:
     """One run of a recipe in a workdir: what stays the same from step to step."""
 
     def __init__(self, recipe: Recipe, workdir: Path, say: Callable[[str], None]):
-        self.recipe, self.run_options, self.workdir, self.say = recipe, recipe.run, workdir, say
+        self.recipe, self.workdir, self.say = recipe, workdir, say
         self.dataset = load(recipe.data.name, recipe.data.data_dir)
         self.split, self.validation = self.dataset.hold_out(recipe.data.validation_fraction, recipe.run.seed)
         self.mesh = mesh_of()
@@ -96,7 +96,7 @@ class Training:
 
     def start(self) -> tuple[TrainState, Metrics]:
         """The state of the last checkpoint, or a new one, on the devices; the files of the run are begun."""
-        run, workdir, metrics = self.run_options, self.workdir, Metrics.zero()
+        run, workdir, metrics = self.recipe.run, self.workdir, Metrics.zero()
         template = jax.eval_shape(lambda: initial_state(self.model, self.optimizer, run.seed))
         workdir.mkdir(parents=True, exist_ok=True)
         _check_room(workdir, template, run.keep_checkpoints)
@@ -132,7 +132,7 @@ class Training:
 
     def run(self, state: TrainState, metrics: Metrics) -> TrainState:
         """From here to the last step."""
-        run, mesh, done = self.run_options, self.mesh, int(state.step)
+        run, mesh, done = self.recipe.run, self.mesh, int(state.step)
         images, labels = (dataset_on_devices(array, mesh) for array in self.split)
         step = make_train_step(self.model, self.optimizer, self.recipe, self.dataset.pixel_max, mesh)
         progress = Progress(self.say, run.epochs, self.steps_per_epoch, run.batch_size, done)
@@ -170,16 +170,16 @@ class Training:
         return state
 
     def _curves(self, epochs: int) -> Any:
-        wanted = self.run_options.tensorboard and is_first()
+        wanted = self.recipe.run.tensorboard and is_first()
         return EventFiles(self.workdir / "tensorboard", epochs) if wanted else contextlib.nullcontext()
 
     def _tracing(self) -> Any:
-        wanted = self.run_options.profile and is_first()
+        wanted = self.recipe.run.profile and is_first()
         return StepTrace(self.workdir / "profile") if wanted else contextlib.nullcontext()
 
     def _agreed(self, done: int, interruption: Interruption, last_saved: float) -> tuple[bool, bool]:
         """(whether to stop, whether a checkpoint is due), the same in all processes."""
-        run, is_stopping, is_due = self.run_options, False, False
+        run, is_stopping, is_due = self.recipe.run, False, False
         if jax.process_count() == 1 or done % self.steps_per_epoch == 0 or done % AGREE_EVERY == 0:
             is_overdue = time.monotonic() - last_saved >= run.checkpoint_seconds
             is_stopping, is_due = any_process(interruption.requested is not None, is_overdue)
@@ -188,7 +188,7 @@ class Training:
 
     def _end_epoch(self, state: TrainState, record: dict[str, Any], done: int, is_due: bool, events: Any) -> bool:
         """The record, with what held-out images say, to the files; whether a checkpoint was written."""
-        run, epoch, score, is_last = self.run_options, record["epoch"], None, done == self.total
+        run, epoch, score, is_last = self.recipe.run, record["epoch"], None, done == self.total
         if len(self.validation.labels) and (is_last or epoch % run.eval_every == 0):
             record |= evaluate(
                 self.model, on_host(state, self.mesh), self.validation, self.dataset.pixel_max, run.radii

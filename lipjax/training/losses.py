@@ -100,7 +100,7 @@ class Paper:
     curvature_weight: float = 0.5
 
     def __post_init__(self):
-        check(self, attack_radius=number(0), curvature_weight=number(0))
+        check(vars(self), attack_radius=number(0), curvature_weight=number(0))
 
     def __call__(self, model: Classifier, variables, features, labels, key):
         logits_loss = CrossEntropy()(model, variables, features, labels, key)

@@ -8,7 +8,7 @@ from typing import Any
 
 import optax
 
-from lipjax.config import is_number, number, or_none
+from lipjax.config import check, is_number, number, or_none
 from lipjax.models import Classifier
 
 # What ours differ in from optax's defaults.
@@ -46,13 +46,8 @@ class Optimizer:
         schedule: Mapping[str, Any] | None = None,
         **own: Any,
     ):
-        for key, value, (text, holds) in (
-            ("learning_rate", learning_rate, number(0)),
-            ("weight_decay", weight_decay, number(0)),
-            ("clip_norm", clip_norm, or_none(number(0))),
-        ):
-            if not holds(value):
-                raise ValueError(f"{key}={value!r}: must be {text}")
+        shared = {"learning_rate": learning_rate, "weight_decay": weight_decay, "clip_norm": clip_norm}
+        check(shared, learning_rate=number(0), weight_decay=number(0), clip_norm=or_none(number(0)))
         self._function = _of_optax("name", name, "an optimiser", {"learning_rate"})
         takes = inspect.signature(self._function).parameters
         for key, value in own.items():
@@ -65,8 +60,7 @@ class Optimizer:
         self._schedule = functools.partial(_schedule, schedule, learning_rate)
         self._schedule(100)
         self.options = {
-            **{"name": name, "learning_rate": learning_rate, "weight_decay": weight_decay, "clip_norm": clip_norm},
-            **self._own,
+            **{"name": name, **shared, **self._own},
             "schedule": {**_DROPS, **schedule} if schedule.get("name") == "drops" else schedule,
         }
 
