@@ -14,14 +14,15 @@ from lipjax.checkpoint import CheckpointError
 from lipjax.data import DataError
 from lipjax.evaluation.attack import CertificateViolated
 from lipjax.evaluation.split import ATTACKS, SPLITS, certify_run
-from lipjax.models.proven import BATCH_SIZE
+from lipjax.evaluation.verify import NotVerified, verify_run
+from lipjax.models import program
 from lipjax.system import compilation
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of train.py.", required=True)
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data is, if not where training read it.")
 NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "Certify only the first so many images.")
 SPLIT = flags.DEFINE_enum("split", "test", SPLITS, "Which images; validation: held out of training; train: the rest.")
-IMAGES_AT_A_TIME = flags.DEFINE_integer("batch_size", BATCH_SIZE, "Images at a time; smaller needs less memory.")
+IMAGES_AT_A_TIME = flags.DEFINE_integer("batch_size", program.BATCH_SIZE, "Images at a time; fewer need less memory.")
 ATTACK = flags.DEFINE_enum(
     "attack", "none", ATTACKS, "Attack the images too: fast 10 steps, strong 50 steps × 5 starts."
 )
@@ -32,6 +33,13 @@ PAPER_PROTOCOL = flags.DEFINE_bool(
     False,
     "Print also what the paper's protocol gives: layers taken as 1-Lipschitz, 9 rivals; no proof.",
 )
+PRECISION = flags.DEFINE_enum(
+    "precision",
+    "float64",
+    program.PRECISIONS,
+    "float32: certify the float32 program too, less its rounding.",
+)
+VERIFY = flags.DEFINE_bool("verify", False, "Certify again what is in the workdir, and compare; writes nothing.")
 TRUST_CODE = flags.DEFINE_bool("trust_code", False, "Execute the Python file in the workdir that makes its network.")
 RADII = flags.DEFINE_string("radii", None, "Such as 36/255,0.5 (l2, pixels in [0, 1]); default: as in the config.")
 
@@ -43,6 +51,9 @@ def main(argv):
         logging.set_verbosity(logging.WARNING)
     compilation.use_cache()
     try:
+        if VERIFY.value:
+            verify_run(Path(WORKDIR.value), DATA_DIR.value, SPLIT.value, trust_code=TRUST_CODE.value)
+            return
         certify_run(
             Path(WORKDIR.value),
             DATA_DIR.value,
@@ -55,8 +66,9 @@ def main(argv):
             precisions=PRECISIONS.value,
             paper_protocol=PAPER_PROTOCOL.value,
             trust_code=TRUST_CODE.value,
+            precision=PRECISION.value,
         )
-    except (ValueError, OSError, DataError, CheckpointError, CertificateViolated) as error:
+    except (ValueError, OSError, DataError, CheckpointError, CertificateViolated, NotVerified) as error:
         sys.exit(f"certify.py: {error}")
 
 

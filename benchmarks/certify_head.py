@@ -19,7 +19,7 @@ from absl import app, flags, logging
 
 from lipjax.certificates.crc import certify_crc, pair_bounds
 from lipjax.certificates.curvature_cache import CurvatureCache
-from lipjax.models.proven import penultimate_features
+from lipjax.models.program import penultimate_features
 from lipjax.ops.curvature import cheap_curvature_bound, curvature_bound
 from lipjax.system import compilation
 from lipjax.workdir import load_trained

@@ -1,9 +1,9 @@
 """Image classifiers with proven l2 robustness: layers that state their proof, certified heads, deterministic radii."""
 
 from lipjax import layers, models, ops
-from lipjax.models import LipConvnet, Network, certify, fold, prove
+from lipjax.models import LipConvnet, Network, Proven, certify, fold, prove
 
-__all__ = ["LipConvnet", "Network", "certify", "fold", "layers", "load_trained", "models", "ops", "prove"]
+__all__ = ["LipConvnet", "Network", "Proven", "certify", "fold", "layers", "load_trained", "models", "ops", "prove"]
 
 
 def __getattr__(name):

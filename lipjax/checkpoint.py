@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,15 @@ class Checkpoints:
 
     A state is a tree of arrays with attributes `step` and `params`, written as nested dicts under the paths of its
     leaves.  It is saved with the SHA-256 of its whole content and of its parameters, checked whenever it is read.
+
+    Args:
+      kept: how many of the newest stay on disk.
+      config: values of the config, by key, that are kept in the metadata: what the parameters mean.
     """
 
-    def __init__(self, workdir: Path, kept: int = KEPT):
+    def __init__(self, workdir: Path, kept: int = KEPT, config: Mapping[str, Any] | None = None):
         self.directory = Path(workdir).absolute() / "checkpoints"
-        self.kept = kept
+        self.kept, self.config = kept, config
 
     def save(self, state: Any, epoch: int, score: float | None, metrics: dict[str, Any] | None = None) -> None:
         """Save the state in 'last' and, if it has the highest score so far, in 'best'.
@@ -69,6 +74,7 @@ class Checkpoints:
             "step": int(state.step),
             "score": score,
             "metrics": metrics,
+            "config": self.config,
             "state_sha256": sha256(state),
             "params_sha256": sha256(state.params),
         }
@@ -117,7 +123,7 @@ class Checkpoints:
         return ocp.CheckpointManager(self.directory / kind, options=options)
 
     def metadata(self, kind: str) -> dict[str, Any]:
-        """epoch, step, score, metrics, state_sha256 and params_sha256 of the 'last' or 'best' checkpoint.
+        """epoch, step, score, metrics, config, state_sha256 and params_sha256 of the 'last' or 'best' checkpoint.
 
         Raises:
           CheckpointError: no such checkpoint, or metadata that cannot be read or was altered.

@@ -108,6 +108,27 @@ def check_same(there: Mapping[str, Any], now: Mapping[str, Any], workdir: Path) 
         raise ValueError(f"workdir={str(workdir)!r} holds a run of another config ({found}); choose another workdir")
 
 
+def what_is_trained(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, by key, that say which network the parameters are of, and which images were held out."""
+    flat = flattened(config.to_dict() if isinstance(config, ConfigDict) else config)
+    found = {k: v for k, v in flat.items() if k.startswith(("data.", "model.")) and k not in MAY_CHANGE}
+    if ".py:" in found["model.name"]:  # the file may lie elsewhere
+        found["model.name"] = Path(found["model.name"]).name
+    return found | {"run.seed": flat["run.seed"]}
+
+
+def _check_trained(metadata: Mapping[str, Any], config: Mapping[str, Any], workdir: Path) -> None:
+    """Raise ValueError, naming each key with both values, where config.json is not that of the checkpoint."""
+    trained = metadata.get("config")
+    if trained is None:  # of lipjax 0.1
+        return
+    now = what_is_trained(config)
+    differing = [key for key in sorted({*trained, *now}) if trained.get(key) != now.get(key)]
+    if differing:
+        found = ", ".join(f"config.{key}: {now.get(key)!r}, trained by {trained.get(key)!r}" for key in differing)
+        raise ValueError(f"{workdir / CONFIG_FILE} has been changed since the checkpoint was saved ({found})")
+
+
 def read_config(workdir: Path) -> ConfigDict:
     """The config of a workdir, in sections.
 
@@ -128,7 +149,8 @@ def load_trained(workdir: str | os.PathLike, data_dir: str | None = None, trust_
 
     Held norms are tightened (`Classifier.tightened`), so that every layer is as good as its proof can have it.
 
-    Reads config.json and the checkpoint only: no Python config is executed and nothing is unpickled.  A network of
+    Reads config.json and the checkpoint only: no Python config is executed and nothing is unpickled.  A config.json
+    that says another network, data or held-out images than the checkpoint was trained with is refused.  A network of
     one's own is made by the copy of its file that lies in the workdir, which is executed if its SHA-256 is the recorded
     one.
 
@@ -155,7 +177,8 @@ def load_trained(workdir: str | os.PathLike, data_dir: str | None = None, trust_
         options["name"] = f"{workdir / file.name}:{config.model.name.rpartition(':')[2]}"
     checkpoints = Checkpoints(workdir)
     kind = "best" if checkpoints.has("best") else "last"
-    checkpoints.metadata(kind)  # fails first where there is none, before any data is read
+    # Fails first where there is none, before any data is read.
+    _check_trained(checkpoints.metadata(kind), read_config(workdir), workdir)
     data, run = build("data", DataOptions, config.data), build("run", Run, config.run)
     config.update({"data": dataclasses.asdict(data), "run": dataclasses.asdict(run)})
     dataset = load(data.name, data.data_dir)

@@ -14,7 +14,7 @@ import pytest
 import lipjax
 from lipjax.evaluation.split import certify_run
 from lipjax.layers.skew_orthogonal_conv import DEFAULT_POLYNOMIAL
-from lipjax.models import proven
+from lipjax.models import program
 from lipjax.ops import conv_norm_bound, curvature_bound, skew_kernel, taylor
 
 
@@ -125,12 +125,12 @@ def test_every_product_is_at_full_precision(network, monkeypatch):
         jaxprs.append(jax.make_jaxpr(features, static_argnums=0)(*arguments))
         return features(*arguments)
 
-    features = proven._features
-    monkeypatch.setattr(proven, "_features", recorded)
-    proven.penultimate_features(model, variables, images)
+    features = program._features_of
+    monkeypatch.setattr(program, "_features_of", recorded)
+    program.penultimate_features(model, variables, images)
     certified = lipjax.prove(model, variables)
-    evaluate = model.parts()[0].evaluate
-    vars(certified)["_features"] = lambda *given: (jaxprs.append(jax.make_jaxpr(evaluate)(*given)), evaluate(*given))[1]
+    run = certified._program._run
+    certified._program._run = lambda *given: (jaxprs.append(jax.make_jaxpr(run)(*given)), run(*given))[1]
     certified.certify(images, np.zeros(len(images), int))
     assert len(jaxprs) == 2
     products = [part for jaxpr in jaxprs for part in _products(jaxpr.jaxpr)]

@@ -52,3 +52,11 @@ def checked_labels(labels, count: int, num_classes: int) -> np.ndarray:
     if count and not (0 <= labels.min() and labels.max() < num_classes):
         raise ValueError(f"labels: must lie in [0, {num_classes}), got {labels.min()} to {labels.max()}")
     return labels.astype(np.int64)
+
+
+def checked_slack(slack, count: int) -> np.ndarray:
+    """The slack as (count,) float64; ValueError unless a number or (count,) numbers >= 0, infinity among them."""
+    array = np.asarray(slack, np.float64)
+    if array.shape not in ((), (count,)) or not (array >= 0).all():
+        raise ValueError(f"slack: must be a number >= 0 or {count} of them, got {slack!r}")
+    return np.broadcast_to(array, (count,))

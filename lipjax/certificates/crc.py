@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipjax.certificates.certificate import EXACT, Certificate, checked_array, checked_labels
+from lipjax.certificates.certificate import EXACT, Certificate, checked_array, checked_labels, checked_slack
 from lipjax.certificates.curvature_cache import CurvatureCache
 from lipjax.ops import crc as ops
 
@@ -20,7 +20,7 @@ _HALVINGS = 60  # of the bisection for a boundary point
 _CHUNK_BYTES = 2**21  # of one (P, H) or (P, D) float64 array
 
 
-def certify_crc(features, head, labels, rivals: int | None = None, curvature=None) -> Certificate:
+def certify_crc(features, head, labels, rivals: int | None = None, curvature=None, slack=0.0) -> Certificate:
     """Certificates of the softplus head over all rivals, in feature space; float64 throughout.
 
     For label l and rival i, f(δ) = h_l − h_i at y + δ.  With m a proven bound of the lower curvature of f and
@@ -37,6 +37,7 @@ def certify_crc(features, head, labels, rivals: int | None = None, curvature=Non
         protocol for CIFAR-100 (rivals=9), not a proof, since a class that is left out may be nearer.
       curvature: None; a `CurvatureCache` of this head, which saves computing the bounds again from call to call; or
         (K, K) upper bounds of m as returned by `ops.curvature_bound` (taken as proven).
+      slack: by how much the logit of the label is to be larger than every other within the radius; or (N,).
 
     Returns:
       A `Certificate`.  `upper` is the distance to a point found at which a rival has drawn level, inf if none was
@@ -45,13 +46,14 @@ def certify_crc(features, head, labels, rivals: int | None = None, curvature=Non
 
     Raises:
       ValueError: head or features of the wrong shape or dtype (half precision) or not finite, labels out of range,
-        rivals < 1, curvature of the wrong shape or negative.
+        rivals < 1, curvature of another head, of the wrong shape or negative, a slack that is negative.
     """
     if rivals is not None and (isinstance(rivals, bool) or not isinstance(rivals, int | np.integer) or rivals < 1):
         raise ValueError(f"rivals: must be None or an integer of at least 1, got {rivals!r}")
     features, head = checked_head(features, head)
     labels = checked_labels(labels, len(features), len(head["b2"]))
-    margins, lower, upper = pair_bounds(features, head, labels, curvature, rivals=rivals, every_pair=False)
+    slack = checked_slack(slack, len(features))
+    margins, lower, upper = pair_bounds(features, head, labels, curvature, rivals=rivals, every_pair=False, slack=slack)
     rows = np.arange(len(labels))
     margins[rows, labels] = np.inf
     lower[rows, labels] = np.inf
@@ -83,9 +85,10 @@ def checked_head(features, head) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 def pair_bounds(
-    features, head, labels, curvature=None, *, rivals=None, every_pair=True
+    features, head, labels, curvature=None, *, rivals=None, every_pair=True, slack=None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(margins, lower, upper), each (N, K): f_l − f_i and the bounds of the distance to {f_l = f_i}, checked arrays in.
+    """(margins, lower, upper), each (N, K): f_l − f_i − slack and the bounds of the distance to where it is 0 (upper:
+    to where f_l = f_i), checked arrays in.
 
     every_pair=False refines only what can set an image's radius; the other pairs keep valid, looser bounds (`upper`
     inf).  A pair whose margin is not positive has lower = 0; images predicted wrong are then not refined at all.
@@ -96,7 +99,7 @@ def pair_bounds(
     margins, lower = np.zeros((2, count, num_classes))
     upper = np.full((count, num_classes), np.inf)
     with jax.enable_x64(True):
-        solver = _Solver(features, head, labels, bounds)
+        solver = _Solver(features, head, labels, bounds, np.zeros(count) if slack is None else slack)
 
         def refine(kernel: Callable, pairs: np.ndarray) -> None:
             image, rival = pairs.T
@@ -134,10 +137,9 @@ def _curvature(curvature, head) -> tuple[np.ndarray, Callable[[np.ndarray], np.n
     if curvature is None:
         curvature = CurvatureCache(None, head["w1"], head["w2"])
     if isinstance(curvature, CurvatureCache):
-        bounds = curvature.bounds()
-        if bounds.shape != (len(head["w2"]),) * 2:
-            raise ValueError(f"curvature: a cache of {len(bounds)} classes, the head has {len(head['w2'])}")
-        return bounds, curvature.tight
+        if not curvature.is_of(head["w1"], head["w2"]):
+            raise ValueError("curvature: a cache of another head: its w1 or w2 is not that of this one")
+        return curvature.bounds(), curvature.tight
     bounds = checked_array("curvature", curvature, (len(head["w2"]),) * 2)
     if (bounds < 0).any():
         raise ValueError(f"curvature: bounds must not be negative, got {bounds.min()}")
@@ -163,12 +165,12 @@ class _Weights(NamedTuple):
 class _Solver:
     """Applies the kernels below to pairs chunk by chunk: memory does not grow with the number of images or classes."""
 
-    def __init__(self, features, head, labels, bounds):
+    def __init__(self, features, head, labels, bounds, slack):
         self.bounds = bounds.copy()
-        self._features, self._labels = features, labels
+        self._features, self._labels, self._slack = features, labels, slack
         hidden, width = head["w1"].shape
         gram = head["w1"] @ head["w1"].T if hidden <= 2 * width else None
-        self._weights = jax.tree.map(jnp.asarray, _Weights(**{k: head[k] for k in ("w1", "b1", "w2", "b2")}, gram=gram))
+        self._weights = jax.tree.map(jnp.asarray, _Weights(**head, gram=gram))
         self._chunk = int(np.clip(2 ** int(np.log2(_CHUNK_BYTES / (8 * max(hidden, width)))), 16, 2048))
 
     def __call__(self, kernel: Callable, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -183,58 +185,61 @@ class _Solver:
             padding = (0, size - len(image))
             image, rival = np.pad(image, padding, mode="edge"), np.pad(rival, padding, mode="edge")
             label = self._labels[image]
-            results = kernel(self._weights, self._features[image], label, rival, self.bounds[label, rival])
+            about = self._features[image], label, rival, self._slack[image], self.bounds[label, rival]
+            results = kernel(self._weights, *about)
             stop = min(start + size, len(pairs))
             first[start:stop], second[start:stop] = (np.asarray(part)[: stop - start] for part in results)
             start += size
         return first, second
 
 
-def _pairs(weights: _Weights, y, label, rival, m) -> ops.Pairs:
+def _pairs(weights: _Weights, y, label, rival, slack, m) -> ops.Pairs:
     z = y @ weights.w1.T + weights.b1
-    w, b = weights.w2[label] - weights.w2[rival], weights.b2[label] - weights.b2[rival]
+    w, b = weights.w2[label] - weights.w2[rival], weights.b2[label] - weights.b2[rival] - slack
     return ops.Pairs(z, w, b, m, jnp.linalg.norm(y, axis=1))
 
 
 @jax.jit
-def _screen(weights: _Weights, y, label, rival, m):
+def _screen(weights: _Weights, y, label, rival, slack, m):
     """(margin, lower bound at δ = 0): r >= (√(‖g‖² + 2 m f) − ‖g‖) / m."""
-    pairs = _pairs(weights, y, label, rival, m)
+    pairs = _pairs(weights, y, label, rival, slack, m)
     margin = jnp.sum(pairs.w * ops.softplus_and_slope(pairs.z)[0], axis=1) + pairs.b
     return margin, ops.lower_bound(weights.w1, weights.b1, pairs, jnp.zeros_like(y), jnp.zeros_like(pairs.z))
 
 
 @jax.jit
-def _quick(weights: _Weights, y, label, rival, m):
+def _quick(weights: _Weights, y, label, rival, slack, m):
     """Five steps of the fixed point: enough for most pairs of a trained head."""
-    pairs = _pairs(weights, y, label, rival, m)
-    return _evaluate(weights, pairs, ops.fixed_point(weights.w1, weights.gram, pairs, 5), halvings=0)
+    pairs = _pairs(weights, y, label, rival, slack, m)
+    return _evaluate(weights, pairs, slack, ops.fixed_point(weights.w1, weights.gram, pairs, 5), halvings=0)
 
 
 @jax.jit
-def _thorough(weights: _Weights, y, label, rival, m):
+def _thorough(weights: _Weights, y, label, rival, slack, m):
     """Twenty damped steps, and a boundary point by bisection."""
-    pairs = _pairs(weights, y, label, rival, m)
-    return _evaluate(weights, pairs, ops.fixed_point(weights.w1, weights.gram, pairs, 20, damping=0.3), _HALVINGS)
+    pairs = _pairs(weights, y, label, rival, slack, m)
+    delta = ops.fixed_point(weights.w1, weights.gram, pairs, 20, damping=0.3)
+    return _evaluate(weights, pairs, slack, delta, _HALVINGS)
 
 
-def _dual(weights: _Weights, y, label, rival, m):
+def _dual(weights: _Weights, y, label, rival, slack, m):
     """jaxopt, started from the fixed point."""
     from lipjax.certificates.dual_solver import dual_optimum  # imported where a head needs it: jaxopt is slow to load
 
-    pairs, start = _start(weights, y, label, rival, m)
-    return _evaluate(weights, pairs, dual_optimum(weights.w1, pairs, start), _HALVINGS)
+    pairs, start = _start(weights, y, label, rival, slack, m)
+    return _evaluate(weights, pairs, slack, dual_optimum(weights.w1, pairs, start), _HALVINGS)
 
 
 @jax.jit
-def _start(weights: _Weights, y, label, rival, m):
-    pairs = _pairs(weights, y, label, rival, m)
+def _start(weights: _Weights, y, label, rival, slack, m):
+    pairs = _pairs(weights, y, label, rival, slack, m)
     return pairs, ops.fixed_point(weights.w1, weights.gram, pairs, 10)
 
 
 @jax.jit(static_argnames="halvings")
-def _evaluate(weights: _Weights, pairs: ops.Pairs, delta, halvings: int):
-    """(lower, upper) at the proposals δ (P, D)."""
+def _evaluate(weights: _Weights, pairs: ops.Pairs, slack, delta, halvings: int):
+    """(lower, upper) at the proposals δ (P, D); upper is of the boundary itself, without the slack in `pairs`."""
     shift = delta @ weights.w1.T
     lower = ops.lower_bound(weights.w1, weights.b1, pairs, delta, shift)
-    return lower, ops.boundary_distance(weights.w1, weights.b1, pairs, delta, shift, halvings)
+    whole = pairs._replace(b=pairs.b + slack)
+    return lower, ops.boundary_distance(weights.w1, weights.b1, whole, delta, shift, halvings)

@@ -41,6 +41,10 @@ class CurvatureCache:
         self._tight = np.where(np.eye(side, dtype=bool), 0.0, np.nan)
         self._load()
 
+    def is_of(self, w1: np.ndarray, w2: np.ndarray) -> bool:
+        """Whether the bounds are those of the head with these weights, in float64."""
+        return np.array_equal(self._w1, w1) and np.array_equal(self._w2, w2)
+
     def bounds(self) -> np.ndarray:
         """(K, K) float64, a bound of m(l, i) at [l, i]; diagonal 0.
 

@@ -8,10 +8,10 @@ from fractions import Fraction
 
 import numpy as np
 
-from lipjax.certificates.certificate import EXACT, Certificate, checked_array, checked_labels
+from lipjax.certificates.certificate import EXACT, Certificate, checked_array, checked_labels, checked_slack
 
 
-def certify_lln(features, weight, bias, labels, rivals: int | None = None) -> Certificate:
+def certify_lln(features, weight, bias, labels, rivals: int | None = None, slack=0.0) -> Certificate:
     """Exact certificates of the LLN head f = (W / row norms) y + b, over all rivals (Singla et al., 2022).
 
     For label l and rival i, f_l − f_i is affine in y with slope w_l − w_i, so the nearest point where i draws level is
@@ -25,18 +25,20 @@ def certify_lln(features, weight, bias, labels, rivals: int | None = None) -> Ce
       labels: (N,) integers in [0, K).
       rivals: None for all.  An integer restricts to that many classes of largest logit besides the label: the paper's
         protocol for CIFAR-100 (rivals=9), not a proof, since a class that is left out may be nearer.
+      slack: by how much the logit of the label is to be larger than every other within the radius; or (N,).
 
     Returns:
       A `Certificate` in feature-space l2 units; a radius is `exact` unless its rounding, which is subtracted, counts:
       where a rival's row is parallel to the label's to some nine digits, or the margin is as small.
 
     Raises:
-      ValueError: shapes that do not fit, half precision, entries that are not finite, a zero row, labels out of range.
+      ValueError: shapes that do not fit, half precision, entries that are not finite, a zero row, labels out of range,
+        a slack that is negative.
     """
     features = checked_array("features", features, (None, None))
     weight = checked_array("weight", weight, (None, features.shape[1]))
     bias = checked_array("bias", bias, (len(weight),))
-    labels = checked_labels(labels, len(features), len(weight))
+    labels, slack = checked_labels(labels, len(features), len(weight)), checked_slack(slack, len(features))
     if rivals is not None and (isinstance(rivals, bool) or not isinstance(rivals, int | np.integer) or rivals < 1):
         raise ValueError(f"rivals: must be None or an integer of at least 1, got {rivals!r}")
     is_restricted = rivals is not None and rivals < len(weight) - 1
@@ -56,7 +58,7 @@ def certify_lln(features, weight, bias, labels, rivals: int | None = None) -> Ce
         for label in np.unique(labels):
             own = labels == label
             parallel = [i for i in range(len(rows)) if i != label and _is_parallel(rows, weight, label, i)]
-            of_label = (label, parallel, rivals if is_restricted else None)
+            of_label = (label, parallel, rivals if is_restricted else None, slack[own, None])
             radius[own], upper[own], rival[own] = _of_label(
                 features[own], reach[own, None], rows, bias, gamma, *of_label
             )
@@ -66,14 +68,14 @@ def certify_lln(features, weight, bias, labels, rivals: int | None = None) -> Ce
     return Certificate(radius, rival, exact, upper, prediction, protocol)
 
 
-def _of_label(features, reach, rows, bias, gamma, label, parallel, rivals):
+def _of_label(features, reach, rows, bias, gamma, label, parallel, rivals, slack):
     """(radius, upper, rival), (N,) each, of features (N, D) of norms up to reach (N, 1) whose label is `label`."""
     slopes = rows[label] - rows
     margins = features @ slopes.T + (bias[label] - bias)
     rounding = gamma * (2 * reach + abs(bias[label]) + abs(bias)) * (1 + gamma)
     rounding += features.shape[1] * np.finfo(float).tiny  # products that underflow
     largest_margins = np.maximum(margins + rounding, 0.0)
-    margins -= rounding
+    margins -= rounding + slack
     margins[:, label] = largest_margins[:, label] = np.inf
     if rivals is not None:  # the classes of smaller logits are taken to be at no distance at all
         left_out = np.argsort(margins, axis=1)[:, rivals:]

@@ -6,9 +6,8 @@ from typing import ClassVar
 import jax
 import numpy as np
 
-from lipjax.evaluation import pgd
 from lipjax.evaluation.measure import Measure
-from lipjax.models import Proven
+from lipjax.models import Proven, pgd
 
 INSIDE = 1 - 1e-6  # the fraction of its certified radius at which each image is attacked
 SLACK = 1e-4  # float32 margins up to this are looked at in float64
@@ -19,24 +18,29 @@ class CertificateViolated(RuntimeError):
 
 
 class Attack(Measure):
-    """The column of attack.csv: l2 distance, pixels in [0, 1], of the closest misclassified point that was found.
+    """Columns of attack.csv: l2 distance, pixels in [0, 1], of the closest misclassified point that was found, and its
+    factor to the certified radius.
 
-    0 where the image itself is misclassified, inf where none was found.  Each image is attacked at each of the radii
+    The distance is 0 where the image itself is misclassified, inf where none was found; the factor is inf where nothing
+    is certified.  The least factor is by how much all radii would have to be enlarged for the attack to find one wrong.
+     Each image is attacked at each of the radii
     and inside its own certified one.  A point that is closer, in float64, than the certified radius, and that the
-    float64 network misclassifies too, raises `CertificateViolated`.
+    program that certified misclassifies too, raises `CertificateViolated`.
 
     Args:
       radii: l2.
       strength: a key of `pgd.STRENGTHS`.
       folder: where a violation is saved, as violation_INDEX.npz.
+      certification: what the certificates depend on; a violation is remembered for these (`check_remembered`).
     """
 
     name = "attack"
     done = "attacked"
-    columns: ClassVar = {"distance": "f8"}
+    columns: ClassVar = {"distance": "f8", "factor": "f8"}
 
-    def __init__(self, proven: Proven, radii: list[float], strength: str, folder: Path):
+    def __init__(self, proven: Proven, radii: list[float], strength: str, folder: Path, certification: str = ""):
         self._proven, self._radii, self._strength, self._folder = proven, radii, strength, folder
+        self._certification = certification
 
     def key(self):
         return [self._proven.lipschitz_bound, self._strength, self._radii]
@@ -54,13 +58,17 @@ class Attack(Measure):
                 self._check(batch, found)
             distance = pgd.distance(images, nearer.images)
             closest = np.minimum(closest, np.where(nearer.margins <= 0, distance, np.inf))
-        return {"distance": closest}
+        with np.errstate(divide="ignore", invalid="ignore"):
+            factor = np.where(certified > 0, closest / certified, np.inf)
+        return {"distance": closest, "factor": np.where(np.isnan(factor), np.inf, factor)}
 
     def summary(self, found, radii):
         steps, starts = pgd.STRENGTHS[self._strength]
         # Robust accuracy cannot be above what the attack leaves.
         upper = {text: float(np.mean(found["distance"] > r)) for text, r in radii.items()}
+        least = float(found["factor"].min())
         about = {"strength": self._strength, "steps": steps, "starts": starts}
+        about["detection_factor"] = least if np.isfinite(least) else None
         return {"attack": {**about, "robust_accuracy_upper_bound": upper}}
 
     def _check(self, batch, attack: pgd.Attack) -> None:
@@ -68,13 +76,25 @@ class Attack(Measure):
         suspects = np.flatnonzero((attack.margins <= SLACK) & (distance < batch.radius))
         if not len(suspects):
             return
-        margins = pgd.margins_in_float64(self._proven, attack.images[suspects], batch.labels[suspects])
+        margins = pgd.margins_of_program(self._proven, attack.images[suspects], batch.labels[suspects])
         for i, margin in zip(suspects, margins, strict=True):
             if margin <= 0:
                 index, label, radius = batch.start + i, batch.labels[i], batch.radius[i]
                 path = self._folder / f"violation_{index}.npz"
-                np.savez(path, image=batch.images[i], adversarial=attack.images[i], label=label, radius=radius)
-                raise CertificateViolated(
+                message = (
                     f"image {index}: certified radius {radius!r}, but at distance {distance[i]!r} the margin of "
                     f"label {label} is {margin!r}; saved as {path}"
                 )
+                arrays = {"image": batch.images[i], "adversarial": attack.images[i], "label": label, "radius": radius}
+                np.savez(path, **arrays, of=self._certification, message=message)
+                raise CertificateViolated(message)
+
+
+def check_remembered(folder: Path, certification: str) -> None:
+    """Raise `CertificateViolated` if one was found for this certification before; forget those of others."""
+    for path in sorted(folder.glob("violation_*.npz")):
+        with np.load(path, allow_pickle=False) as file:
+            same, message = str(file.get("of", "")) == certification, str(file.get("message", path))
+        if same:
+            raise CertificateViolated(f"found before, and not forgotten while the certificates are the same: {message}")
+        path.unlink()

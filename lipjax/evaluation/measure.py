@@ -1,5 +1,6 @@
 """What is measured of images: columns of numbers, batch by batch, on disk as they come."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -11,6 +12,8 @@ import tqdm
 
 from lipjax.data import Split
 from lipjax.system.files import atomic_write
+
+_DIGEST = hashlib.sha256().digest_size
 
 Columns = Mapping[str, np.ndarray]  # each (N,), integers or floats
 
@@ -53,8 +56,9 @@ class Measure:
 class Rows:
     """The columns of the images done so far; every batch is on disk before the next one begins.
 
-    NAME.partial: a line with `key`, which says what they are of, then one record an image.  Those of another key, and
-    of a batch that was cut short, are dropped.  `batch` images make a batch; only the last one of all may have fewer.
+    NAME.partial: a line with `key`, which says what they are of, then for each batch one record an image and the
+    SHA-256 of all that stands before.  Those of another key are dropped, and so is what follows a batch that was cut
+    short or changed.  `batch` images make a batch; only the last one of all may have fewer.
 
     Attributes:
       found: a structured array, `index` first.
@@ -64,10 +68,18 @@ class Rows:
         self._folder, self._name = folder, measure.name
         self._path = folder / f"{measure.name}.partial"
         dtype = np.dtype([("index", "i8"), *measure.columns.items()])
-        start, _, records = (self._path.read_bytes() if self._path.exists() else b"").partition(b"\n")
-        count = len(records) // (dtype.itemsize * batch) * batch if start == key.encode() else 0
-        self.found = np.frombuffer(records[: count * dtype.itemsize], dtype)
-        atomic_write(self._path, key.encode() + b"\n" + self.found.tobytes())
+        start, _, rest = (self._path.read_bytes() if self._path.exists() else b"").partition(b"\n")
+        self._digest, records, whole = hashlib.sha256(key.encode() + b"\n"), b"", key.encode() + b"\n"
+        size = dtype.itemsize * batch
+        while start == key.encode() and len(rest) >= size + _DIGEST:
+            digest = self._digest.copy()
+            digest.update(rest[:size])
+            if digest.digest() != rest[size : size + _DIGEST]:
+                break
+            self._digest, records, whole = digest, records + rest[:size], whole + rest[: size + _DIGEST]
+            rest = rest[size + _DIGEST :]
+        self.found = np.frombuffer(records, dtype)
+        atomic_write(self._path, whole)
 
     def append(self, columns: Columns) -> None:
         """Add those of a batch."""
@@ -76,17 +88,22 @@ class Rows:
         records["index"] = len(self.found) + np.arange(size)
         for name, column in columns.items():
             records[name] = column
+        self._digest.update(records.tobytes())
         with self._path.open("ab") as file:
-            file.write(records.tobytes())
+            file.write(records.tobytes() + self._digest.digest())
             file.flush()
             os.fsync(file.fileno())
         self.found = np.concatenate([self.found, records])
 
-    def write(self) -> None:
-        """Write NAME.csv at once; floats keep all their digits."""
+    def text(self) -> str:
+        """NAME.csv; floats keep all their digits."""
         names = self.found.dtype.names or ()
         lines = [",".join(map(repr, row)) for row in self.found.tolist()]
-        atomic_write(self._folder / f"{self._name}.csv", "\n".join([",".join(names), *lines, ""]))
+        return "\n".join([",".join(names), *lines, ""])
+
+    def write(self) -> None:
+        """Write NAME.csv at once."""
+        atomic_write(self._folder / f"{self._name}.csv", self.text())
 
     def remove(self) -> None:
         """Remove the partial file."""

@@ -23,7 +23,7 @@ class Radius(Measure):
         self._proven, self._float_slack = proven, float_slack
 
     def key(self):
-        return [self._proven.lipschitz_bound, self._float_slack]
+        return [self._proven.lipschitz_bound, self._proven.precision, self._float_slack]
 
     def batch(self, batch):
         found = self._proven.certify(batch.images, batch.labels, float_slack=self._float_slack)

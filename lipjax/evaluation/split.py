@@ -1,5 +1,6 @@
 """Certification of a whole split: measures of every image, the summary, the table and the page."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -15,22 +16,23 @@ from lipjax.checkpoint import sha256
 from lipjax.config import parse_radii
 from lipjax.data import Dataset, Split
 from lipjax.evaluation import report
-from lipjax.evaluation.attack import Attack
+from lipjax.evaluation.attack import Attack, check_remembered
+from lipjax.evaluation.float32 import Float32
 from lipjax.evaluation.html_report import write_html_report
 from lipjax.evaluation.measure import Measure, Rows, measured
 from lipjax.evaluation.paper_protocol import PaperProtocol
-from lipjax.evaluation.pgd import STRENGTHS
 from lipjax.evaluation.precision import Precision
 from lipjax.evaluation.radius import Radius
 from lipjax.evaluation.summary_table import table
 from lipjax.models import Proven, prove
-from lipjax.models.proven import BATCH_SIZE
+from lipjax.models.pgd import STRENGTHS
+from lipjax.models.program import BATCH_SIZE, PRECISIONS
 from lipjax.system.files import atomic_write
 from lipjax.workdir import load_trained
 
 SPLITS = ("test", "train", "validation")
 ATTACKS = ("none", *STRENGTHS)
-FILES = ("per_image", "attack", "precision", "paper_protocol")  # .csv
+FILES = ("per_image", "attack", "precision", "float32", "paper_protocol")  # .csv
 
 
 def certify_run(
@@ -46,53 +48,87 @@ def certify_run(
     precisions: bool = False,
     paper_protocol: bool = False,
     trust_code: bool = True,
+    precision: str = "float64",
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """Certify a split of a trained workdir; writes certificates/{report.html, summary.json, per_image.csv, curve.png}.
 
     One that was stopped goes on where it was, to the same bytes; earlier results stay until the new ones are whole.
-    Returns the summary: standard_accuracy, certified_accuracy by radius as typed, lipschitz_bound, chain_of_proof, …
+    Returns the summary: standard_accuracy, certified_accuracy by radius as typed, lipschitz_bound, …
 
     Args:
-      data_dir: where the data is; None: as in the config.
+      data_dir, radii: where the data is; l2, pixels in [0, 1], such as '36/255,0.5'; None: as in the config.
       num_examples: certify only the first so many images; None: all.
-      radii: l2, pixels in [0, 1], such as '36/255,0.5'; None: those of the config.
       say: takes lines of progress and the table.
       split, batch_size, attack: one of SPLITS; images at a time; one of ATTACKS.
       float_slack, precisions, paper_protocol: see `Radius`, `Precision`, `PaperProtocol`.
       trust_code: False refuses a workdir whose network is made by a Python file (`workdir.load_trained`).
+      precision: 'float32' certifies the float32 program beside that of float64, see `Float32`.
+      folder: where to write; None: certificates, or certificates_SPLIT, in the workdir.
 
     Raises:
       ValueError, FileNotFoundError, CheckpointError: bad arguments, an empty split, no training there.
       CertificateViolated: an attack succeeded inside a certified radius.
     """
-    _check_arguments(num_examples, batch_size, float_slack, split, attack, radii)
+    _check_arguments(num_examples, batch_size, float_slack, split, attack, radii, precision)
     config, dataset, model, variables = load_trained(workdir, data_dir, trust_code)
     named_radii = parse_radii(config.run.radii if radii is None else radii)
-    images = Split(*(part[:num_examples] for part in _split(dataset, split, config)))
+    images = Split(*(part[:num_examples] for part in images_of(dataset, split, config)))
     started = time.perf_counter()
     say("proving a bound of the Lipschitz constant …")
-    proven = prove(model, variables, curvature_file=workdir / "checkpoints" / "curvature.npz")
-    folder = workdir / ("certificates" if split == "test" else f"certificates_{split}")
+    curvature_file = workdir / "checkpoints" / "curvature.npz"
+    proven = prove(model, variables, curvature_file=curvature_file)
+    folder = folder_of(workdir, split) if folder is None else folder
     folder.mkdir(exist_ok=True)
-    # What the results of an image depend on, beside its number in the split, to the last bit.
-    program = [jax.default_backend(), jax.__version__, metadata.version("lipjax")]
-    network = [sha256(variables), config.to_json(), split, sha256(images._asdict()), *program]
-    wanted: list[Measure] = [Attack(proven, list(named_radii.values()), attack, folder)] if attack != "none" else []
-    wanted += [Precision(proven)] if precisions else []
-    wanted += [PaperProtocol(proven, model.nominal_bound())] if paper_protocol else []
+    network = [sha256(variables), config.to_json(), split, sha256(images._asdict()), *_program()]
+    certification = hashlib.sha256(json.dumps([*network, float_slack]).encode()).hexdigest()
+    check_remembered(folder, certification)
+    asked = {"attack": attack != "none", "float32": precision == "float32"}
+    asked |= {"precision": precisions, "paper_protocol": paper_protocol}
+    others = _others(asked, model, proven, curvature_file, (list(named_radii.values()), attack, folder, certification))
     about = (images, dataset.pixel_max, folder, network, batch_size, say)
-    rows = _measured(Radius(proven, float_slack), wanted, lambda m, **known: measured(m, *about, **known))
-    summary = {
-        **{"dataset": config.data.name, "split": split, "num_examples": len(images.labels)},
-        **dict.fromkeys(("attack", "precision", "paper_protocol_not_a_proof")),
-        **{k: v for m, found in rows.values() for k, v in m.summary(found.found, named_radii).items()},
-        **{"float_slack": float_slack, "lipschitz_bound": proven.lipschitz_bound},
-        **{"chain_of_proof": chain_of_proof(proven), "seconds": time.perf_counter() - started},
-        "params_sha256": sha256(variables["params"]),
-    }
+    rows = _measured(Radius(proven, float_slack), others, lambda m, **known: measured(m, *about, **known))
+    summary = {"dataset": config.data.name, "split": split, "num_examples": len(images.labels)}
+    summary |= _summarised(rows, named_radii) | {"float_slack": float_slack, "seconds": time.perf_counter() - started}
+    summary |= _about(proven, variables, images, rows["per_image"][1])
     _write(folder, summary, {name: found for name, (_, found) in rows.items()}, images, dataset.pixel_max)
     say(f"{table(summary)}\nwrote {folder}/report.html, summary.json, per_image.csv and curve.png")
     return summary
+
+
+def _others(asked, model, proven: Proven, curvature_file: Path, attack: tuple) -> list[Measure]:
+    """The measures that are asked for, by name, beside the certified radius; `attack`: what `Attack` is made with."""
+    makers: dict[str, Callable[[], Measure]] = {
+        "attack": lambda: Attack(proven, *attack),
+        "float32": lambda: Float32(proven, prove(model, proven.variables, None, curvature_file, "float32")),
+        "precision": lambda: Precision(proven),
+        "paper_protocol": lambda: PaperProtocol(proven, model.nominal_bound()),
+    }
+    return [make() for name, make in makers.items() if asked[name]]
+
+
+def _program() -> list[str]:
+    """What the results of an image depend on beside network and images, to the last bit."""
+    return [jax.default_backend(), jax.__version__, metadata.version("lipjax")]
+
+
+def _summarised(rows: Mapping[str, tuple[Measure, Rows]], radii: Mapping[str, float]) -> dict[str, Any]:
+    """What each measure says of all images; None of those that were not taken."""
+    missing = dict.fromkeys(("attack", "precision", "float32", "paper_protocol_not_a_proof"))
+    return missing | {k: v for measure, found in rows.values() for k, v in measure.summary(found.found, radii).items()}
+
+
+def _about(proven: Proven, variables: Mapping[str, Any], images: Split, rows: Rows) -> dict[str, Any]:
+    """What the numbers of a summary are of: the proof, and digests of all that they come from."""
+    return {
+        "lipschitz_bound": proven.lipschitz_bound,
+        "rounding": {"precision": proven.precision, "error_bound": proven.rounding, "unknown": proven.unproven},
+        "chain_of_proof": chain_of_proof(proven),
+        "params_sha256": sha256(variables["params"]),
+        "images_sha256": sha256(images._asdict()),
+        "per_image_sha256": hashlib.sha256(rows.text().encode()).hexdigest(),
+        "lipjax": metadata.version("lipjax"),
+    }
 
 
 def _measured(radius: Radius, others: list[Measure], run: Callable[..., Rows]) -> dict[str, tuple[Measure, Rows]]:
@@ -102,7 +138,12 @@ def _measured(radius: Radius, others: list[Measure], run: Callable[..., Rows]) -
     return found | {other.name: (other, run(other, radius=first.found["radius"])) for other in others}
 
 
-def _check_arguments(num_examples, batch_size, float_slack, split, attack, radii) -> None:
+def folder_of(workdir: Path, split: str) -> Path:
+    """Where the certificates of a split are."""
+    return workdir / ("certificates" if split == "test" else f"certificates_{split}")
+
+
+def _check_arguments(num_examples, batch_size, float_slack, split, attack, radii, precision) -> None:
     if radii is not None:
         parse_radii(radii)
     for name, value in {"num_examples": num_examples, "batch_size": batch_size}.items():
@@ -110,12 +151,14 @@ def _check_arguments(num_examples, batch_size, float_slack, split, attack, radii
             raise ValueError(f"{name}={value}: must be at least 1")
     if not 0 <= float_slack < np.inf:
         raise ValueError(f"float_slack={float_slack!r}: must be a finite number >= 0")
-    for name, choice, allowed in (("split", split, SPLITS), ("attack", attack, ATTACKS)):
+    given = (("split", split, SPLITS), ("attack", attack, ATTACKS), ("precision", precision, PRECISIONS))
+    for name, choice, allowed in given:
         if choice not in allowed:
             raise ValueError(f"{name}={choice!r}: must be one of {allowed}")
 
 
-def _split(dataset: Dataset, split: str, config: ConfigDict) -> Split:
+def images_of(dataset: Dataset, split: str, config: ConfigDict) -> Split:
+    """The images of a split; ValueError where none were held out."""
     if split == "test":
         return dataset.test
     fraction = config.data.validation_fraction
@@ -152,8 +195,18 @@ def _write(folder: Path, summary: Mapping[str, Any], rows: Mapping[str, Rows], i
 def chain_of_proof(proven: Proven) -> list[dict[str, Any]]:
     """A link for each layer from pixels to features, and the head, whose distances take the place of a bound."""
     links = [
-        {"layer": name, "kind": proof.kind, "lipschitz": proof.lipschitz, "method": proof.why, "norm": proof.norm}
+        {
+            **{
+                "layer": name,
+                "kind": proof.kind,
+                "lipschitz": proof.lipschitz,
+                "method": proof.why,
+                "norm": proof.norm,
+            },
+            "rounding": None if proof.rounding is None else list(proof.rounding),
+        }
         for name, proof in proven.proof.links()
     ]
-    head = {"layer": "head", "kind": proven.head.kind, "lipschitz": None, "method": proven.head.why, "norm": None}
+    head = {"layer": "head", "kind": proven.head.kind, "lipschitz": None, "method": proven.head.why}
+    head |= {"norm": None, "rounding": None}
     return [*links, head]

@@ -12,13 +12,23 @@ def table(summary: Mapping[str, Any]) -> str:
     if summary["attack"]:
         upper = summary["attack"]["robust_accuracy_upper_bound"].items()
         rows += [(f"not broken by the attack at {radius}", f"{accuracy:.2%}") for radius, accuracy in upper]
+        factor = _shown(summary["attack"]["detection_factor"], ".4f")
+        rows.append(("radii enlarged so many times would be found wrong", factor))
     rows += [
         ("average certified radius", _shown(summary["average_certified_radius"], ".4f")),
         ("proven bound of Lip(features)", f"{summary['lipschitz_bound']:.5f}"),
         ("head certificates that are exact", _shown(summary["exact_fraction"], ".2%")),
     ]
+    rounding = summary["rounding"]["error_bound"]
+    rows.append(("rounding of the features, at most", "unknown" if rounding is None else f"{rounding:.1e}"))
     if summary["float_slack"]:
-        rows.append(("taken off for rounding of the features", f"{summary['float_slack']:.1e}"))
+        rows.append(("taken off beside it", f"{summary['float_slack']:.1e}"))
+    if summary["float32"]:
+        of_32 = summary["float32"]
+        certified = of_32["certified_accuracy"].items()
+        rows += [(f"float32 program, certified at {radius}", f"{accuracy:.2%}") for radius, accuracy in certified]
+        rows.append(("  its features off by at most, proven", f"{of_32['error_bound_max']:.1e}"))
+        rows.append(("  its features off by at most, measured", f"{of_32['error_measured_max']:.1e}"))
     for radius, accuracy in (summary["paper_protocol_not_a_proof"] or {}).items():
         rows.append((f"paper's protocol at {radius}, not a proof", f"{accuracy:.2%}"))
     for name, difference in (summary["precision"] or {}).items():

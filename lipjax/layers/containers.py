@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax.layers.container import Container, check_layer, checked_layers
-from lipjax.layers.layer import Layer, Proof, own_of, product, root_sum_of_squares, up
+from lipjax.layers.layer import Layer, Proof, own_of, root_sum_of_squares, up
+from lipjax.layers.rounding import COARSEST, EXACT, Rounding, enlarged, gamma, underflow
 
 
 class Sequential(Container):
@@ -48,12 +49,25 @@ class Sequential(Container):
 
     @nn.nowrap
     def proof(self, own, shape):
-        parts, offset = self.proofs(own, shape), 0.0
+        """Rounding: that of each layer at its input, carried on by the bounds of those that follow."""
+        parts = self.proofs(own, shape)
+        bound, offset = 1.0, 0.0
+        rounding: Rounding | None = EXACT
         for _, part in parts:
+            rounding = _rounding_after(part, bound, offset, rounding)
+            bound = bound if part.lipschitz == 1 else up(bound * part.lipschitz)
             offset = _after(part, offset)
-        return Proof(
-            "one after the other", product(part.lipschitz for _, part in parts), "product", offset, parts=parts
-        )
+        return Proof("one after the other", bound, "product", offset, rounding=rounding, parts=parts)
+
+
+def _rounding_after(part: Proof, bound: float, offset: float, rounding: Rounding | None) -> Rounding | None:
+    """Of part ∘ f, f with a bound, an offset and a rounding: L e + relative (bound ‖v‖ + offset + e) + absolute."""
+    if rounding is None or part.rounding is None:
+        return None
+    carried = part.lipschitz + COARSEST * part.rounding.relative
+    relative = carried * rounding.relative + part.rounding.relative * bound
+    absolute = carried * rounding.absolute + part.rounding.relative * offset + part.rounding.absolute
+    return enlarged(relative, absolute)
 
 
 def _after(part: Proof, reach: float) -> float:
@@ -111,9 +125,19 @@ class Residual(Container):
         self.output_shape(own, shape)
         bound = up(up(1 - self.a) + up(self.a * part.lipschitz)) if self.a else 1.0
         bound = 1.0 if part.lipschitz <= 1 else bound  # (1 − a) + a L <= 1 without any rounding
-        return Proof(
-            f"(1 − {self.a:g}) x + {self.a:g} f(x)", bound, "sum", up(self.a * part.offset), parts=((name, part),)
-        )
+        kind, offset = f"(1 − {self.a:g}) x + {self.a:g} f(x)", up(self.a * part.offset)
+        return Proof(kind, bound, "sum", offset, rounding=self._rounding(part, shape), parts=((name, part),))
+
+    @nn.nowrap
+    def _rounding(self, part, shape) -> Rounding | None:
+        """That of f, a times; and 4 units: of 1 − a, of it in the dtype of x, of the product and of the sum."""
+        if part.rounding is None:
+            return None
+        inner, size = part.rounding, part.lipschitz + COARSEST * part.rounding.relative
+        relative = self.a * inner.relative + gamma(4) * (1 - self.a + self.a * size)
+        reach = part.offset + COARSEST * inner.absolute
+        lost = underflow(math.prod(shape), 4)
+        return enlarged(relative, self.a * (inner.absolute + gamma(3) * reach) + lost)
 
 
 class Concatenate(Container):
@@ -142,8 +166,16 @@ class Concatenate(Container):
         parts = self.proofs(own, shape)
         self.output_shape(own, shape)
         bound = root_sum_of_squares([part.lipschitz for _, part in parts])
-        offset = root_sum_of_squares([part.offset for _, part in parts])
-        return Proof("channels side by side", bound, "root of the sum of squares", offset, parts=parts)
+        offset, rounding = root_sum_of_squares([part.offset for _, part in parts]), None
+        if all(part.rounding is not None for _, part in parts):
+            rounding = enlarged(*(root_sum_of_squares(column) for column in _columns(parts)))
+        why = "root of the sum of squares"
+        return Proof("channels side by side", bound, why, offset, rounding=rounding, parts=parts)
+
+
+def _columns(parts) -> tuple[list[float], list[float]]:
+    """(relative, absolute) of all parts."""
+    return [part.rounding.relative for _, part in parts], [part.rounding.absolute for _, part in parts]
 
 
 class Split(Container):
@@ -195,5 +227,8 @@ class Split(Container):
         self.output_shape(own, shape)
         parts = self.proofs(own, shape)
         bound = max((part.lipschitz for _, part in parts), default=1.0)
-        offset = root_sum_of_squares([part.offset for _, part in parts])
-        return Proof("groups of channels", bound, "the largest", offset, parts=parts)
+        offset, rounding = root_sum_of_squares([part.offset for _, part in parts]), None
+        if all(part.rounding is not None for _, part in parts):
+            relative, absolute = _columns(parts)
+            rounding = enlarged(max(relative, default=0.0), root_sum_of_squares(absolute))
+        return Proof("groups of channels", bound, "the largest", offset, rounding=rounding, parts=parts)

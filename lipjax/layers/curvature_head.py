@@ -1,16 +1,19 @@
 """The curvature head of CRC-Lip (paper, section 5): a softplus network of one hidden layer."""
 
+import functools
 from collections.abc import Mapping
 from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lipjax.certificates import certify_crc
 from lipjax.certificates.curvature_cache import CurvatureCache
 from lipjax.layers.head import Head
 from lipjax.layers.initializers import symmetric_uniform
+from lipjax.layers.rounding import LARGEST, gamma
 
 
 def softplus_mlp(head: Mapping[str, jax.Array], features: jax.Array) -> jax.Array:
@@ -53,12 +56,25 @@ class CurvatureHead(Head):
     def certifier(self, own, curvature_file=None):
         head = own["params"]
         curvature = CurvatureCache(curvature_file, head["w1"], head["w2"])
-        return lambda features, labels, rivals=None: certify_crc(features, head, labels, rivals, curvature)
+        return functools.partial(_certified, head, curvature)
+
+    @nn.nowrap
+    def rounding(self, own, reach):
+        """γ of all sums and of softplus (`ops.crc.lower_bound`: 32 units) times the largest sums of absolute values."""
+        w1, b1, w2, b2 = (np.abs(np.asarray(own["params"][name], np.float64)) for name in ("w1", "b1", "w2", "b2"))
+        with np.errstate(over="ignore", invalid="ignore"):
+            slopes, constants = w2 @ np.linalg.norm(w1, axis=1), w2 @ (b1 + 1) + b2
+            largest = (np.multiply.outer(reach, slopes) + constants).max(axis=-1)
+            return np.where(largest < LARGEST, 2 * gamma(sum(w1.shape) + 100) * largest, np.inf)
 
     @nn.nowrap
     def _start(self, dimension: int, dtype) -> jax.Array:
         start = jax.random.normal(self.make_rng("params"), (dimension,), dtype)
         return start / jnp.linalg.norm(start)
+
+
+def _certified(head, curvature, features, labels, rivals=None, slack=0.0):
+    return certify_crc(features, head, labels, rivals, curvature, slack)
 
 
 def power_step(matrix: jax.Array, vector: jax.Array) -> jax.Array:

@@ -10,9 +10,13 @@ import numpy as np
 
 from lipjax import ops
 from lipjax.layers.layer import Layer, Proof, Shape, Variables, norm_at_zero
+from lipjax.layers.rounding import COARSEST, ROUNDOFF, Rounding, enlarged, gamma, underflow
 from lipjax.ops import bounds
+from lipjax.ops.blocked import BLOCK, blocks, product
 from lipjax.ops.bounds import dense_norm_bound, dense_rounding, is_skew
+from lipjax.ops.convolution import blocked_sums
 from lipjax.ops.fusion import stored
+from lipjax.ops.nonnegative import nonnegative_conv_norm_bound, nonnegative_norm_bound
 from lipjax.ops.polynomials import Polynomial
 
 # A matrix costs (H·W·C)² multiplications an image, the nest of degree d H·W·d·k²·C²: fewer for H·W <= 9 d.  Beyond 4096
@@ -58,9 +62,11 @@ class FoldedConv(Layer):
         bias = self.param("bias", zeros, (self.features,))
         if is_matrix(self.size, channels):
             matrix = self.param("matrix", zeros, (height * width * in_channels, height * width * self.features))
-            return stored((x.reshape(count, -1) @ matrix).reshape(count, height, width, self.features) + bias)
-        kernel = self.param("kernel", zeros, (self.kernel_size, self.kernel_size, channels, channels))
-        return stored(apply_kernel(x, kernel, self.polynomial)[..., : self.features] + bias)
+            y = product(x.reshape(count, -1), matrix).reshape(count, height, width, self.features)
+        else:
+            kernel = self.param("kernel", zeros, (self.kernel_size, self.kernel_size, channels, channels))
+            y = apply_kernel(x, kernel, self.polynomial, "blocked")[..., : self.features]
+        return stored(y + bias)
 
     @nn.nowrap
     def proof(self, own, shape):
@@ -77,11 +83,57 @@ class FoldedConv(Layer):
             rounding = f"at most {dense_rounding(params['matrix'].shape):.1e} of it is allowance for rounding"
             kind = f"matrix {params['matrix'].shape[0]} × {params['matrix'].shape[1]}, {size}×{size} pixels"
             why = f"Cholesky factorisation of its Gram matrix; {rounding}"
-            return Proof(kind, bound, why, norm_at_zero(params["bias"], shape))
+            offset = norm_at_zero(params["bias"], shape)
+            return Proof(kind, bound, why, offset, rounding=matrix_rounding(params["matrix"], bound, offset))
         kernel = np.asarray(params["kernel"])
         if not is_skew(kernel):
             raise ValueError("FoldedConv: the kernel is not skew, so nothing is known of |p(A)|; fold the network anew")
-        return polynomial_proof(self.polynomial, ops.conv_norm_bound(kernel, size), kernel.shape, shape, params)
+        norm = ops.conv_norm_bound(kernel, size)
+        return polynomial_proof(self.polynomial, norm, kernel, 0.0, shape, params)
+
+
+def matrix_rounding(matrix: np.ndarray, bound: float, offset: float) -> Rounding:
+    """Of x D + b by `blocked.product`, ‖D‖ <= bound.
+
+    Within a block each of n' products goes through at most n' roundings, so that |error| <= γ(n') |x| |D|; each of the
+    other additions rounds a partial sum, the product with some rows of D, of norm at most bound.  The last is for b.
+    """
+    count = len(matrix)
+    within = gamma(min(count, BLOCK)) * nonnegative_norm_bound(matrix)
+    lost = underflow(matrix.shape[1], 2 * count)
+    return enlarged(within + gamma(blocks(count) + 1) * bound * _MORE, gamma(1) * offset + lost)
+
+
+# What is rounded is known up to what has been rounded before: of higher order, and below this part in float32.
+_MORE = 1.01
+
+
+def polynomial_rounding(
+    polynomial: Polynomial, norm: float, kernel: np.ndarray, off: float, shape: Shape, offset: float
+) -> Rounding:
+    """Of p(A) x + b by the operator 'blocked', ‖A‖ <= norm, whose kernel entries are off by `off` units of roundoff.
+
+    One application, to v: within a block of n' products |error| <= γ(n' + off) |A| |v|.  The other additions round
+    partial sums over some input channels and taps.  Of these, what comes from one pixel is part of A restricted to that
+    pixel, hence at most norm ‖v at that pixel‖, and at most k² pixels meet at one: a partial sum is at most k norm ‖v‖.
+    The nest: u_j = x + c_{j+1} A u_{j+1} is q_j(A) x, ‖q_j(A)‖ <= max |q_j(it)|; an error e of u_{j+1} becomes
+    |c_{j+1}| norm e, and the constant, the product with it and the sum are rounded.  Then the scale, and b.
+    """
+    size, k, channels = square(shape), len(kernel), kernel.shape[2]
+    products, parts = blocked_sums(k, size, size, channels)
+    absolute = nonnegative_conv_norm_bound(kernel, size) * (1 + off * ROUNDOFF * COARSEST)
+    applied = gamma(products + off) * absolute + gamma(parts) * (k * norm + gamma(products) * COARSEST * absolute)
+    error, gain = 0.0, 1.0
+    for j in reversed(range(polynomial.degree)):
+        c = abs(polynomial.coefficients[j])
+        step = applied + gamma(3) * (norm + COARSEST * applied)
+        error = c * (norm * error + step * (gain + COARSEST * error))
+        gain = Polynomial(polynomial.coefficients[j:]).gain(norm)[1]
+        error += gamma(1) * (gain + COARSEST * error)
+    scale = abs(polynomial.scale)
+    relative = scale * (error + gamma(3) * (gain + COARSEST * error))  # the scale, the product with it, and the sum
+    lost = underflow(size * size * channels, 2 * k * k * channels * (1 + absolute) ** (polynomial.degree + 1))
+    return enlarged(relative * _MORE, gamma(1) * offset + lost)
 
 
 def plain_polynomial(owner: str, name: str, polynomial: Any) -> Any:
@@ -94,18 +146,19 @@ def plain_polynomial(owner: str, name: str, polynomial: Any) -> Any:
 
 
 def polynomial_proof(
-    polynomial: Polynomial, norm: float, kernel_shape: Shape, shape: Shape, params: Mapping[str, Any]
+    polynomial: Polynomial, norm: float, kernel: np.ndarray, off: float, shape: Shape, params: Mapping[str, Any]
 ) -> Proof:
-    """The proof of p(A) x + bias, A the operator of a skew kernel of the given shape with ‖A‖ <= norm."""
+    """The proof of p(A) x + bias, A the operator of a skew kernel with ‖A‖ <= norm, see `polynomial_rounding`."""
     held = "made for no interval" if polynomial.norm is None else f"made for norms up to {polynomial.norm:.6g}"
-    side, channels, size = kernel_shape[0], kernel_shape[2], square(shape)
-    of_norm = bounds.method(kernel_shape, size)
+    side, channels, size = kernel.shape[0], kernel.shape[2], square(shape)
+    of_norm, offset = bounds.method(kernel.shape, size), norm_at_zero(params["bias"], shape)
     return Proof(
         f"skew orthogonal convolution {side}×{side}, {channels} channels, {size}×{size} pixels",
         polynomial.gain(norm)[1],
         f"max |p(it)| up to the norm, p of degree {polynomial.degree} {held}; norm: {of_norm}",
-        norm_at_zero(params["bias"], shape),
+        offset,
         norm,
+        polynomial_rounding(polynomial, norm, kernel, off, shape, offset),
     )
 
 
@@ -116,10 +169,12 @@ def square(shape: Shape) -> int:
     return shape[0]
 
 
-def apply_kernel(x: jax.Array, kernel: jax.Array, polynomial: Polynomial) -> jax.Array:
+def apply_kernel(
+    x: jax.Array, kernel: jax.Array, polynomial: Polynomial, operator: str | None = None, gradient: str = "fast"
+) -> jax.Array:
     """p(A) x, (N, H, W, C), with the channels of x (N, H, W, C_in <= C) zero-padded to those of the kernel."""
     x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, kernel.shape[-1] - x.shape[-1])))
-    return ops.orthogonal_conv(x, kernel, polynomial)
+    return ops.orthogonal_conv(x, kernel, polynomial, gradient, operator)
 
 
 def fold_conv(

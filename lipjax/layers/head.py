@@ -6,11 +6,13 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from lipjax.certificates import Certificate
 from lipjax.layers.layer import Variables, check_states, decay_mask, remember
 
-Certifier = Callable[..., Certificate]  # (features, labels, rivals=None) → Certificate in feature space
+# (features, labels, rivals=None, slack=0.0) → Certificate in feature space, see `Head.certifier`
+Certifier = Callable[..., Certificate]
 
 
 class Head(nn.Module):
@@ -34,10 +36,28 @@ class Head(nn.Module):
     def certifier(self, own: Variables, curvature_file: Path | None = None) -> Certifier:
         """The function that certifies features (N, D) for labels (N,), with what it needs computed once.
 
+        It takes `rivals`, None for all, and, where the head states a `rounding`, `slack`, (N,): within the radius the
+        logit of the label is larger by more than that than every other.
+
         Args:
           curvature_file: where costly bounds of this very head may be kept; a file of another head is not used.
         """
         raise NotImplementedError
+
+    @nn.nowrap
+    def rounding(self, own: Variables, reach: np.ndarray) -> np.ndarray | None:
+        """What rounding can do, in float64, to the difference of two logits at features of norm <= reach, (N,) → (N,).
+
+        In an arithmetic of roundoff t u, up to that of float32, t times as much (`layers.rounding`).  None: not stated,
+        so that certificates are about real arithmetic.
+        """
+        return None
+
+    @nn.nowrap
+    def states_rounding(self, own: Variables) -> bool:
+        """Whether the class that states `certifier` states `rounding` too: not that of another head."""
+        makers = [next(base for base in type(self).__mro__ if name in vars(base)) for name in ("certifier", "rounding")]
+        return makers[0] is makers[1] and self.rounding(own, np.zeros(1)) is not None
 
     @nn.nowrap
     def evaluate(self, own: Variables, features: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """Last layer normalization (Singla et al., 2022): a linear head with rows of unit length."""
 
+import functools
 from typing import ClassVar
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ import numpy as np
 from lipjax.certificates import certify_lln
 from lipjax.layers.head import Head
 from lipjax.layers.initializers import symmetric_uniform
+from lipjax.layers.rounding import LARGEST, SQUARE_ROOT, gamma
 
 _SMALLEST, _LARGEST = 1e-15, 1e15
 
@@ -46,4 +48,16 @@ class LastLayerNormalization(Head):
                 f"LastLayerNormalization: weight row {row} has the largest entry {size[row]:g}; it must lie between "
                 f"{_SMALLEST:g} and {_LARGEST:g}, so that the network can divide by the norm of the row in float32"
             )
-        return lambda features, labels, rivals=None: certify_lln(features, weight, bias, labels, rivals)
+        return functools.partial(_certified, weight, bias)
+
+    @nn.nowrap
+    def rounding(self, own, reach):
+        """Two logits, each of D products with rows that are off by (D + 1) / 2 + SQUARE_ROOT + 1 units, and one sum."""
+        bias, dimension = np.asarray(own["params"]["bias"], np.float64), np.shape(own["params"]["weight"])[1]
+        largest = reach + float(np.abs(bias).max(initial=0.0))
+        bound = 2 * gamma(1.5 * dimension + SQUARE_ROOT + 4) * largest
+        return np.where(largest < LARGEST, bound, np.inf)
+
+
+def _certified(weight, bias, features, labels, rivals=None, slack=0.0):
+    return certify_lln(features, weight, bias, labels, rivals, slack)

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import threadpoolctl
 
+from lipjax.layers.rounding import Rounding
+
 Variables = Mapping[str, Any]
 Shape = tuple[int, ...]
 
@@ -26,7 +28,8 @@ class Proof(NamedTuple):
       why: how it was obtained.
       offset: the bound of ‖f(0)‖.
       norm: of a convolution p(A), the proven bound of ‖A‖; None for other maps.
-      rounding: (relative, absolute) of the executed map; None: not stated, the theorem is about real arithmetic.
+      rounding: of the executed map, (relative, absolute), see `layers.rounding`; None: not stated, so that certificates
+        are about real arithmetic.
       parts: of a container, its layers by name with their proofs, in order.
     """
 
@@ -35,7 +38,7 @@ class Proof(NamedTuple):
     why: str
     offset: float = 0.0
     norm: float | None = None
-    rounding: tuple[float, float] | None = None
+    rounding: Rounding | None = None
     parts: tuple[tuple[str, "Proof"], ...] = ()
 
     def links(self, name: str = "") -> list[tuple[str, "Proof"]]:
@@ -77,8 +80,10 @@ def root_sum_of_squares(bounds: Iterable[float]) -> float:
 
 def plain_proof(proof: Any) -> Any:
     """A proof with its bounds as Python floats: those of numpy would be multiplied in their own precision."""
-    is_proof = isinstance(proof, Proof)
-    return proof._replace(lipschitz=float(proof.lipschitz), offset=float(proof.offset)) if is_proof else proof
+    if not isinstance(proof, Proof):
+        return proof
+    rounding = None if proof.rounding is None else Rounding(*map(float, proof.rounding))
+    return proof._replace(lipschitz=float(proof.lipschitz), offset=float(proof.offset), rounding=rounding)
 
 
 def checked_proof(name: str, proof: Any) -> Proof:
@@ -86,9 +91,11 @@ def checked_proof(name: str, proof: Any) -> Proof:
     if not isinstance(proof, Proof):
         raise ValueError(f"{name}: its proof must be a lipjax Proof, got {proof!r}")
     parts = tuple((part, checked_proof(f"{name}/{part}", inner)) for part, inner in proof.parts)
-    for field in ("lipschitz", "offset"):
-        if not 0 <= float(getattr(proof, field)) < math.inf:
-            raise ValueError(f"{name}: {field} must be a finite number >= 0, got {getattr(proof, field)!r}")
+    relative, absolute = (0.0, 0.0) if proof.rounding is None else proof.rounding
+    stated = {"lipschitz": proof.lipschitz, "offset": proof.offset, "rounding": relative, "rounding ": absolute}
+    for field, value in stated.items():
+        if not 0 <= float(value) < math.inf:
+            raise ValueError(f"{name}: {field.strip()} must be a finite number >= 0, got {value!r}")
     return plain_proof(proof)._replace(parts=parts)
 
 
@@ -249,9 +256,9 @@ class Layer(nn.Module):
 remember(Layer)
 
 
-def isometry(kind: str, why: str, offset: float = 0.0) -> Proof:
+def isometry(kind: str, why: str, offset: float = 0.0, rounding: Rounding | None = None) -> Proof:
     """The proof of a map that enlarges no distance."""
-    return Proof(kind, 1.0, why, offset)
+    return Proof(kind, 1.0, why, offset, rounding=rounding)
 
 
 def norm_at_zero(values: np.ndarray, shape: Shape) -> float:

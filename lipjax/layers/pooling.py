@@ -1,5 +1,7 @@
 """Pooling as layers, each 1-Lipschitz: the larger of two channels, distances to learnable sets (paper, section 6)."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,15 @@ import numpy as np
 from lipjax import ops
 from lipjax.layers.initializers import uniform_angles
 from lipjax.layers.layer import Layer, isometry, norm_at_zero
+from lipjax.layers.rounding import (
+    SINE,
+    SQUARE_ROOT,
+    Rounding,
+    enlarged,
+    gamma,
+    moved,
+    underflow_of_squares,
+)
 from lipjax.ops import curves
 from lipjax.ops.activations import channel_halves
 
@@ -24,7 +35,7 @@ class MaxPool(Layer):
 
     @nn.nowrap
     def proof(self, own, shape):
-        return isometry("pooling 'max'", "the larger of two numbers")
+        return isometry("pooling 'max'", "the larger of two numbers", rounding=moved(math.prod(shape)))
 
 
 class ProjectionPool(Layer):
@@ -41,7 +52,12 @@ class ProjectionPool(Layer):
 
     @nn.nowrap
     def proof(self, own, shape):
-        return isometry("pooling 'projection'", _DISTANCE)  # every cone has its apex, and so distance 0, at 0
+        """Rounding: sine and cosine are off by e = SINE + 2 units (θ is clipped to a π that is known to π u), |y| cos −
+        x sin then by (√2 e + 2) u ‖(x, y)‖; so is t, whose sign decides, but where t is 0 both formulas agree, with
+        equal derivatives in t.  ‖(x, y)‖ itself is off by SQUARE_ROOT + 1 units.
+        """
+        rounding = enlarged(gamma(math.sqrt(2) * (SINE + 2) + 2.01), underflow_of_squares(math.prod(shape), 2))
+        return isometry("pooling 'projection'", _DISTANCE, rounding=rounding)  # at 0 every cone has its apex
 
     @nn.nowrap
     def projected(self, own):
@@ -102,9 +118,25 @@ class PolylinePool(Layer):
                 f"PolylinePool: vertices must lie within ±{_LARGEST:g}, and neighbours coincide or differ by "
                 f"{_SHORTEST:g}: beyond, the computed sides are not those of the curve"
             )
-        nearest = np.hypot(vertices[..., 0], vertices[..., 1]).min(axis=1)  # no curve is farther from 0 than a vertex
+        norms = np.hypot(vertices[..., 0], vertices[..., 1])
+        nearest = norms.min(axis=1)  # no curve is farther from 0 than a vertex
         shift = 0.0 if self.start == "cone" else abs(self.corner)
-        return isometry("pooling 'polyline'", _DISTANCE, norm_at_zero(nearest + shift, shape))
+        offset, doubtful = norm_at_zero(nearest + shift, shape), curves.rays_are_doubtful(vertices)
+        rounding = None if doubtful else self._rounding(norms.max(axis=1) + shift, shape)
+        return isometry("pooling 'polyline'", _DISTANCE, offset, rounding)
+
+    @nn.nowrap
+    def _rounding(self, reach: np.ndarray, shape) -> Rounding:
+        """For points p and vertices of norm <= M = `reach`, in units of u, with q = p − a, so ‖q‖ <= ‖p‖ + M:
+
+        the side b − a is off by 1, its length ℓ by SQUARE_ROOT + 2 <= 4, its direction by 7; q by 1, its coordinate
+        along the side by 10 ‖q‖, clipped to the side by 4 ℓ more, with ℓ <= 2 M; what remains across by 20 ‖q‖ + 4 ℓ,
+        and its length by 3 ‖q‖ more.  The sign is wrong only where the curve is within 4 (2 ‖p‖ + 3 M) (`ops.curves`),
+        and costs twice that.  Together (23 + 16) ‖p‖ + (23 + 8 + 24) M, and 1 of the result, at most ‖p‖ + M, for the
+        corner.
+        """
+        lost = underflow_of_squares(math.prod(shape), 8)
+        return enlarged(gamma(40), gamma(56) * norm_at_zero(reach, shape) + lost)
 
     def _offsets(self) -> np.ndarray:
         """Signed distances of the vertices from the middle one along the curve."""
@@ -154,5 +186,10 @@ class PointPool(Layer):
 
     @nn.nowrap
     def proof(self, own, shape):
+        """Rounding of a distance, relative to it: n differences, squared, n − 1 sums, a root: (2 + 1 + n − 1) / 2 units
+        and SQUARE_ROOT.
+        """
         point = np.asarray(own["params"]["point"], np.float64)
-        return isometry("pooling 'point'", _DISTANCE, norm_at_zero(point.ravel(), shape))
+        offset, relative = norm_at_zero(point.ravel(), shape), gamma(self.dimensions / 2 + 1 + SQUARE_ROOT)
+        lost = underflow_of_squares(math.prod(shape), self.dimensions)
+        return isometry("pooling 'point'", _DISTANCE, offset, enlarged(relative, relative * offset + lost))

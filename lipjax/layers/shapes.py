@@ -8,6 +8,7 @@ import numpy as np
 
 from lipjax import ops
 from lipjax.layers.layer import Layer, Proof, isometry, norm_at_zero
+from lipjax.layers.rounding import enlarged, gamma, moved, underflow
 from lipjax.ops.fusion import stored
 
 # Flattened distances are those of the entries, so both are permutations of coordinates.
@@ -55,10 +56,13 @@ class InputScale(Layer):
 
     @nn.nowrap
     def proof(self, own, shape):
+        """Rounding: that of mean alone, and of std, its inverse, the difference and the product (or the quotient)."""
         mean, _ = self._channels(shape[-1])
         why = "1 / min(std), rounded up"
         bound = scale_bound(self.std)
-        return Proof("(x − mean) / std", bound, why, norm_at_zero(np.abs(mean) * bound * (1 + 1e-6), shape))
+        offset = norm_at_zero(np.abs(mean) * bound * (1 + 1e-6), shape)
+        rounding = enlarged(bound * gamma(4), offset * gamma(5) + bound * underflow(math.prod(shape), 4))
+        return Proof("(x − mean) / std", bound, why, offset, rounding=rounding)
 
 
 def scale_bound(std) -> float:
@@ -82,7 +86,7 @@ class SpaceToDepth(Layer):
 
     @nn.nowrap
     def proof(self, own, shape):
-        return isometry("rearrangement", _PERMUTATION)
+        return isometry("rearrangement", _PERMUTATION, rounding=moved(math.prod(shape)))
 
 
 class Flatten(Layer):
@@ -95,4 +99,4 @@ class Flatten(Layer):
 
     @nn.nowrap
     def proof(self, own, shape):
-        return isometry("flattening", _PERMUTATION)
+        return isometry("flattening", _PERMUTATION, rounding=moved(math.prod(shape)))

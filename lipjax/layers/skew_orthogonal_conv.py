@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax import ops
-from lipjax.layers.folded import fold_conv, plain_polynomial, polynomial_proof, square
+from lipjax.layers.folded import apply_kernel, fold_conv, plain_polynomial, polynomial_proof, square
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import Layer
+from lipjax.layers.rounding import COARSEST, ROUNDOFF, gamma
 from lipjax.ops import skew
 from lipjax.ops.fusion import stored
+from lipjax.ops.nonnegative import nonnegative_conv_norm_bound
 from lipjax.ops.polynomials import Polynomial
 
 # Of the convolutions in training.
@@ -154,18 +156,33 @@ class SkewOrthogonalConv(Layer):
         return self.polynomial.norm / HEADROOM
 
     @nn.nowrap
-    def proof(self, own, shape):
-        """max |p(it)| over 0 <= t <= σ̄ for the evaluation polynomial and a proven σ̄ >= ‖A‖ at this resolution."""
-        polynomial, params = self.eval_polynomial or self.polynomial, own["params"]
-        return polynomial_proof(polynomial, self._norm_bound(own, square(shape)), params["kernel"].shape, shape, params)
+    def evaluate(self, own, x):
+        """As `__call__`, with the sums of the convolution in blocks (`ops.blocked`): their rounding is small."""
+        polynomial, x = self.eval_polynomial or self.polynomial, stored(x)
+        y = apply_kernel(x, self.normalised_kernel(own), polynomial, "blocked", self.gradient)
+        return stored(y[..., : self.features] + own["params"]["bias"])
 
     @nn.nowrap
-    def _norm_bound(self, variables: Mapping[str, Any], size: int) -> float:
-        """σ̄."""
+    def proof(self, own, shape):
+        """max |p(it)| over 0 <= t <= σ̄ for the evaluation polynomial and a proven σ̄ >= ‖A‖ at this resolution.
+
+        Each entry of the normalised kernel is rounded in a difference, a quotient of norms (of which the held one is a
+        constant) and a product: 4 units; a four-norm is itself known to a part of it.
+        """
+        polynomial, params, size = self.eval_polynomial or self.polynomial, own["params"], square(shape)
+        with jax.enable_x64(True):
+            kernel = np.asarray(self.normalised_kernel(jax.tree.map(_in_float64, dict(own))))
+        off = 4.0 + (_four_norm_error(own) if self.polynomial.norm is None else 0.0)
+        norm = self._norm_bound(own, kernel, size)
+        # Of the kernel in real arithmetic: the computed one is off, entry by entry.
+        norm += gamma(off) * nonnegative_conv_norm_bound(kernel, size)
+        return polynomial_proof(polynomial, norm, kernel, off, shape, params)
+
+    @nn.nowrap
+    def _norm_bound(self, variables: Mapping[str, Any], kernel: np.ndarray, size: int) -> float:
+        """A bound of the norm with the normalised kernel, as computed in float64."""
         if self.polynomial.norm is None:
-            with jax.enable_x64(True):
-                kernel = self.normalised_kernel(jax.tree.map(_in_float64, dict(variables)))
-            return ops.conv_norm_bound(np.asarray(kernel), size)
+            return ops.conv_norm_bound(kernel, size)
         tiny = float(jnp.finfo(variables["params"]["kernel"].dtype).tiny)  # as in `_scaled`
         scale = self.held_norm / max(float(variables["spectral"]["norm"]), tiny)
         return _proven_norm(variables["params"]["kernel"], size) * scale * (1 + 4 * np.finfo(float).eps)
@@ -220,7 +237,7 @@ class SkewOrthogonalConv(Layer):
         interval = self.held_norm * HEADROOM
         proven = _proven_norm(own["params"]["kernel"], square(shape))
         norm = np.asarray(own["spectral"]["norm"])
-        least = np.nextafter(norm.dtype.type(proven * self.held_norm / interval * (1 + 1e-15)), norm.dtype.type(np.inf))
+        least = np.nextafter(norm.dtype.type(proven * self.held_norm / interval * (1 + 1e-11)), norm.dtype.type(np.inf))
         return {**own, "spectral": {**own["spectral"], "norm": jnp.asarray(np.maximum(norm, least))}}
 
     @nn.nowrap
@@ -228,6 +245,25 @@ class SkewOrthogonalConv(Layer):
         """The normalised kernel, or p(A) itself as one matrix (`layers.folded`)."""
         polynomial = self.eval_polynomial or self.polynomial
         return fold_conv(self.normalised_kernel, own, self.features, self.kernel_size, polynomial, shape)
+
+
+def _four_norm_error(own: Mapping[str, Any]) -> float:
+    """By how many units of roundoff, relative to it, the four-norm of a kernel is off: γ |v|ᵀ |M| |u| of a matrix M."""
+    with jax.enable_x64(True):
+        kernel = skew.skew_kernel(_in_float64(own["params"]["kernel"]))
+        vectors = {name: _in_float64(vector) for name, vector in own["spectral"]["vectors"].items()}
+        norm = float(skew.four_norm(kernel, vectors))
+        matrices = [np.abs(np.asarray(matrix)) for matrix in skew.reshaped_kernels(kernel)]
+    if not any(matrix.any() for matrix in matrices):
+        return 0.0
+    error = 0.0
+    for j, matrix in enumerate(matrices, 1):
+        u, v = (np.abs(np.asarray(vectors[f"{name}{j}"])) for name in "uv")
+        error = max(error, sum(matrix.shape, 2) * float(v @ matrix @ u))
+    part = error / norm if norm > 0 else np.inf
+    if not part * ROUNDOFF * COARSEST < 0.5:
+        raise ValueError(f"SkewOrthogonalConv: the tracked norm {norm:g} of the kernel is lost in its rounding")
+    return part / (1 - part * ROUNDOFF * COARSEST)  # of the norm, and of its inverse
 
 
 def _in_float64(leaf) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ import numpy as np
 from flax.core import FrozenDict
 
 from lipjax.certificates import Certificate
+from lipjax.certificates.certificate import EXACT, checked_labels
 from lipjax.layers import Head, Layer, Proof
 from lipjax.layers.head import Certifier
 from lipjax.layers.layer import Variables, check_unchanged, own_of, remade
+from lipjax.models import pgd
 from lipjax.models.network import Classifier, proof_of
-from lipjax.system.devices import over_devices, padded_to_devices
-
-BATCH_SIZE = 500
+from lipjax.models.program import Program, cast, checked_images
 
 
 class Proven:
@@ -27,7 +28,11 @@ class Proven:
 
     Attributes:
       lipschitz_bound: of pixels to features, 1/std included.
+      rounding: E >= ‖g̃(x) − g(x)‖, the l2 distance of the features that the program computes to those in real
+        arithmetic, for all images x with pixels in [0, 1] and all points within an l2 distance of 1 of one; None where
+        a layer or the head states no rounding: certificates are then about real arithmetic, and say so.
       proof: `Proof` of the backbone, a tree; `proof.links()` are those of its layers.
+      precision: 'float64' or 'float32', of the program that certifies.
       variables: the copy, read-only.
       apply: (variables, images) → (features, logits), the layers that were proven with any variables; differentiable.
       head: the `Head`.
@@ -40,26 +45,40 @@ class Proven:
     image_shape: tuple[int, ...]
     num_classes: int
     proof: Proof
+    precision: str
     lipschitz_bound: float
     apply: Callable[[Variables, jax.Array], tuple[jax.Array, jax.Array]]
+    _cast: Variables
     _certifier: Certifier
     _outputs: Callable[..., tuple[jax.Array, jax.Array]]
-    _features: Callable[..., jax.Array]
+    _program: Program
+    _unproven: list[str]
 
-    def __init__(self, model: Classifier, variables: Variables, image_shape=None, curvature_file: Path | None = None):
+    def __init__(
+        self,
+        model: Classifier,
+        variables: Variables,
+        image_shape=None,
+        curvature_file: Path | None = None,
+        precision: str = "float64",
+    ):
         _check_nobody_listens()
         shape = model.shape_of_images(image_shape)
         check_unchanged(model)
         backbone, head = _remade(model)
         copied = _copied(variables)
+        own = cast(copied, precision)
         _check_features(backbone, copied, shape)
-        proof = proof_of(backbone, copied, shape)
-        own = own_of(copied, "head")
-        certifier = head.certifier(own, curvature_file)
+        proof = proof_of(backbone, own, shape)
+        program = Program(backbone, own, proof, precision)
+        certifier = head.certifier(own_of(own, "head"), curvature_file)
+        unproven = list(program.unproven)
+        if not head.states_rounding(own_of(own, "head")):
+            unproven.append(head.kind or type(head).__name__)
         run = functools.partial(outputs, (backbone, head))
         vars(self).update(variables=copied, head=head, image_shape=shape, num_classes=head.num_classes, proof=proof)
-        vars(self).update(lipschitz_bound=proof.lipschitz, _certifier=certifier, apply=run)
-        vars(self).update(_features=jax.jit(backbone.evaluate), _outputs=jax.jit(run))
+        vars(self).update(lipschitz_bound=proof.lipschitz, _certifier=certifier, apply=run, precision=precision)
+        vars(self).update(_cast=own, _program=program, _unproven=unproven, _outputs=jax.jit(run))
 
     def __copy__(self) -> "Proven":
         return self
@@ -73,27 +92,100 @@ class Proven:
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a Proven cannot be changed: {name}")
 
+    @functools.cached_property
+    def rounding(self) -> float | None:
+        """E of all images: that of the grey one, from which none is farther than half a diagonal."""
+        if self._unproven:
+            return None
+        _, norms = self._program.features(np.full((1, *self.image_shape), 0.5, self.precision))
+        return float(self._program.error(norms, np.full(1, self._diagonal / 2 + 1))[0])
+
+    @property
+    def unproven(self) -> list[str]:
+        """What states no rounding, by kind; empty where certificates are about the program that was run."""
+        return list(self._unproven)
+
+    @property
+    def _diagonal(self) -> float:
+        """Of [0, 1]^n: the largest distance of two images."""
+        return math.sqrt(math.prod(self.image_shape)) * (1 + 1e-15)
+
     def certify(self, images, labels, *, float_slack: float = 0.0) -> Certificate:
         """Certified radii of images (N, H, W, C) in [0, 1] with labels (N,), see `certify`."""
-        return over_bound(self.certify_head(self.features(images), labels), self.lipschitz_bound, float_slack)
+        return self._certified(*self._features(images), labels, float_slack)[0]
+
+    def certify_with_error(self, images, labels) -> tuple[Certificate, np.ndarray]:
+        """`certify`, and the error bound E, (N,), of each image and of what is within its radius; 2 E is subtracted."""
+        return self._certified(*self._features(images), labels, 0.0)
+
+    def _certified(self, features, norms, labels, float_slack) -> tuple[Certificate, np.ndarray]:
+        if not 0 <= float_slack < np.inf:
+            raise ValueError(f"float_slack={float_slack!r}: must be a finite number >= 0")
+        if self._unproven:
+            certificate = over_bound(self._certifier(features, labels, None), self.lipschitz_bound, float_slack)
+            protocol = f"proof in real arithmetic: of {self._unproven[0]} no rounding is stated"
+            return dataclasses.replace(certificate, protocol=protocol), np.full(len(features), np.nan)
+        everywhere = np.full(len(features), self._diagonal)
+        reach = np.linalg.norm(np.asarray(features, np.float64), axis=1) * (1 + 1e-10)
+        with np.errstate(over="ignore", invalid="ignore"):
+            reach = reach + self.lipschitz_bound * everywhere + 2 * self._program.error(norms, everywhere)
+        slack = np.asarray(self.head.rounding(own_of(self._cast, "head"), reach)) * self._program.unit
+        of_features = self._certifier(features, labels, None, slack)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            radius = np.where(of_features.radius > 0, of_features.radius / self.lipschitz_bound, 0.0)
+        error = self._program.error(norms, np.minimum(np.nextafter(radius, np.inf), everywhere))
+        return over_bound(of_features, self.lipschitz_bound, 2 * error + float_slack), error
 
     def predict(self, images) -> tuple[np.ndarray, np.ndarray]:
-        """(classes, radii), (N,) each: what the network predicts, and how far from the image that is proven."""
-        features = self.features(images)
-        with jax.enable_x64(True):
-            logits = self.head.evaluate(_in_float64(own_of(self.variables, "head")), jnp.asarray(features, jnp.float64))
+        """(classes, radii), (N,) each: what the program predicts, and how far from the image that is proven."""
+        features, norms = self._features(images)
+        with self._program.arithmetic(), jax.default_matmul_precision("highest"):
+            logits = self.head.evaluate(own_of(self._cast, "head"), jnp.asarray(features))
         classes = np.argmax(np.asarray(logits), axis=1)
-        return classes, over_bound(self.certify_head(features, classes), self.lipschitz_bound).radius
+        return classes, self._certified(features, norms, classes, 0.0)[0].radius
 
-    def features(self, images) -> np.ndarray:
-        """g(x), (N, D), for images (N, H, W, C), batch by batch, every product at full precision (no TF32, no bf16).
+    def attack(self, images, labels, radii, strength: str = "fast", key: jax.Array | None = None):
+        """What an adversary finds within `radii` of images, beside the proof: `pgd.Attack`, see `pgd.l2_attack`.
+
+        Args:
+          images: (N, H, W, C) in [0, 1]; labels: (N,) integers.
+          radii: l2, a number or (N,); where it is infinite the diagonal of [0, 1]^n is taken.
+          strength: a key of `pgd.STRENGTHS`.
+          key: of random starts; None: `jax.random.key(0)`.
+
+        Returns:
+          (images (N, H, W, C) of smallest margin, their margins (N,) in the program that certifies); <= 0: wrong class.
 
         Raises:
-          ValueError: images that are no float32 or float64 in [0, 1], or of another shape.
+          ValueError: images, labels or radii of another shape or range, an unknown strength.
         """
+        images = checked_images(images, self.image_shape).astype(np.float32)
+        labels = checked_labels(labels, len(images), self.num_classes)
+        if strength not in pgd.STRENGTHS:
+            raise ValueError(f"strength={strength!r}: must be one of {tuple(pgd.STRENGTHS)}")
+        radii = np.minimum(np.asarray(radii, np.float64), self._diagonal)
+        if radii.shape not in ((), (len(images),)) or not (radii >= 0).all():
+            raise ValueError(f"radii: must be a number >= 0 or {len(images)} of them, got {radii}")
+        radii, key = np.broadcast_to(radii, len(images)), jax.random.key(0) if key is None else key
+        found = pgd.l2_attack(self, images, labels, radii, key, *pgd.STRENGTHS[strength])
+        return found._replace(margins=pgd.margins_of_program(self, found.images, labels))
+
+    def features(self, images) -> np.ndarray:
+        """g(x), (N, D), for images (N, H, W, C), as the program that certifies computes them, batch by batch.
+
+        Raises:
+          ValueError: images that are no float32 or float64 in [0, 1], or of another shape; float64 ones for a program
+          in
+            float32.
+        """
+        return self._features(images)[0]
+
+    def _features(self, images) -> tuple[np.ndarray, np.ndarray]:
         _check_nobody_listens()
-        _check_precision(self.variables)
-        return _in_batches(self._features, self.variables, checked_images(images, self.image_shape))
+        images = checked_images(images, self.image_shape)
+        if self.precision == "float32" and images.dtype != np.float32:
+            raise ValueError(f"images: dtype must be float32 for a program in float32, got {images.dtype}")
+        return self._program.features(images)
 
     def logits(self, images: jax.Array) -> jax.Array:
         """h(g(x)), (N, num_classes), of images (N, H, W, C) in the precision that they have: differentiable."""
@@ -107,7 +199,7 @@ class Proven:
         return self._outputs(variables, images)
 
     def certify_head(self, features, labels, *, rivals: int | None = None) -> Certificate:
-        """The head's certificates at features (N, D), in feature space.
+        """The head's certificates at features (N, D), in feature space, of the head in real arithmetic.
 
         Args:
           rivals: only so many classes with the largest logits beside the label count: no proof.
@@ -124,36 +216,15 @@ def outputs(layers: tuple[Layer, Head], variables: Variables, images: jax.Array)
         return features, head.evaluate(own_of(variables, "head"), features)
 
 
-def penultimate_features(model: Classifier, variables: Variables, images) -> np.ndarray:
-    """g(x), (N, D), of a network in training, as `Proven.features` but with no proof."""
-    return _in_batches(lambda variables, batch: _features(model, variables, batch), variables, checked_images(images))
+def over_bound(certificate: Certificate, lipschitz_bound: float, slack=0.0) -> Certificate:
+    """Certificates of features as those of images, (radius − slack) / lipschitz_bound, rounded down.
 
-
-@jax.jit(static_argnums=0)
-def _features(model, variables, images):
-    return model.apply(variables, images, method="features")
-
-
-def _in_batches(features, variables, images: np.ndarray) -> np.ndarray:
-    """features(variables, batch) of all images, every product at full precision (no TF32, no bf16)."""
-    if jax.config.read("jax_enable_x64"):
-        images = images.astype(np.result_type(images, *jax.tree.leaves(variables.get("params", {}))))
-    size = padded_to_devices(min(BATCH_SIZE, max(len(images), 1)))
-    batches = [images[start : start + size] for start in range(0, max(len(images), 1), size)]
-    padded = [np.concatenate([b, np.zeros((size - len(b), *b.shape[1:]), b.dtype)]) for b in batches]
-    with jax.default_matmul_precision("highest"):
-        computed = [np.asarray(features(variables, over_devices(batch))) for batch in padded]
-    return np.concatenate(computed)[: len(images)]
-
-
-def over_bound(certificate: Certificate, lipschitz_bound: float, float_slack: float = 0.0) -> Certificate:
-    """Certificates of features as those of images, (radius − float_slack) / lipschitz_bound, rounded down."""
-    if not 0 <= float_slack < np.inf:
-        raise ValueError(f"float_slack={float_slack!r}: must be a finite number >= 0")
-    radius, exact = certificate.radius, certificate.exact
-    if float_slack:
-        radius = np.maximum(np.nextafter(radius - float_slack, -np.inf), 0.0)
-        exact = exact & (radius == certificate.radius)
+    slack: () or (N,); where it is infinite nothing is certified, and where the radius is, a finite one changes nothing.
+    """
+    with np.errstate(invalid="ignore"):
+        left = np.maximum(np.nextafter(certificate.radius - slack, -np.inf), 0.0)
+    radius = np.where(slack == 0, certificate.radius, np.where(slack < np.inf, left, 0.0))
+    exact = certificate.exact & (radius >= certificate.radius * (1 - EXACT))
     with np.errstate(divide="ignore", invalid="ignore"):  # a constant backbone has the bound 0
         # One rounding of the division, downwards, keeps the quotient a lower bound.
         divided = np.where(radius > 0, radius / lipschitz_bound, 0.0)
@@ -163,7 +234,13 @@ def over_bound(certificate: Certificate, lipschitz_bound: float, float_slack: fl
     return dataclasses.replace(certificate, radius=radius, exact=exact, upper=upper)
 
 
-def prove(model: Classifier, variables: Variables, image_shape=None, curvature_file: Path | None = None) -> Proven:
+def prove(
+    model: Classifier,
+    variables: Variables,
+    image_shape=None,
+    curvature_file: Path | None = None,
+    precision: str = "float64",
+) -> Proven:
     """The proof of a network, and the only way to a certificate.
 
     The layers of `model.parts()` are taken as they stand, the variables are copied, and the bound is that of these
@@ -175,6 +252,8 @@ def prove(model: Classifier, variables: Variables, image_shape=None, curvature_f
       variables: {'params': …, 'spectral': …} as its `init` or `tightened` gives them.
       image_shape: (H, W, C); None: that of the network.
       curvature_file: where the costly bounds of a curvature head are kept; one of another head is not used.
+      precision: of the program that certifies: 'float64', parameters and images cast up, which is exact; or 'float32',
+        for a proof about the network as it is deployed, with radii that are smaller by what its rounding may do.
 
     Raises:
       TypeError: a model that is no `Classifier`.
@@ -186,25 +265,26 @@ def prove(model: Classifier, variables: Variables, image_shape=None, curvature_f
             f"{type(model).__name__} is no lipjax Classifier: make it lipjax.models.Network(backbone, head) of layers "
             "that state their proof"
         )
-    return Proven(model, variables, image_shape, curvature_file)
+    return Proven(model, variables, image_shape, curvature_file, precision)
 
 
 def certify(model: Classifier, variables: Variables, images, labels, *, float_slack: float = 0.0) -> Certificate:
     """Certified radii of images: no l2 change of the pixels smaller than `radius` changes the prediction.
 
-    radius = (head's certificate at the features g(x) − float_slack) / L with a proven bound L of Lip(g), the paper's
-    Proposition 1.  Features are computed at full float32 precision (float64 if the images are float64 under
-    `jax.enable_x64`), the head and the radii in float64.  For many batches make `prove(…)` once.
+    radius = (head's certificate at the features − 2 E − float_slack) / L with a proven bound L of Lip(g), the paper's
+    Proposition 1, and E a proven bound of what rounding does to features: the statement is about the program that was
+    run, in float64, at every point within the radius (and no farther than the diagonal of [0, 1]^n, as all images are).
+    For many batches make `prove(…)` once.
 
     Args:
       model, variables: see `prove`.
       images: (N, H, W, C) float32 or float64 in [0, 1].
       labels: (N,) integers.
-      float_slack: an error of the computed features, in l2, that the certificates are to cover.
+      float_slack: a further error of features, in l2, that the certificates are to cover.
 
     Returns:
       A `Certificate` in input space.  `exact` and `upper` are those of the head: upper is the largest radius that any
-      certificate through this Lipschitz bound could give.
+      certificate through this Lipschitz bound could give.  `protocol` says so where a layer states no rounding.
 
     Raises:
       TypeError, ValueError: see `prove`; images outside [0, 1], not finite, of another shape or in half precision;
@@ -214,19 +294,6 @@ def certify(model: Classifier, variables: Variables, images, labels, *, float_sl
     return prove(model, variables, model.image_shape or images.shape[1:]).certify(
         images, labels, float_slack=float_slack
     )
-
-
-def checked_images(images, image_shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """The images as an array; ValueError unless they are float32 or float64 in [0, 1], (N, H, W, C)."""
-    images = np.asarray(images)
-    if images.dtype.name not in ("float32", "float64"):
-        raise ValueError(f"images: dtype must be float32 or float64 in [0, 1], got {images.dtype}")
-    if images.ndim != 4 or (image_shape is not None and images.shape[1:] != image_shape):
-        wanted = ("H", "W", "C") if image_shape is None else image_shape
-        raise ValueError(f"images: shape must be (N, {', '.join(map(str, wanted))}), got {images.shape}")
-    if not (np.isfinite(images).all() and images.min(initial=0.0) >= 0 and images.max(initial=1.0) <= 1):
-        raise ValueError(f"images: pixels must lie in [0, 1], got {images.min()} to {images.max()}")
-    return images
 
 
 def _remade(model: Classifier) -> tuple[Layer, Head]:
@@ -267,25 +334,13 @@ def _copied(variables: Variables) -> Variables:
             return {name: of_tree(f"{path}/{name}", subtree) for name, subtree in tree.items()}
         return copied(path, tree)
 
-    copy: Variables = FrozenDict({name: of_tree(name, tree) for name, tree in variables.items()})
-    _check_precision(copy)
-    return copy
-
-
-def _check_precision(variables: Variables) -> None:
-    """ValueError for float64 variables that jax would cast to float32: what ran would not be what was proven."""
-    if not jax.config.read("jax_enable_x64") and any(v.dtype == np.float64 for v in jax.tree.leaves(variables)):
-        raise ValueError("variables: are float64: prove and certify under jax.enable_x64(True), or cast them first")
+    return FrozenDict({name: of_tree(name, tree) for name, tree in variables.items()})
 
 
 def _check_nobody_listens() -> None:
     """ValueError under `nn.intercept_methods`, which may change what layers compute."""
     if list(nn.module._global_interceptor_stack):
         raise ValueError("a Flax method interceptor is at work (nn.intercept_methods): leave it to prove and certify")
-
-
-def _in_float64(tree):
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), tree)
 
 
 def certified_accuracy(certificate: Certificate, radius: float) -> float:

@@ -69,7 +69,11 @@ def householder2(x: jax.Array, theta0: jax.Array, theta1: jax.Array, theta2: jax
     )
     rays = (theta0, theta0 + theta1, theta0 + theta1 + theta2, theta0 + theta2 + 2 * jnp.pi)
     beyond = [first * jnp.sin(ray / 2) <= second * jnp.cos(ray / 2) for ray in rays]
-    inside = [beyond[i] & ~beyond[i + 1] for i in range(3)]  # no sector is wider than π
+    # No sector is wider than π.  What is behind a narrow one may by rounding seem to be on the right side of both rays.
+    is_wide = (theta1 > jnp.pi, theta2 > jnp.pi, theta1 < jnp.pi)
+    middles = [(rays[i] + rays[i + 1]) / 4 for i in range(3)]
+    ahead = [first * jnp.cos(middle) + second * jnp.sin(middle) >= 0 for middle in middles]
+    inside = [beyond[i] & ~beyond[i + 1] & (is_wide[i] | ahead[i]) for i in range(3)]
     turned = (
         first * jnp.cos(theta2) + second * jnp.sin(theta2),
         second * jnp.cos(theta2) - first * jnp.sin(theta2),

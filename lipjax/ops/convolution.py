@@ -6,6 +6,7 @@ Rule for A x, from shapes alone (`chosen_operator`):
                            at most as many multiplications as the convolution (H²W²C² against H·W·k²·C²), and
                            backends run it at matrix-product rate where their convolutions of tiny images do not;
   otherwise                'convolution': the backend's own.
+'blocked' is what proofs are about: each of these forms, with its sums divided into blocks (`blocked`).
 
 Rule for the kernel gradient, on a CPU: sums of matrix products over images and pixels,
   `gradient_by_taps`       where A x is not a convolution;
@@ -14,6 +15,7 @@ Rule for the kernel gradient, on a CPU: sums of matrix products over images and 
 `benchmarks/ops.py` measures both rules on every layer shape of LipConvnet-n.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -21,7 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-OPERATORS = ("convolution", "dense", "matmul")
+from lipjax.ops import blocked
+
+OPERATORS = ("convolution", "dense", "matmul", "blocked")
 BLOCK_PIXELS = 4096  # of a batch or block: its shifted copies stay in cache; 2048 is within noise of it
 
 
@@ -53,16 +57,62 @@ def linear_operator(
       ValueError: another operator, or 'matmul' for k > 1.
     """
     k = kernel.shape[0]
-    allowed = OPERATORS if k == 1 else OPERATORS[:2]
+    allowed = [name for name in OPERATORS if k == 1 or name != "matmul"]
     operator = chosen_operator(k, height, width) if operator is None else operator
     if operator not in allowed:
         raise ValueError(f"linear_operator: operator must be one of {allowed} for a {k}×{k} kernel, got {operator!r}")
     if operator == "matmul":
         return lambda x: jnp.matmul(x, kernel[0, 0])
+    if operator == "blocked":
+        return lambda x: _in_blocks(x, kernel)
     if operator == "dense":
         dense = dense_operator(kernel, height, width)
         return lambda x: jnp.matmul(x.reshape(x.shape[0], -1), dense).reshape(*x.shape[:3], -1)
     return lambda x: convolution(x, kernel)
+
+
+# Of the operator 'blocked', where it is neither a product over channels nor dense: from so many channels on it is made
+# of matrix products, one a row of taps; below, of convolutions of as few channels as cost little time.
+_ROWS_FROM = 256
+_CHANNELS, _MOST_CHANNELS = 1024, 16
+
+
+def _chunk(channels: int) -> int:
+    """Input channels of each of the convolutions of the operator 'blocked'."""
+    return min(_CHANNELS // channels, _MOST_CHANNELS)
+
+
+def _in_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`convolution` summed in blocks (`blocked`)."""
+    count, height, width, channels = x.shape
+    k, _, _, c_out = kernel.shape
+    operator = chosen_operator(k, height, width)
+    if operator == "matmul":
+        return blocked.product(x, kernel[0, 0])
+    if operator == "dense":
+        dense = dense_operator(kernel, height, width)
+        return blocked.product(x.reshape(count, -1), dense).reshape(count, height, width, c_out)
+    if channels >= _ROWS_FROM:
+        padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+        shifts = jnp.concatenate([padded[:, :, b : b + width] for b in range(k)], axis=-1)
+        parts = (blocked.product(shifts[:, a : a + height], kernel[a].reshape(k * channels, c_out)) for a in range(k))
+    else:
+        chunk = _chunk(channels)
+        starts = range(0, channels, chunk)
+        parts = (convolution(x[..., s : s + chunk], kernel[:, :, s : s + chunk]) for s in starts)
+    return functools.reduce(jnp.add, parts)
+
+
+def blocked_sums(kernel_size: int, height: int, width: int, channels: int) -> tuple[int, int]:
+    """(products a block, blocks) of the operator 'blocked': what the rounding of its sums depends on."""
+    operator = chosen_operator(kernel_size, height, width)
+    if operator == "convolution" and channels < _ROWS_FROM:
+        chunk = min(_chunk(channels), channels)
+        return kernel_size**2 * chunk, -(-channels // chunk)
+    count, times = kernel_size * channels, kernel_size
+    if operator != "convolution":
+        count, times = (channels if operator == "matmul" else height * width * channels), 1
+    return min(count, blocked.BLOCK), times * blocked.blocks(count)
 
 
 def weight_gradient(x: jax.Array, g: jax.Array, kernel_size: int) -> jax.Array:

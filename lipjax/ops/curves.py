@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+_DOUBTFUL = 1e-5  # hundreds of times the rounding of float32
+
 
 def curve_distance(
     points: jax.Array, vertices: jax.Array, *, closed: bool = False, rays: bool = False, signed: bool = False
@@ -223,6 +225,19 @@ def _segments(kind, vx, vy) -> tuple[_Segments, jax.Array]:
     order = x0 * (vy[..., -1] - vy[..., 0]) - y0 * (vx[..., -1] - vx[..., 0]) + far * turn
     turns = jnp.where(x0 + x1 > 0, is_up0.astype(jnp.int32) - is_up1, 0)
     return segments, 1 - jnp.where(x0 * x1 + y0 * y1 > 0, turns + (order > 0), grows)
+
+
+def rays_are_doubtful(vertices: np.ndarray) -> bool:
+    """Whether in any curve of (B, V, 2) rays run so nearly alike that rounding may decide which side is the left."""
+    segments, _ = _segments((False, True, True), *(jnp.asarray(vertices[..., i], jnp.float32) for i in range(2)))
+    is_ray0, is_ray1 = (np.isinf(np.asarray(end)) for end in (segments.low, segments.high))
+    units = np.stack([np.asarray(segments.ux), np.asarray(segments.uy)], -1).astype(np.float64)
+    first, last = (-(units * is_ray0[..., None]).sum(-2), (units * is_ray1[..., None]).sum(-2))
+    across = vertices[..., -1, :] - vertices[..., 0, :]
+    far = 8 * np.abs(vertices).max((-2, -1))
+    order = first[..., 0] * across[..., 1] - first[..., 1] * across[..., 0]
+    order = order + far * (first[..., 0] * last[..., 1] - first[..., 1] * last[..., 0])
+    return bool((((first * last).sum(-1) > 0.5) & (np.abs(order) <= _DOUBTFUL * far)).any())
 
 
 def _crosses_itself(vertices: np.ndarray, closed: bool, eps: float) -> bool:

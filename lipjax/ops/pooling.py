@@ -52,7 +52,8 @@ def projection_pool(x: jax.Array, theta: jax.Array) -> jax.Array:
     half = clipped(theta, 0, jnp.pi) / 2
     cosine, sine = jnp.cos(half), jnp.sin(half)
     height = jnp.abs(second)
-    on_ray = first * cosine + height * sine >= 0
+    # In float32 π is rounded up, and its half has a negative cosine: points inside the cone would seem to be behind.
+    on_ray = first * jnp.maximum(cosine, 0) + height * sine >= 0
     # The origin is on the rays, so the square root below never sees 0 where its gradient is used.
     squared = jnp.where(on_ray, 1, first**2 + second**2)
     return jnp.where(on_ray, height * cosine - first * sine, jnp.sqrt(squared))

@@ -21,7 +21,8 @@ from lipjax.config import Run, parse_radii
 from lipjax.data import Split, load
 from lipjax.layers import CurvatureHead
 from lipjax.models import Classifier
-from lipjax.models.proven import certified_accuracy, over_bound, penultimate_features
+from lipjax.models.program import penultimate_features
+from lipjax.models.proven import certified_accuracy, over_bound
 from lipjax.system.devices import dataset_on_devices, mesh_of, on_devices, on_host, placed
 from lipjax.system.event_files import EventFiles
 from lipjax.system.files import atomic_write
@@ -39,7 +40,7 @@ from lipjax.training.recipe import (
     make_train_step,
     state_sharding,
 )
-from lipjax.workdir import CONFIG_FILE, check_same, read_config, sectioned, write_config
+from lipjax.workdir import CONFIG_FILE, check_same, read_config, sectioned, what_is_trained, write_config
 
 METRICS_FILE = "metrics.jsonl"
 NETWORK_FILE = "network.txt"
@@ -92,7 +93,7 @@ class Training:
         _check_batches(recipe.run, len(self.split.labels), self.mesh.size)
         _check_shards(recipe.run, self.model, self.mesh.size)
         self.optimizer = recipe.optimizer.transformation(self.model, self.total)
-        self.checkpoints = Checkpoints(workdir, recipe.run.keep_checkpoints)
+        self.checkpoints = Checkpoints(workdir, recipe.run.keep_checkpoints, what_is_trained(recipe.whole()))
 
     def start(self) -> tuple[TrainState, Metrics]:
         """The state of the last checkpoint, or a new one, on the devices; the files of the run are begun."""

@@ -40,6 +40,8 @@ def example(count=60, classes=3, channels=3, attack=True, right=0.7, **changes):
         "precision": {"float32": {"features_max": 1.5e-6, "features_mean": 1e-7, "logits_max": 2e-6}},
         "paper_protocol_not_a_proof": None,
         "float_slack": 0.0,
+        "rounding": {"precision": "float64", "error_bound": 1e-11, "unknown": []},
+        "float32": None,
         "lipschitz_bound": 2.857143,
         "chain_of_proof": [
             {
@@ -58,6 +60,7 @@ def example(count=60, classes=3, channels=3, attack=True, right=0.7, **changes):
     } | changes
     if attack:
         summary["attack"] = {"strength": "fast", "steps": 10, "starts": 1, "robust_accuracy_upper_bound": {"0.5": 0.5}}
+        summary["attack"]["detection_factor"] = 1.25
     images = rng.integers(0, 17, (count, 8, 8, channels)).astype(np.uint8)
     return summary, table(summary), rows, closest, images, 16
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import lipjax
-from lipjax.evaluation import pgd
 from lipjax.evaluation.attack import Attack, CertificateViolated
 from lipjax.evaluation.measure import Batch
 from lipjax.evaluation.split import certify_run
 from lipjax.layers import Flatten, Head
+from lipjax.models import pgd
 from lipjax.workdir import load_trained
 
 COUNT = 40
@@ -40,7 +40,7 @@ def test_attacks_stay_inside_and_only_improve(network):
     for radius in (0.1, 0.5):
         found = attack(network, radius)
         assert pgd.distance(images, found.images).max() <= radius * (1 + 1e-6)  # 1e-6: float32 norms
-        own = pgd.margins_in_float64(proven, found.images, labels)
+        own = pgd.margins_of_program(proven, found.images, labels)
         np.testing.assert_allclose(found.margins, own, atol=1e-5)  # float32 logits
         margins[radius] = found.margins
     assert (margins[0.1] <= margins[0.0]).all()
@@ -92,7 +92,7 @@ def test_images_that_are_wrong_have_distance_zero(network):
     wrong = (labels + 1) % 10
     found = pgd.l2_attack(proven, images, wrong, np.full(COUNT, 0.1), jax.random.key(0), 2, 1)
     closest = pgd.distance(images, pgd.bisected(proven, images, wrong, found).images)
-    clean = pgd.margins_in_float64(proven, images, wrong)
+    clean = pgd.margins_of_program(proven, images, wrong)
     np.testing.assert_array_equal(closest == 0, clean <= 0)
 
 
@@ -109,7 +109,7 @@ def test_radii_that_are_too_large_are_found_out(network, tmp_path):
     (saved,) = tmp_path.iterdir()
     with np.load(saved) as file:
         assert 0 < pgd.distance(file["image"][None], file["adversarial"][None])[0] < file["radius"]
-        margin = pgd.margins_in_float64(proven, file["adversarial"][None], file["label"][None])
+        margin = pgd.margins_of_program(proven, file["adversarial"][None], file["label"][None])
         assert margin <= 0
 
 

@@ -13,9 +13,9 @@ import pytest
 from lipjax.data import load
 from lipjax.evaluation.measure import Measure, Rows
 from lipjax.evaluation.radius import Radius
-from lipjax.evaluation.split import certify_run
+from lipjax.evaluation.split import certify_run, images_of
 from lipjax.models import Proven
-from lipjax.workdir import read_config
+from lipjax.workdir import load_trained, read_config
 
 ROOT = Path(__file__).parents[2]
 RECORD = 8 * (1 + len(Radius.columns))  # bytes an image
@@ -45,8 +45,9 @@ def results(workdir):
 
 
 def partial_rows(workdir):
+    """Of whole batches, each followed by a SHA-256."""
     path = workdir / "certificates" / "per_image.partial"
-    return len(path.read_bytes().partition(b"\n")[2]) // RECORD if path.exists() else 0
+    return len(path.read_bytes().partition(b"\n")[2]) // (BATCH * RECORD + 32) * BATCH if path.exists() else 0
 
 
 def stopped_after(monkeypatch, batches, error):
@@ -129,12 +130,25 @@ def records(count):
     return {"label": np.arange(count) % 3, "radius": np.arange(count) / 7}
 
 
+@pytest.mark.parametrize(("place", "kept"), [(8, 0), (40, 0), (70, 0), (81, 2), (150, 2)])
+def test_batches_that_were_changed_are_dropped(tmp_path, place, kept):
+    """A label, a radius, a digest, of either batch."""
+    first = Rows(tmp_path, Two(), "KEY", 2)
+    for start in (0, 2):
+        first.append({name: column[start : start + 2] for name, column in records(4).items()})
+    content = bytearray((tmp_path / "two.partial").read_bytes())
+    content[len("KEY\n") + place] ^= 1
+    (tmp_path / "two.partial").write_bytes(bytes(content))
+    np.testing.assert_array_equal(Rows(tmp_path, Two(), "KEY", 2).found, first.found[:kept])
+
+
 @pytest.mark.parametrize(
     ("key", "cut", "kept"),
     [
         (b"KEY", None, 4),
-        (b"KEY", 4 * 24 - 1, 2),  # a record cut short: half a batch
-        (b"KEY", 3 * 24, 2),
+        (b"KEY", 2 * 80 - 1, 2),  # its digest cut short
+        (b"KEY", 80 + 48, 2),
+        (b"KEY", 80 + 24, 2),  # half a batch
         (b"KEY", 24, 0),
         (b"KEY", 0, 0),
         (b"OTHER", None, 0),
@@ -177,7 +191,7 @@ def test_bad_splits(workdir):
         certify_run(workdir, split="all")
     with pytest.raises(ValueError, match="batch_size=0: must be at least 1"):
         certify_run(workdir, batch_size=0)
-    path = workdir / "config.json"
-    path.write_text(path.read_text().replace('"validation_fraction": 0.2', '"validation_fraction": 0.0'))
+    config, dataset, *_ = load_trained(workdir)
+    config.data.validation_fraction = 0.0
     with pytest.raises(ValueError, match=r"split='validation': has no images; config.data.validation_fraction=0.0"):
-        certify_run(workdir, split="validation", say=lambda line: None)
+        images_of(dataset, "validation", config)

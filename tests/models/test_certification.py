@@ -11,7 +11,7 @@ import lipjax
 from lipjax.checkpoint import CheckpointError
 from lipjax.data import load
 from lipjax.evaluation.split import certify_run
-from lipjax.models.proven import penultimate_features
+from lipjax.models.program import penultimate_features
 from lipjax.workdir import load_trained
 
 

@@ -355,13 +355,13 @@ def test_what_is_changed_after_the_proof_changes_nothing():
     model = Network(Sequential(layers), LastLayerNormalization(2), SHAPE)
     variables = jax.tree.map(np.array, dict(model.init(jax.random.key(0), IMAGE[None])))
     proven = lipjax.prove(model, variables)
-    before = lipjax.prove(model, variables).features(IMAGE[None])
+    before, in_float32 = proven.features(IMAGE[None]), np.asarray(proven.outputs(IMAGE[None])[0])
     object.__setattr__(layers[0][1], "std", 0.1)
     object.__setattr__(polynomial, "scale", 10.0)
     object.__setattr__(model.backbone, "layers", (*layers, ("more", InputScale(0.09, 0.1))))
     variables["params"]["conv"]["kernel"] *= 100
     np.testing.assert_array_equal(proven.features(IMAGE[None]), before)
-    np.testing.assert_array_equal(proven.outputs(IMAGE[None])[0], before)
+    np.testing.assert_array_equal(proven.outputs(IMAGE[None])[0], in_float32)
     kernel = proven.variables["params"]["conv"]["kernel"]
     with pytest.raises(ValueError, match="WRITEABLE"):
         kernel.setflags(write=True)
@@ -425,14 +425,17 @@ def test_rows_whose_norm_leaves_float32_are_refused(size):
         lipjax.prove(model, variables)
 
 
-def test_variables_in_float64_ask_for_it(float64):
+def test_variables_in_float64_are_what_runs(float64):
+    """0.1 let jax cast them: what ran was not what was proven.  A program in float32 refuses them."""
     model, variables = network(Honest())
-    variables = jax.tree.map(np.float64, variables)
-    proven = lipjax.prove(model, variables)
+    variables = jax.tree.map(lambda leaf: np.float64(leaf) * (1 + 1e-12), variables)
+    under_float64 = lipjax.prove(model, variables).features(IMAGE[None])
     with jax.enable_x64(False):
-        for act in (lambda: lipjax.prove(model, variables), lambda: proven.features(IMAGE[None])):
-            with pytest.raises(ValueError, match="are float64: prove and certify under jax.enable_x64"):
-                act()
+        features = lipjax.prove(model, variables).features(IMAGE[None])
+        with pytest.raises(ValueError, match="precision='float32': .* is float64, which would be rounded"):
+            lipjax.prove(model, variables, precision="float32")
+    assert features.dtype == np.float64
+    np.testing.assert_array_equal(features, under_float64)
 
 
 def test_images_are_apart():

@@ -17,7 +17,7 @@ SCRIPT = """
 import json, sys
 import jax, numpy as np
 import lipjax
-from lipjax.evaluation import pgd
+from lipjax.models import pgd
 from lipjax.system.devices import over_devices, padded_to_devices
 assert jax.device_count() == 8
 assert [padded_to_devices(count) for count in (1, 8, 9, 500)] == [8, 8, 16, 504]
@@ -34,7 +34,7 @@ print(json.dumps([certificate.radius.tolist(), attack.margins.tolist()]))
 def test_certification_and_attack_on_eight_devices(trained):
     import jax
 
-    from lipjax.evaluation import pgd
+    from lipjax.models import pgd
 
     flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", SCRIPT, str(trained[0])]

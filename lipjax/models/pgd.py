@@ -3,14 +3,15 @@
 An attack proves that an image is not robust at some distance.  That it fails proves nothing.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipjax.models import Proven
 from lipjax.system.devices import over_devices
+
+Proven = Any  # `models.Proven`, which has an attack of its own and so stands above
 
 # (steps, starts); the first start is the image itself.
 STRENGTHS = {"fast": (10, 1), "strong": (50, 5)}
@@ -79,11 +80,13 @@ def distance(images, others) -> np.ndarray:
     return np.sqrt((difference**2).sum(axis=(1, 2, 3)))
 
 
-def margins_in_float64(proven: Proven, images, labels) -> np.ndarray:
-    """f_l − max_{i ≠ l} f_i of the network in float64, (N,)."""
-    with jax.enable_x64(True):
-        double = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), proven.variables)
-        return np.asarray(_margins(proven, double, jnp.asarray(np.asarray(images, np.float64)), jnp.asarray(labels)))
+def margins_of_program(proven: Proven, images, labels) -> np.ndarray:
+    """f_l − max_{i ≠ l} f_i, (N,), in the precision in which the network is certified."""
+    dtype = np.dtype(proven.precision)
+    with jax.enable_x64(dtype == np.float64):
+        own = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), proven.variables)
+        margins = _margins(proven, own, jnp.asarray(np.asarray(images), dtype), jnp.asarray(labels))
+        return np.asarray(margins, np.float64)
 
 
 @jax.jit(static_argnums=0)

@@ -1,0 +1,84 @@
+"""Checks a published table from scratch: certifies again from weights and data, and compares."""
+
+import csv
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lipjax.evaluation.split import certify_run, folder_of
+
+# What a summary says of the certificates, but for numbers that may differ in their last digits on another machine.
+_SAME = ("dataset", "split", "num_examples", "standard_accuracy", "certified_accuracy", "float_slack", "params_sha256")
+_SAME_COLUMNS = ("index", "label", "prediction", "rival")
+_RELATIVE = 1e-6  # of bounds and radii: another backend sums in another order
+
+
+class NotVerified(RuntimeError):
+    """A published number is not what its weights and data give."""
+
+
+def verify_run(
+    workdir: Path,
+    data_dir: str | None = None,
+    split: str = "test",
+    say: Callable[[str], None] = print,
+    trust_code: bool = True,
+) -> dict[str, Any]:
+    """Certify again what summary.json and per_image.csv of a workdir are about, and return the summary found.
+
+    Weights, config and data are those of the workdir.  The theorem that the numbers rest on is checked by reading the
+    code; this checks that the numbers are what the code gives.
+
+    Raises:
+      FileNotFoundError, ValueError: no summary, or one that cannot be read.
+      NotVerified: what differs, by name, with both values.
+    """
+    folder = folder_of(workdir, split)
+    published = _summary(folder / "summary.json")
+    text = (folder / "per_image.csv").read_text()
+    with tempfile.TemporaryDirectory() as fresh:
+        radii, slack = ",".join(published["certified_accuracy"]), published.get("float_slack", 0.0)
+        about = {"split": split, "float_slack": slack, "trust_code": trust_code, "folder": Path(fresh)}
+        found = certify_run(workdir, data_dir, published["num_examples"], radii, lambda line: None, **about)
+        again = (Path(fresh) / "per_image.csv").read_text()
+    for key in _SAME:
+        if published.get(key) != found[key]:
+            raise NotVerified(f"{folder}/summary.json: {key} is {published.get(key)!r}, found {found[key]!r}")
+    for key in ("lipschitz_bound", "average_certified_radius"):
+        if not _close(published.get(key), found[key]):
+            raise NotVerified(f"{folder}/summary.json: {key} is {published.get(key)!r}, found {found[key]!r}")
+    if published.get("per_image_sha256") != hashlib.sha256(text.encode()).hexdigest():
+        raise NotVerified(f"{folder}/per_image.csv: is not the one that summary.json is of")
+    _compare_rows(folder / "per_image.csv", text, again)
+    exactly = "to the last digit" if text == again else f"radii to {_RELATIVE:g}"
+    say(f"verified: {found['num_examples']} images of {found['dataset']}, {split} split, {exactly}")
+    return found
+
+
+def _summary(path: Path) -> Mapping[str, Any]:
+    try:
+        summary = json.loads(path.read_text())
+        int(summary["num_examples"]), dict(summary["certified_accuracy"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is not a summary written by certify.py: {error}") from error
+    return summary
+
+
+def _compare_rows(path: Path, text: str, again: str) -> None:
+    published, found = (list(csv.DictReader(content.splitlines())) for content in (text, again))
+    if len(published) != len(found):
+        raise NotVerified(f"{path}: has {len(published)} rows, found {len(found)}")
+    for old, new in zip(published, found, strict=True):
+        for name in (*_SAME_COLUMNS, "radius"):
+            same = _close(float(old[name]), float(new[name])) if name == "radius" else old[name] == new[name]
+            if not same:
+                raise NotVerified(f"{path}: image {new['index']}: {name} is {old[name]}, found {new[name]}")
+
+
+def _close(a: float | None, b: float | None) -> bool:
+    return a == b or (a is not None and b is not None and bool(np.isclose(a, b, rtol=_RELATIVE, atol=1e-12)))

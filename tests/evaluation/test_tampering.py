@@ -1,0 +1,150 @@
+"""Files that were edited: each is refused, by the name of what was changed, or computed again."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from lipjax.evaluation.attack import Attack, CertificateViolated
+from lipjax.evaluation.split import certify_run
+from lipjax.evaluation.verify import NotVerified, verify_run
+from lipjax.workdir import load_trained
+
+COUNT = 60
+
+
+def quiet(line):
+    pass
+
+
+@pytest.fixture(scope="module")
+def certified(trained, tmp_path_factory):
+    """A copy of the tiny run, certified."""
+    workdir = tmp_path_factory.mktemp("tampering") / "run"
+    shutil.copytree(trained[0], workdir, ignore=shutil.ignore_patterns("certificates*"))
+    certify_run(workdir, num_examples=COUNT, radii="0.1,0.25", say=quiet)
+    return workdir
+
+
+@pytest.fixture
+def copied(certified, tmp_path):
+    return shutil.copytree(certified, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("model", "std", 0.7),
+        ("model", "mean", [0.1]),
+        ("model", "degree", 5),
+        ("model", "norm", 1.4),
+        ("model", "pooling", "projection"),
+        ("data", "validation_fraction", 0.4),
+        ("run", "seed", 7),
+        ("model", "std", None),  # removed
+    ],
+)
+def test_a_config_that_was_edited_is_refused_by_its_key(copied, section, key, value):
+    config = json.loads((copied / "config.json").read_text())
+    if value is None:
+        del config[section][key]
+    else:
+        config[section][key] = value
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"config.json has been changed since .* \(config.{section}.{key}: "):
+        load_trained(copied)
+
+
+def test_a_published_table_is_verified(copied):
+    before = {path.name: path.read_bytes() for path in (copied / "certificates").iterdir()}
+    lines = []
+    verify_run(copied, say=lines.append)
+    assert lines == [f"verified: {COUNT} images of digits, test split, to the last digit"]
+    assert {path.name: path.read_bytes() for path in (copied / "certificates").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("standard_accuracy", 1.0),
+        ("certified_accuracy", {"0.1": 1.0, "0.25": 1.0}),
+        ("lipschitz_bound", 1.0),
+        ("average_certified_radius", 0.9),
+        ("params_sha256", "0"),
+        ("per_image_sha256", "0"),
+    ],
+)
+def test_a_summary_that_was_edited_is_not_verified(copied, key, value):
+    path = copied / "certificates" / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(NotVerified, match="per_image.csv: is not" if key == "per_image_sha256" else f": {key} is "):
+        verify_run(copied, say=quiet)
+
+
+def test_rows_that_were_edited_are_not_verified(copied):
+    path = copied / "certificates" / "per_image.csv"
+    lines = path.read_text().splitlines()
+    lines[1] = ",".join([*lines[1].split(",")[:4], "9.0", "1"])
+    path.write_text("\n".join([*lines, ""]))
+    with pytest.raises(NotVerified, match="per_image.csv: is not the one that summary.json is of"):
+        verify_run(copied, say=quiet)
+    summary = json.loads((copied / "certificates" / "summary.json").read_text())
+    summary["per_image_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (copied / "certificates" / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(NotVerified, match="image 0: radius is 9.0, found"):
+        verify_run(copied, say=quiet)
+
+
+def test_nothing_to_verify(copied):
+    (copied / "certificates" / "summary.json").write_text("[]")
+    with pytest.raises(ValueError, match="summary.json is not a summary written by certify.py"):
+        verify_run(copied, say=quiet)
+
+
+def test_a_violation_is_remembered_until_the_certificates_are_made_anew(copied, monkeypatch):
+    """Found once, by an attack on radii that are too large; then without any attack, and gone with other parameters."""
+    batch = Attack.batch
+    monkeypatch.setattr(Attack, "batch", lambda self, given: batch(self, given._replace(radius=5 * given.radius + 1)))
+    arguments = {"num_examples": COUNT, "radii": "0.1", "say": quiet}
+    with pytest.raises(CertificateViolated, match="but at distance"):
+        certify_run(copied, attack="fast", **arguments)
+    monkeypatch.undo()
+    for attack in ("none", "fast"):
+        with pytest.raises(CertificateViolated, match="found before, and not forgotten .* image .* certified radius"):
+            certify_run(copied, attack=attack, **arguments)
+    summary = certify_run(copied, float_slack=1e-6, **arguments)  # other certificates
+    assert not list((copied / "certificates").glob("violation_*"))
+    assert 0 < summary["certified_accuracy"]["0.1"] <= 1
+
+
+def test_the_detection_factor_is_the_least_by_which_radii_would_be_wrong(copied):
+    summary = certify_run(copied, num_examples=COUNT, radii="0.5", attack="fast", say=quiet)
+    rows, attack = (
+        np.genfromtxt(copied / "certificates" / f"{name}.csv", delimiter=",", names=True)
+        for name in ("per_image", "attack")
+    )
+    certified = rows["radius"] > 0
+    factors = attack["distance"][certified] / rows["radius"][certified]
+    assert summary["attack"]["detection_factor"] == factors.min() > 1
+    np.testing.assert_array_equal(attack["factor"][certified], factors)
+
+
+def test_the_float32_program_is_certified_beside(copied):
+    lines = []
+    summary = certify_run(copied, num_examples=COUNT, radii="0.1", precision="float32", say=lines.append)
+    rows, deployed = (
+        np.genfromtxt(copied / "certificates" / f"{name}.csv", delimiter=",", names=True)
+        for name in ("per_image", "float32")
+    )
+    assert (deployed["radius"] <= rows["radius"]).all()
+    assert (deployed["error_measured"] <= deployed["error_bound"]).all()
+    bound = summary["lipschitz_bound"]
+    lost = (rows["radius"] - deployed["radius"]) * bound
+    assert (lost[deployed["radius"] > 0] >= 2 * deployed["error_bound"][deployed["radius"] > 0]).all()
+    found = summary["float32"]
+    assert found["certified_accuracy"]["0.1"] == np.mean(deployed["radius"] > 0.1)
+    assert found["error_bound_max"] == deployed["error_bound"].max()
+    assert "float32 program, certified at 0.1" in lines[-1]
+    assert 0 < summary["rounding"]["error_bound"] < 1e-9

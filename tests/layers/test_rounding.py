@@ -1,0 +1,214 @@
+"""Proven roundings: never below what an arithmetic does, and attained within a factor of two where they can be."""
+
+import jax
+import mpmath
+import numpy as np
+import pytest
+from arithmetic import Adversary, Digits50, execute
+
+from lipjax.layers import (
+    Concatenate,
+    CurvatureHead,
+    FoldedConv,
+    Householder,
+    Householder2,
+    InputScale,
+    LastLayerNormalization,
+    MaxMin,
+    MaxPool,
+    PointPool,
+    PolylinePool,
+    ProjectionPool,
+    Residual,
+    Sequential,
+    SkewOrthogonalConv,
+    SpaceToDepth,
+    Split,
+)
+from lipjax.layers.folded import apply_kernel, polynomial_rounding
+from lipjax.layers.rounding import COARSEST
+from lipjax.ops import skew, taylor
+from lipjax.ops.polynomials import Polynomial
+
+DIRECTIONS = ("up", "down", "rise", "fall", "random")
+
+LAYERS = {
+    "convolution": (SkewOrthogonalConv(4), (3, 3, 4)),
+    "convolution with padded channels": (SkewOrthogonalConv(4), (3, 3, 3)),
+    "convolution of many channels": (SkewOrthogonalConv(36), (1, 1, 36)),
+    "dense convolution": (SkewOrthogonalConv(4), (2, 2, 3)),
+    "1×1 convolution": (SkewOrthogonalConv(6, kernel_size=1), (1, 1, 6)),
+    "Taylor": (SkewOrthogonalConv(3, polynomial=taylor(6)), (3, 3, 3)),
+    "input scale": (InputScale((0.1, 0.2), (0.3, 0.4)), (3, 3, 2)),
+    "Householder": (Householder(), (3, 3, 8)),
+    "Householder of order 2": (Householder2(), (3, 3, 8)),
+    "max": (MaxPool(), (3, 3, 8)),
+    "projection": (ProjectionPool(), (3, 3, 8)),
+    "polyline": (PolylinePool(), (3, 3, 8)),
+    "polyline from max": (PolylinePool(start="max"), (3, 3, 8)),
+    "point": (PointPool(4), (3, 3, 8)),
+    "rearrangement": (SpaceToDepth(), (2, 2, 2)),
+    "residual": (Residual(Sequential((("c", SkewOrthogonalConv(4)), ("m", MaxMin()))), 0.3), (2, 2, 4)),
+    "concatenation": (Concatenate((("a", InputScale(0.1, 0.3)), ("b", MaxMin()))), (2, 2, 4)),
+    "split": (Split((("a", InputScale(0.1, 0.3)), ("b", MaxMin())), (2, 2)), (2, 2, 4)),
+    "a row": (Sequential((("a", InputScale(0.5, 0.25)), ("c", SkewOrthogonalConv(4)), ("p", PointPool()))), (2, 2, 3)),
+}
+
+
+def in_float64(tree):
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.device_get(tree))
+
+
+def initialised(layer, shape, seed=1):
+    return in_float64(layer.init(jax.random.key(seed), np.zeros((1, *shape), np.float32)))
+
+
+def evaluated(layer, own, x):
+    with jax.enable_x64(True):
+        return np.asarray(layer.evaluate(own, x))
+
+
+def distances(found, exact) -> np.ndarray:
+    """l2, each image, in 50 digits where there are any."""
+    squares = [sum((d * d for d in (a - b).ravel()), mpmath.mpf(0)) for a, b in zip(found, exact, strict=True)]
+    return np.array([float(mpmath.sqrt(square)) for square in squares])
+
+
+def allowed(layer, own, x) -> np.ndarray:
+    rounding = layer.proof(own, x.shape[1:]).rounding
+    return rounding.relative * np.sqrt((x**2).sum(axis=tuple(range(1, x.ndim)))) + rounding.absolute
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("size", [1.0, 1e6])
+def test_no_arithmetic_is_off_by_more(name, size, rng):
+    layer, shape = LAYERS[name]
+    own = initialised(layer, shape)
+    if size > 1 and "bias" in own.get("params", {}):
+        own["params"]["bias"] = size * rng.normal(size=own["params"]["bias"].shape)
+    x = size * rng.normal(size=(2, *shape))
+    bound, exact = allowed(layer, own, x), execute(Digits50(), layer.evaluate, own, x)
+    assert (distances(evaluated(layer, own, x), exact) <= bound).all()
+    in_double = np.asarray(exact, float)
+    for direction in DIRECTIONS:
+        found = execute(Adversary(direction), layer.evaluate, own, x)
+        assert (distances(found, in_double) <= bound * COARSEST).all(), direction
+
+
+def attained(run, arguments, bound, attempts=40) -> float:
+    """The largest part of a bound (N,), for float64, that an adversary reaches; no more than 1."""
+    with jax.enable_x64(True):
+        exact = np.asarray(run(*arguments))
+    adversaries = [*map(Adversary, DIRECTIONS), *(Adversary("random", seed) for seed in range(attempts))]
+    adversaries += [Adversary("up", against=("reduce_sum", "square"))]
+    found = [execute(adversary, run, *arguments) for adversary in adversaries]
+    part = max(float((distances(one, exact) / (bound * COARSEST)).max()) for one in found)
+    assert part <= 1
+    return part
+
+
+def worst(layer, own, x) -> float:
+    return attained(layer.evaluate, (own, x), allowed(layer, own, x))
+
+
+def arrow(channels, norm=1.9) -> np.ndarray:
+    """The kernel of A = e wᵀ − w eᵀ, ‖w‖ = norm, nearly all of it in the first entry, whose product is added first."""
+    w = np.r_[0.0, 1.0, np.full(channels - 2, 1e-6)]
+    kernel = np.zeros((1, 1, channels, channels))
+    kernel[0, 0, :, 0], kernel[0, 0, 0, :] = w, -w
+    return norm * kernel / np.linalg.norm(w)
+
+
+@pytest.mark.parametrize(("channels", "part"), [(32, 0.8), (2048, 0.8)])
+def test_sums_are_attained_in_a_block_and_over_blocks(channels, part):
+    """32 products a block are all that counts in the one, those and 64 blocks in the other: neither may be less."""
+    kernel, x, polynomial = arrow(channels), np.zeros((1, 1, 1, channels)), Polynomial((1.0,))
+    x[..., 1] = 1.0
+    rounding = polynomial_rounding(polynomial, 1.9, kernel, 0.0, x.shape[1:], 0.0)
+
+    def run(kernel, x):
+        return apply_kernel(x, kernel, polynomial, "blocked")
+
+    assert attained(run, (kernel, x), np.array([rounding.relative]), attempts=0) > part
+
+
+def test_what_a_four_norm_loses_is_attained():
+    """Power vectors for which every vᵀMu nearly cancels: the norm, and so the whole kernel, is off by many units."""
+    layer = SkewOrthogonalConv(4, kernel_size=1, polynomial=Polynomial((1.0,)))
+    kernel = np.zeros((4, 4))
+    kernel[0, 1], kernel[2, 3] = 1.0, -0.99
+    vectors = {f"u{j}": np.array([0.0, 1.0, 0.0, 1.0]) for j in range(1, 5)}
+    vectors |= {f"v{j}": np.array([1.0, 0.0, 1.0, 0.0]) for j in range(1, 5)}
+    raw = (kernel - kernel.T)[None, None]
+    with jax.enable_x64(True):
+        for j, matrix in enumerate(skew.reshaped_kernels(raw), 1):  # of one sign, whichever way the matrix is turned
+            sign = np.sign(float(vectors[f"v{j}"] @ np.asarray(matrix) @ vectors[f"u{j}"]))
+            vectors[f"v{j}"] = sign * vectors[f"v{j}"]
+    own = {"params": {"kernel": raw, "bias": np.zeros(4)}, "spectral": {"vectors": vectors}}
+    x = np.zeros((1, 1, 1, 4))
+    x[..., 1] = 1.0
+    assert worst(layer, own, x) > 0.5
+
+
+def test_offsets_are_attained():
+    bias = {"params": {"kernel": np.zeros((1, 1, 4, 4)), "bias": np.full(4, 0.3)}}
+    assert worst(FoldedConv(4, 6, 1, Polynomial((1.0,))), bias, np.zeros((1, 6, 6, 4))) > 0.9
+    assert worst(InputScale(0.7, 0.3), {}, np.zeros((1, 1, 1, 1))) > 0.75
+    assert worst(InputScale(0.0, 0.3), {}, np.ones((1, 1, 1, 1))) > 0.7
+    assert worst(PointPool(4), {"params": {"point": np.full((1, 4), 0.3)}}, np.zeros((1, 2, 2, 4))) > 0.6
+
+
+def circle(count=400):
+    angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    return np.stack([np.cos(angles), np.sin(angles)], 1).reshape(count, 1, 1, 2)
+
+
+def around(angle, count=60):
+    """Points a few units of roundoff away from a ray."""
+    angles = angle + np.linspace(-20, 20, count) * 2.0**-24
+    return np.stack([np.cos(angles), np.sin(angles)], 1).reshape(count, 1, 1, 2)
+
+
+@pytest.mark.parametrize("angle", [0.3, 1.1, 2.5, np.pi])
+def test_distances_to_a_cone_are_attained(angle):
+    assert worst(ProjectionPool(), {"params": {"theta": np.array([angle])}}, circle()) > 0.5
+
+
+@pytest.mark.parametrize("angle", [0.3, 1.1, 2.5])
+def test_reflections_on_the_wrong_side_are_attained(angle):
+    x = np.concatenate([circle(), around(angle / 2)])
+    assert worst(Householder(), {"params": {"angle": np.array([angle])}}, x) > 0.5
+
+
+def test_sums_and_what_follows_are_attained():
+    pair = np.array([[[[1.0, 0.2]]]])
+    assert worst(Residual(MaxMin(), 0.3), {}, pair) > 0.5
+    row = Sequential((("a", PointPool(64)), ("b", InputScale(0.0, 0.1))))
+    far = np.r_[1.0, np.full(63, 1e-4)].reshape(1, 1, 1, 64)
+    assert worst(row, {"params": {"a": {"point": np.zeros((1, 64))}}}, far) > 0.5
+    both = Concatenate((("a", InputScale(0.0, 0.3)), ("b", InputScale(0.0, 0.3))))
+    assert worst(both, {}, pair) > 0.7
+    split, first = Split((("a", InputScale(0.0, 0.3)), ("b", MaxMin())), (1, 2)), np.array([[[[1.0, 0.0, 0.0]]]])
+    assert worst(split, {}, first) > 0.7
+
+
+def difference(head):
+    return lambda own, y: head.evaluate(own, y)[:, :1] - head.evaluate(own, y)[:, 1:]
+
+
+def test_logits_of_the_linear_head_are_attained():
+    row = np.r_[1.0, np.full(63, 1e-4)]
+    own = {"params": {"weight": np.stack([row, -row]), "bias": np.array([0.1, -0.1])}}
+    head, y = LastLayerNormalization(2), np.zeros((1, 64))
+    y[0, 0] = 1.0
+    assert attained(difference(head), (own, y), head.rounding(own, np.ones(1))) > 0.5
+
+
+def test_logits_of_the_curvature_head_are_attained():
+    w1, w2 = np.full((300, 300), 1e-9), np.full((2, 300), 1e-9)
+    w1[0, 0] = 1.0
+    w2[:, 0] = 1.0, -1.0
+    own = {"params": {"w1": w1, "b1": np.zeros(300), "w2": w2, "b2": np.zeros(2)}}
+    head, y = CurvatureHead(2, 300), np.zeros((1, 300))
+    y[0, 0] = 100.0
+    assert attained(difference(head), (own, y), head.rounding(own, np.full(1, 100.0))) > 0.5
