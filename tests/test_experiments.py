@@ -94,6 +94,7 @@ def test_an_accuracy_cell_is_run_resumed_and_rendered(tmp_path, monkeypatch):
     assert f"| LLN, max | 1 | {100 * result['summary']['standard_accuracy']:.2f} % |" in table
 
 
+@pytest.mark.slow
 def test_a_time_cell_is_run_and_rendered(tmp_path, monkeypatch):
     monkeypatch.setattr(times, "STEPS", 1)
     ((label, cell),) = cells("1", "smoke")
@@ -107,6 +108,7 @@ def test_a_time_cell_is_run_and_rendered(tmp_path, monkeypatch):
     assert line.endswith("| 30.63 → 25.34 |")
 
 
+@pytest.mark.slow
 def test_a_gradient_cell_is_run_and_rendered(tmp_path):
     label, cell = cells("gradient", "smoke")[0]
     result = run(cell, tmp_path / "runs", tmp_path / "results", None)

@@ -71,7 +71,9 @@ def test_every_notebook_is_tested():
     assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", ["quickstart", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name != "quickstart")]
+)
 def test_it_runs_at_smoke_scale(name, tmp_path):
     notebook = executed(FOLDER / f"{name}.ipynb", tmp_path, LIPJAX_SMOKE="1", JAX_PLATFORMS="cpu")
     CHECKS[name](summary_of(notebook))

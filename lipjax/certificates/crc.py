@@ -36,7 +36,7 @@ def certify_crc(features, head, labels, rivals: int | None = None, curvature=Non
       rivals: None for all.  An integer restricts to that many classes of largest logit besides the label: the paper's
         protocol for CIFAR-100 (rivals=9), not a proof, since a class that is left out may be nearer.
       curvature: None; a `CurvatureCache` of this head, which saves computing the bounds again from call to call; or
-        (K, K) upper bounds of m as returned by `ops.curvature_bound` (taken as proven).
+        (K, K) upper bounds of m as returned by `ops.curvature_bound`: taken as proven, and `protocol` says so.
       slack: by how much the logit of the label is to be larger than every other within the radius; or (N,).
 
     Returns:
@@ -65,7 +65,9 @@ def certify_crc(features, head, labels, rivals: int | None = None, curvature=Non
     nearest = np.where(right, upper.min(axis=1), 0.0)
     exact = (radius >= nearest * (1 - EXACT)) & ((nearest < np.inf) | (radius == np.inf))
     restricted = rivals is not None and rivals < len(head["b2"]) - 1
-    protocol = f"paper protocol, {rivals} rivals: not a proof" if restricted else "proof"
+    given = curvature is not None and not isinstance(curvature, CurvatureCache)
+    protocol = "proof, if the curvature bounds that were given are those of this head" if given else "proof"
+    protocol = f"paper protocol, {rivals} rivals: not a proof" if restricted else protocol
     return Certificate(radius, rival, exact, nearest, np.where(right, labels, rival), protocol)
 
 

@@ -80,7 +80,7 @@ class Householder2(Layer):
     @nn.nowrap
     def proof(self, own, shape):
         # Angles are clipped to [0, 2π], of which the end is known to 2π u, and added: half a sum of three is known to
-        # (6 + 4 + 6) π u / 2, a whole sum of two to (4 + 4) π u.  Of sectors wider than π/2 the relaxed corner is 1.5 d
-        # off.
-        rounding = of_sectors(own, shape, 8 * math.pi, 1.5)
+        # (6 + 4 + 6) π u / 2, a whole sum of two to (4 + 4) π u.  A wrong comparison puts z at most d beyond the ray of
+        # a sector next to the right one, and a wrong half plane as far again.
+        rounding = of_sectors(own, shape, 8 * math.pi, 2.0)
         return isometry("activation 'householder2'", _WHY, rounding=rounding)

@@ -67,19 +67,37 @@ def householder2(x: jax.Array, theta0: jax.Array, theta1: jax.Array, theta2: jax
         clipped(_angles("householder2", f"theta{i}", theta, first), 0, 2 * jnp.pi)
         for i, theta in enumerate((theta0, theta1, theta2))
     )
-    rays = (theta0, theta0 + theta1, theta0 + theta1 + theta2, theta0 + theta2 + 2 * jnp.pi)
-    beyond = [first * jnp.sin(ray / 2) <= second * jnp.cos(ray / 2) for ray in rays]
-    # No sector is wider than π.  What is behind a narrow one may by rounding seem to be on the right side of both rays.
-    is_wide = (theta1 > jnp.pi, theta2 > jnp.pi, theta1 < jnp.pi)
-    middles = [(rays[i] + rays[i + 1]) / 4 for i in range(3)]
-    ahead = [first * jnp.cos(middle) + second * jnp.sin(middle) >= 0 for middle in middles]
-    inside = [beyond[i] & ~beyond[i + 1] & (is_wide[i] | ahead[i]) for i in range(3)]
+    # Angles φ from the first ray, in [0, π] in the upper half plane, in [π, 2π] in the lower one.
+    along, across = _coordinates(first, second, theta0)
+    is_upper = across >= 0
+    size = jnp.maximum(jnp.abs(first), jnp.abs(second))
+
+    def is_past(ray):
+        """φ >= that of a ray of the same half, each in a range of π: by the side of it, where that is no matter of
+        rounding; of a ray nearly opposite, φ is past where it is in the later part of its half."""
+        ahead, side = _coordinates(first, second, ray)
+        return jnp.where(ahead < -size / 2, jnp.where(is_upper, along < 0, along > 0), side >= 0)
+
+    is_second_upper = theta1 + theta2 <= 2 * jnp.pi
+    second_ray = is_past(theta0 + theta1 + theta2)
+    past = (
+        ~is_upper | is_past(theta0 + theta1),
+        jnp.where(is_upper, is_second_upper & second_ray, is_second_upper | second_ray),
+        ~is_upper & is_past(theta0 + theta2 + 2 * jnp.pi),
+    )
+    inside = [~passed & (size > 0) for passed in past]  # at 0 the authors differentiate the last map
     turned = (
         first * jnp.cos(theta2) + second * jnp.sin(theta2),
         second * jnp.cos(theta2) - first * jnp.sin(theta2),
     )
     sectors = ((first, second), _reflected(first, second, theta0 + theta1), turned, _reflected(first, second, theta0))
     return jnp.concatenate([jnp.select(inside, values[:3], values[3]) for values in zip(*sectors, strict=True)], -1)
+
+
+def _coordinates(first, second, theta):
+    """Those along and across, counter-clockwise, the ray of angle θ/2."""
+    cosine, sine = jnp.cos(theta / 2), jnp.sin(theta / 2)
+    return first * cosine + second * sine, second * cosine - first * sine
 
 
 def _reflected(first, second, theta):

@@ -180,6 +180,40 @@ def test_reflections_on_the_wrong_side_are_attained(angle):
     assert worst(Householder(), {"params": {"angle": np.array([angle])}}, x) > 0.5
 
 
+def in_sectors(z, angles):
+    """`Householder2` by its definition: polar angles, in 50 digits."""
+    x, y, pi = mpmath.mpf(float(z[0])), mpmath.mpf(float(z[1])), mpmath.pi
+    t0, t1, t2 = (min(max(mpmath.mpf(float(angle)), 0), 2 * pi) for angle in angles)
+    phi = (mpmath.atan2(y, x) - t0 / 2) % (2 * pi)
+    if phi < t1 / 2:
+        return x, y
+    if phi < (t1 + t2) / 2:
+        return x * mpmath.cos(t0 + t1) + y * mpmath.sin(t0 + t1), x * mpmath.sin(t0 + t1) - y * mpmath.cos(t0 + t1)
+    if phi < pi + t2 / 2:
+        return x * mpmath.cos(t2) + y * mpmath.sin(t2), y * mpmath.cos(t2) - x * mpmath.sin(t2)
+    return x * mpmath.cos(t0) + y * mpmath.sin(t0), x * mpmath.sin(t0) - y * mpmath.cos(t0)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_sectors_as_narrow_or_wide_as_can_be(dtype, rng):
+    """On and beside every ray and its opposite, where two rays coincide, or are opposite but for rounding."""
+    special = [0, 1e-17, 1e-8, np.pi / 2, np.pi, np.float32(np.pi), 2 * np.pi, np.float32(2 * np.pi)]
+    eps = np.finfo(dtype).eps
+    for _ in range(60):
+        angles = [dtype(rng.choice(special)) if rng.random() < 0.7 else dtype(rng.uniform(0, 7)) for _ in range(3)]
+        t0, t1, t2 = np.clip(np.float64(angles), 0, 2 * np.pi)
+        rays = np.array([t0, t0 + t1, t0 + t1 + t2, t0 + t2]) / 2
+        around = (rays[:, None, None] + np.array([0, np.pi])[:, None] + np.array([-3, -1, 0, 1, 3]) * eps).ravel()
+        points = np.stack([np.cos(around), np.sin(around)], 1).astype(dtype)
+        own = {"params": {f"angle{i}": np.array([angle]) for i, angle in enumerate(angles)}}
+        with jax.enable_x64(dtype == np.float64):
+            found = np.asarray(Householder2().evaluate(own, points.reshape(-1, 1, 1, 2)), np.float64).reshape(-1, 2)
+        bound = Householder2().proof(own, (1, 1, 2)).rounding.relative * (1 if dtype == np.float64 else COARSEST)
+        for y, z in zip(found, points, strict=True):
+            exact = in_sectors(z, angles)
+            assert mpmath.hypot(y[0] - exact[0], y[1] - exact[1]) <= 1.01 * bound, (angles, z)
+
+
 def test_sums_and_what_follows_are_attained():
     pair = np.array([[[[1.0, 0.2]]]])
     assert worst(Residual(MaxMin(), 0.3), {}, pair) > 0.5

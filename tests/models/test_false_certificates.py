@@ -209,7 +209,9 @@ def test_the_curvature_of_another_head_is_false_and_not_used(tmp_path, float64):
     kept = CurvatureCache(tmp_path / "curvature.npz", weak["w1"], weak["w2"])
     with pytest.raises(ValueError, match="a cache of another head"):
         certify_crc(features, strong, labels, curvature=kept)
-    false = certify_crc(features, strong, labels, curvature=kept.bounds()).radius
+    given = certify_crc(features, strong, labels, curvature=kept.bounds())
+    assert given.protocol == "proof, if the curvature bounds that were given are those of this head"
+    false = given.radius
     found = [
         descent(lambda y: softplus_mlp(strong, y.reshape(1, 6)), y, label, radius)[0]
         for y, label, radius in zip(features, labels, false, strict=True)
