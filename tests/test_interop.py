@@ -5,7 +5,7 @@ import pytest
 
 import lipjax
 from lipjax import interop, ops
-from lipjax.models.proven import over_bound
+from lipjax.certificates.certificate import over_bound
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -60,3 +60,21 @@ def checked_slack(slack, count: int) -> np.ndarray:
     if array.shape not in ((), (count,)) or not (array >= 0).all():
         raise ValueError(f"slack: must be a number >= 0 or {count} of them, got {slack!r}")
     return np.broadcast_to(array, (count,))
+
+
+def over_bound(certificate: Certificate, lipschitz_bound: float, slack=0.0) -> Certificate:
+    """Certificates of features as those of images, (radius − slack) / lipschitz_bound, rounded down.
+
+    slack: () or (N,); where it is infinite nothing is certified, and where the radius is, a finite one changes nothing.
+    """
+    with np.errstate(invalid="ignore"):
+        left = np.maximum(np.nextafter(certificate.radius - slack, -np.inf), 0.0)
+    radius = np.where(slack == 0, certificate.radius, np.where(slack < np.inf, left, 0.0))
+    exact = certificate.exact & (radius >= certificate.radius * (1 - EXACT))
+    with np.errstate(divide="ignore", invalid="ignore"):  # a constant backbone has the bound 0
+        # One rounding of the division, downwards, keeps the quotient a lower bound.
+        divided = np.where(radius > 0, radius / lipschitz_bound, 0.0)
+        radius = np.where((divided > 0) & (divided < np.inf), np.nextafter(divided, 0), divided)
+        upper = np.where(certificate.upper > 0, certificate.upper / lipschitz_bound, 0.0)
+    upper = np.where(upper > 0, np.nextafter(upper, np.inf), upper)
+    return dataclasses.replace(certificate, radius=radius, exact=exact, upper=upper)

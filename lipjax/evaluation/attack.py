@@ -90,11 +90,12 @@ class Attack(Measure):
                 raise CertificateViolated(message)
 
 
-def check_remembered(folder: Path, certification: str) -> None:
-    """Raise `CertificateViolated` if one was found for this certification before; forget those of others."""
+def check_remembered(folder: Path, certification: str, forget: bool = True) -> None:
+    """Raise `CertificateViolated` if one was found for this certification before; forget those of others if asked."""
     for path in sorted(folder.glob("violation_*.npz")):
         with np.load(path, allow_pickle=False) as file:
             same, message = str(file.get("of", "")) == certification, str(file.get("message", path))
         if same:
             raise CertificateViolated(f"found before, and not forgotten while the certificates are the same: {message}")
-        path.unlink()
+        if forget:
+            path.unlink()

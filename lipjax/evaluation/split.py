@@ -82,7 +82,7 @@ def certify_run(
     folder.mkdir(exist_ok=True)
     network = [sha256(variables), config.to_json(), split, sha256(images._asdict()), *_program()]
     certification = hashlib.sha256(json.dumps([*network, float_slack]).encode()).hexdigest()
-    check_remembered(folder, certification)
+    check_remembered(folder_of(workdir, split), certification, forget=folder == folder_of(workdir, split))
     asked = {"attack": attack != "none", "float32": precision == "float32"}
     asked |= {"precision": precisions, "paper_protocol": paper_protocol}
     others = _others(asked, model, proven, curvature_file, (list(named_radii.values()), attack, folder, certification))

@@ -12,10 +12,10 @@ import numpy as np
 
 from lipjax.evaluation.split import certify_run, folder_of
 
-# What a summary says of the certificates, but for numbers that may differ in their last digits on another machine.
-_SAME = ("dataset", "split", "num_examples", "standard_accuracy", "certified_accuracy", "float_slack", "params_sha256")
-_SAME_COLUMNS = ("index", "label", "prediction", "rival")
-_RELATIVE = 1e-6  # of bounds and radii: another backend sums in another order
+# What differs from run to run, from machine to machine, or is checked otherwise.
+_NOT_COMPARED = ("seconds", "lipjax", "per_image_sha256", "precision", "error_measured_max")
+_SAME_COLUMNS = ("index", "label", "prediction", "rival", "exact")
+_RELATIVE = 1e-6  # of floats: another backend sums in another order
 
 
 class NotVerified(RuntimeError):
@@ -42,16 +42,14 @@ def verify_run(
     published = _summary(folder / "summary.json")
     text = (folder / "per_image.csv").read_text()
     with tempfile.TemporaryDirectory() as fresh:
-        radii, slack = ",".join(published["certified_accuracy"]), published.get("float_slack", 0.0)
-        about = {"split": split, "float_slack": slack, "trust_code": trust_code, "folder": Path(fresh)}
+        radii, attack = ",".join(published["certified_accuracy"]), published.get("attack")
+        about = {"split": split, "float_slack": published.get("float_slack", 0.0), "trust_code": trust_code}
+        about |= {"attack": attack["strength"] if attack else "none", "folder": Path(fresh)}
+        about |= {"precision": "float32" if published.get("float32") else "float64"}
+        about |= {"paper_protocol": bool(published.get("paper_protocol_not_a_proof"))}
         found = certify_run(workdir, data_dir, published["num_examples"], radii, lambda line: None, **about)
         again = (Path(fresh) / "per_image.csv").read_text()
-    for key in _SAME:
-        if published.get(key) != found[key]:
-            raise NotVerified(f"{folder}/summary.json: {key} is {published.get(key)!r}, found {found[key]!r}")
-    for key in ("lipschitz_bound", "average_certified_radius"):
-        if not _close(published.get(key), found[key]):
-            raise NotVerified(f"{folder}/summary.json: {key} is {published.get(key)!r}, found {found[key]!r}")
+    _compare(f"{folder}/summary.json: ", published, json.loads(json.dumps(found)))
     if published.get("per_image_sha256") != hashlib.sha256(text.encode()).hexdigest():
         raise NotVerified(f"{folder}/per_image.csv: is not the one that summary.json is of")
     _compare_rows(folder / "per_image.csv", text, again)
@@ -80,5 +78,18 @@ def _compare_rows(path: Path, text: str, again: str) -> None:
                 raise NotVerified(f"{path}: image {new['index']}: {name} is {old[name]}, found {new[name]}")
 
 
-def _close(a: float | None, b: float | None) -> bool:
-    return a == b or (a is not None and b is not None and bool(np.isclose(a, b, rtol=_RELATIVE, atol=1e-12)))
+def _compare(name: str, published: Any, found: Any) -> None:
+    """Raise NotVerified at the first value that differs."""
+    if isinstance(found, dict) and isinstance(published, Mapping):
+        for key in {**found, **published}:
+            if key not in _NOT_COMPARED:
+                _compare(f"{name}{key} ", published.get(key), found.get(key))
+    elif isinstance(found, list) and isinstance(published, list) and len(found) == len(published):
+        for number, (one, other) in enumerate(zip(published, found, strict=True)):
+            _compare(f"{name}{number} ", one, other)
+    elif not (_close(published, found) if isinstance(found, float) else published == found):
+        raise NotVerified(f"{name}is {published!r}, found {found!r}")
+
+
+def _close(a: Any, b: float) -> bool:
+    return a == b or (isinstance(a, int | float) and bool(np.isclose(a, b, rtol=_RELATIVE, atol=1e-12)))

@@ -94,6 +94,8 @@ class Residual(Container):
         a = float(self.a) if isinstance(self.a, int | float) else math.nan
         if not 0 <= a <= 1:
             raise ValueError(f"Residual: a must be a number in [0, 1], got {self.a!r}")
+        if 0 < a < 1e-30:  # float32 might take it for 0
+            raise ValueError(f"Residual: a must be 0 or at least 1e-30, got {self.a!r}")
         object.__setattr__(self, "a", a)
         super().__post_init__()
 

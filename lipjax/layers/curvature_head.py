@@ -13,7 +13,7 @@ from lipjax.certificates import certify_crc
 from lipjax.certificates.curvature_cache import CurvatureCache
 from lipjax.layers.head import Head
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.rounding import LARGEST, gamma
+from lipjax.layers.rounding import gamma, largest, underflow
 
 
 def softplus_mlp(head: Mapping[str, jax.Array], features: jax.Array) -> jax.Array:
@@ -64,8 +64,12 @@ class CurvatureHead(Head):
         w1, b1, w2, b2 = (np.abs(np.asarray(own["params"][name], np.float64)) for name in ("w1", "b1", "w2", "b2"))
         with np.errstate(over="ignore", invalid="ignore"):
             slopes, constants = w2 @ np.linalg.norm(w1, axis=1), w2 @ (b1 + 1) + b2
-            largest = (np.multiply.outer(reach, slopes) + constants).max(axis=-1)
-            return np.where(largest < LARGEST, 2 * gamma(sum(w1.shape) + 100) * largest, np.inf)
+            size = (np.multiply.outer(reach, slopes) + constants).max(axis=-1)
+            hidden = np.multiply.outer(reach, np.linalg.norm(w1, axis=1)) + b1
+            lost = 2 * underflow(1, 2 * len(w1) * (w1.shape[1] + 4)) * (1 + w2.max(initial=0.0))
+            bound = 2 * gamma(sum(w1.shape) + 100) * size + lost
+            is_in_range = np.maximum(size, hidden.max(axis=-1, initial=0.0)) < largest(own["params"]["w1"].dtype)
+            return np.where(is_in_range, bound, np.inf)
 
     @nn.nowrap
     def _start(self, dimension: int, dtype) -> jax.Array:

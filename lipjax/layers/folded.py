@@ -116,6 +116,7 @@ def polynomial_rounding(
     One application, to v: within a block of n' products |error| <= γ(n' + off) |A| |v|.  The other additions round
     partial sums over some input channels and taps.  Of these, what comes from one pixel is part of A restricted to that
     pixel, hence at most norm ‖v at that pixel‖, and at most k² pixels meet at one: a partial sum is at most k norm ‖v‖.
+    (In sums over a row of taps, of which only k meet at a pixel, a tap may be cut: √2 for that, and √(2k) <= k.)
     The nest: u_j = x + c_{j+1} A u_{j+1} is q_j(A) x, ‖q_j(A)‖ <= max |q_j(it)|; an error e of u_{j+1} becomes
     |c_{j+1}| norm e, and the constant, the product with it and the sum are rounded.  Then the scale, and b.
     """

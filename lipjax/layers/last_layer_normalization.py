@@ -11,7 +11,7 @@ import numpy as np
 from lipjax.certificates import certify_lln
 from lipjax.layers.head import Head
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.rounding import LARGEST, SQUARE_ROOT, gamma
+from lipjax.layers.rounding import SQUARE_ROOT, gamma, largest, underflow
 
 _SMALLEST, _LARGEST = 1e-15, 1e15
 
@@ -54,9 +54,9 @@ class LastLayerNormalization(Head):
     def rounding(self, own, reach):
         """Two logits, each of D products with rows that are off by (D + 1) / 2 + SQUARE_ROOT + 1 units, and one sum."""
         bias, dimension = np.asarray(own["params"]["bias"], np.float64), np.shape(own["params"]["weight"])[1]
-        largest = reach + float(np.abs(bias).max(initial=0.0))
-        bound = 2 * gamma(1.5 * dimension + SQUARE_ROOT + 4) * largest
-        return np.where(largest < LARGEST, bound, np.inf)
+        size = reach + float(np.abs(bias).max(initial=0.0))
+        bound = 2 * gamma(1.5 * dimension + SQUARE_ROOT + 4) * size + 2 * underflow(1, 4 * dimension + 4)
+        return np.where(size < largest(own["params"]["bias"].dtype), bound, np.inf)
 
 
 def _certified(weight, bias, features, labels, rivals=None, slack=0.0):

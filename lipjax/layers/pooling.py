@@ -121,7 +121,9 @@ class PolylinePool(Layer):
         norms = np.hypot(vertices[..., 0], vertices[..., 1])
         nearest = norms.min(axis=1)  # no curve is farther from 0 than a vertex
         shift = 0.0 if self.start == "cone" else abs(self.corner)
-        offset, doubtful = norm_at_zero(nearest + shift, shape), curves.rays_are_doubtful(vertices)
+        offset = norm_at_zero(nearest + shift, shape)
+        with jax.enable_x64(True):
+            doubtful = curves.rays_are_doubtful(vertices)
         rounding = None if doubtful else self._rounding(norms.max(axis=1) + shift, shape)
         return isometry("pooling 'polyline'", _DISTANCE, offset, rounding)
 

@@ -15,10 +15,12 @@ of roundoff, which is more than the libraries of any backend state.  Numbers bel
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 ROUNDOFF = 2.0**-53
 COARSEST = 2.0**29  # the roundoff of float32 in units of that of float64
 SQUARE_ROOT = 2.0
-LARGEST = 1e140  # numbers whose squares, and sums of those, are in the range of float64; of float32: 1e18
+LARGEST = 1e140  # numbers whose squares, and sums of those, are in the range of float64
 SINE = 4.0
 
 # Each bound here is a sum of products of a few positive numbers: its own float64 rounding is far below this part of it.
@@ -27,6 +29,11 @@ _ENLARGED = 1 + 1e-9
 # The smallest normal number of float32 and its square root, in the units above (of float64: 1e-291 and 1e-137).
 _TINY = 2.0**-126 / COARSEST
 _ROOT_OF_TINY = 2.0**-63 / COARSEST
+
+
+def largest(dtype) -> float:
+    """The largest number of float32 or float64 whose square, and sums of such squares, are in its range."""
+    return 1e18 if np.dtype(dtype) == np.float32 else LARGEST
 
 
 class Rounding(NamedTuple):

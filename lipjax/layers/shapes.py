@@ -14,6 +14,8 @@ from lipjax.ops.fusion import stored
 # Flattened distances are those of the entries, so both are permutations of coordinates.
 _PERMUTATION = "a permutation"
 
+_SMALLEST_STD = 1e-30  # its inverse is in the range of float32
+
 
 class InputScale(Layer):
     """(x − mean) / std for pixels (N, H, W, C), Lipschitz with 1 / min(std).
@@ -61,7 +63,10 @@ class InputScale(Layer):
         why = "1 / min(std), rounded up"
         bound = scale_bound(self.std)
         offset = norm_at_zero(np.abs(mean) * bound * (1 + 1e-6), shape)
-        rounding = enlarged(bound * gamma(4), offset * gamma(5) + bound * underflow(math.prod(shape), 4))
+        lost = (1 + bound) * underflow(math.prod(shape), 4)
+        rounding = enlarged(bound * gamma(4), offset * gamma(5) + lost)
+        if not (np.min(self.std) > _SMALLEST_STD and np.max(self.std) < 1 / _SMALLEST_STD):
+            raise ValueError(f"InputScale: std must lie between {_SMALLEST_STD:g} and its inverse, got {self.std}")
         return Proof("(x − mean) / std", bound, why, offset, rounding=rounding)
 
 

@@ -50,6 +50,9 @@ def held_polynomial(degree: int, norm: float) -> Polynomial:
     return ops.equiripple(degree, HEADROOM * norm)
 
 
+# Of raw kernels, by their largest entry, and of their norms, that can be normalised without underflow.
+_SMALLEST = 1e-15
+
 DEFAULT_POLYNOMIAL = held_polynomial(4, 1.9)
 
 
@@ -176,7 +179,15 @@ class SkewOrthogonalConv(Layer):
         norm = self._norm_bound(own, kernel, size)
         # Of the kernel in real arithmetic: the computed one is off, entry by entry.
         norm += gamma(off) * nonnegative_conv_norm_bound(kernel, size)
-        return polynomial_proof(polynomial, norm, kernel, off, shape, params)
+        proof = polynomial_proof(polynomial, norm, kernel, off, shape, params)
+        return proof if self._is_in_range(own) else proof._replace(rounding=None)
+
+    @nn.nowrap
+    def _is_in_range(self, own: Mapping[str, Any]) -> bool:
+        """Whether nothing underflows where the kernel is normalised, in float32 either."""
+        largest = float(np.abs(np.asarray(own["params"]["kernel"])).max(initial=0.0))
+        norm = 1.0 if self.polynomial.norm is None else float(own["spectral"]["norm"])
+        return largest == 0 or (_SMALLEST < largest < 1 / _SMALLEST and _SMALLEST < norm < 1 / _SMALLEST)
 
     @nn.nowrap
     def _norm_bound(self, variables: Mapping[str, Any], kernel: np.ndarray, size: int) -> float:

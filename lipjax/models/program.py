@@ -86,12 +86,25 @@ class Program:
             for part, norm in zip(self._parts, norms.T, strict=True):
                 relative, absolute = part.rounding or (math.inf, math.inf)
                 size = norm + drift + 2 * error
-                # Divided by the roundoff, a rounding bounds whatever is added up on the way.
-                on_the_way = size * (1 + relative / ROUNDOFF) + absolute / ROUNDOFF
                 error = part.lipschitz * error + self.unit * (relative * size + absolute)
-                error = np.where(on_the_way < _LARGEST[self.precision], error, np.inf)
+                error = np.where(self._peak(part, size) < _LARGEST[self.precision], error, np.inf)
                 drift = part.lipschitz * drift
         return error * (1 + 1e-9)
+
+    def _peak(self, part: Proof, size: np.ndarray) -> np.ndarray:
+        """What no number in a part, and in all that it is made of, exceeds for inputs of norm <= size, (N,).
+
+        Its layers are taken one after the other, none making anything smaller, which covers those side by side.
+        """
+        peak, largest = size, size
+        for _, link in part.links():
+            relative, absolute = link.rounding or (math.inf, math.inf)
+            # Divided by the roundoff, a rounding bounds whatever is added up on the way.
+            largest = np.maximum(largest, peak * (1 + relative / ROUNDOFF) + absolute / ROUNDOFF)
+            lost = self.unit * (relative * peak + absolute)
+            peak = max(link.lipschitz, 1.0) * peak + link.offset + lost
+            largest = np.maximum(largest, peak)
+        return largest
 
 
 def _features(layers, variables: Variables, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -129,6 +142,9 @@ def cast(variables: Variables, precision: str) -> Variables:
         if leaf.dtype == np.float64 and precision == "float32":
             raise ValueError(f"precision='float32': {jax.tree_util.keystr(path)} is float64, which would be rounded")
         array = leaf.astype(precision)
+        if ((array != 0) & (np.abs(array) < np.finfo(precision).tiny)).any():
+            where = jax.tree_util.keystr(path)
+            raise ValueError(f"precision={precision!r}: {where} has subnormal numbers, which a program may take for 0")
         return np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)  # bytes are never writeable
 
     tree = {name: dict(collection) for name, collection in variables.items()}

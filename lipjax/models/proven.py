@@ -14,7 +14,7 @@ import numpy as np
 from flax.core import FrozenDict
 
 from lipjax.certificates import Certificate
-from lipjax.certificates.certificate import EXACT, checked_labels
+from lipjax.certificates.certificate import checked_labels, over_bound
 from lipjax.layers import Head, Layer, Proof
 from lipjax.layers.head import Certifier
 from lipjax.layers.layer import Variables, check_unchanged, own_of, remade
@@ -134,14 +134,27 @@ class Proven:
         with np.errstate(divide="ignore", invalid="ignore"):
             radius = np.where(of_features.radius > 0, of_features.radius / self.lipschitz_bound, 0.0)
         error = self._program.error(norms, np.minimum(np.nextafter(radius, np.inf), everywhere))
-        return over_bound(of_features, self.lipschitz_bound, 2 * error + float_slack), error
+        found = over_bound(of_features, self.lipschitz_bound, 2 * error + float_slack)
+        return dataclasses.replace(found, prediction=self._predicted(features, labels)), error
+
+    def _logits(self, features) -> np.ndarray:
+        """Of the program, (N, num_classes)."""
+        with self._program.arithmetic(), jax.default_matmul_precision("highest"):
+            return np.array(self.head.evaluate(own_of(self._cast, "head"), jnp.asarray(features)))
+
+    def _predicted(self, features, labels) -> np.ndarray:
+        """The label where its logit in the program is the strict maximum, otherwise the largest of the others."""
+        logits, labels = self._logits(features), np.asarray(labels)
+        rows = np.arange(len(logits))
+        own = logits[rows, labels]
+        logits[rows, labels] = -np.inf
+        others = np.argmax(logits, axis=1)
+        return np.where(own > logits[rows, others], labels, others).astype(np.int64)
 
     def predict(self, images) -> tuple[np.ndarray, np.ndarray]:
         """(classes, radii), (N,) each: what the program predicts, and how far from the image that is proven."""
         features, norms = self._features(images)
-        with self._program.arithmetic(), jax.default_matmul_precision("highest"):
-            logits = self.head.evaluate(own_of(self._cast, "head"), jnp.asarray(features))
-        classes = np.argmax(np.asarray(logits), axis=1)
+        classes = np.argmax(self._logits(features), axis=1)
         return classes, self._certified(features, norms, classes, 0.0)[0].radius
 
     def attack(self, images, labels, radii, strength: str = "fast", key: jax.Array | None = None):
@@ -214,24 +227,6 @@ def outputs(layers: tuple[Layer, Head], variables: Variables, images: jax.Array)
     with jax.default_matmul_precision("highest"):
         features = backbone.evaluate(variables, images)
         return features, head.evaluate(own_of(variables, "head"), features)
-
-
-def over_bound(certificate: Certificate, lipschitz_bound: float, slack=0.0) -> Certificate:
-    """Certificates of features as those of images, (radius − slack) / lipschitz_bound, rounded down.
-
-    slack: () or (N,); where it is infinite nothing is certified, and where the radius is, a finite one changes nothing.
-    """
-    with np.errstate(invalid="ignore"):
-        left = np.maximum(np.nextafter(certificate.radius - slack, -np.inf), 0.0)
-    radius = np.where(slack == 0, certificate.radius, np.where(slack < np.inf, left, 0.0))
-    exact = certificate.exact & (radius >= certificate.radius * (1 - EXACT))
-    with np.errstate(divide="ignore", invalid="ignore"):  # a constant backbone has the bound 0
-        # One rounding of the division, downwards, keeps the quotient a lower bound.
-        divided = np.where(radius > 0, radius / lipschitz_bound, 0.0)
-        radius = np.where((divided > 0) & (divided < np.inf), np.nextafter(divided, 0), divided)
-        upper = np.where(certificate.upper > 0, certificate.upper / lipschitz_bound, 0.0)
-    upper = np.where(upper > 0, np.nextafter(upper, np.inf), upper)
-    return dataclasses.replace(certificate, radius=radius, exact=exact, upper=upper)
 
 
 def prove(

@@ -229,7 +229,7 @@ def _segments(kind, vx, vy) -> tuple[_Segments, jax.Array]:
 
 def rays_are_doubtful(vertices: np.ndarray) -> bool:
     """Whether in any curve of (B, V, 2) rays run so nearly alike that rounding may decide which side is the left."""
-    segments, _ = _segments((False, True, True), *(jnp.asarray(vertices[..., i], jnp.float32) for i in range(2)))
+    segments, _ = _segments((False, True, True), *(jnp.asarray(vertices[..., i]) for i in range(2)))
     is_ray0, is_ray1 = (np.isinf(np.asarray(end)) for end in (segments.low, segments.high))
     units = np.stack([np.asarray(segments.ux), np.asarray(segments.uy)], -1).astype(np.float64)
     first, last = (-(units * is_ray0[..., None]).sum(-2), (units * is_ray1[..., None]).sum(-2))

@@ -16,13 +16,14 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
+from lipjax.certificates.certificate import over_bound
 from lipjax.checkpoint import CheckpointError, Checkpoints
 from lipjax.config import Run, parse_radii
 from lipjax.data import Split, load
 from lipjax.layers import CurvatureHead
 from lipjax.models import Classifier
 from lipjax.models.program import penultimate_features
-from lipjax.models.proven import certified_accuracy, over_bound
+from lipjax.models.proven import certified_accuracy
 from lipjax.system.devices import dataset_on_devices, mesh_of, on_devices, on_host, placed
 from lipjax.system.event_files import EventFiles
 from lipjax.system.files import atomic_write

@@ -79,8 +79,27 @@ def test_a_published_table_is_verified(copied):
 def test_a_summary_that_was_edited_is_not_verified(copied, key, value):
     path = copied / "certificates" / "summary.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    with pytest.raises(NotVerified, match="per_image.csv: is not" if key == "per_image_sha256" else f": {key} is "):
+    with pytest.raises(NotVerified, match="per_image.csv: is not" if key == "per_image_sha256" else f": {key} .*is "):
         verify_run(copied, say=quiet)
+
+
+def test_whatever_a_summary_claims_is_verified(copied):
+    """What the float32 program and an attack give, the chain of proof, and violations that are remembered."""
+    arguments = {"num_examples": 20, "radii": "0.1", "say": quiet}
+    certify_run(copied, precision="float32", attack="fast", **arguments)
+    verify_run(copied, say=quiet)
+    path = copied / "certificates" / "summary.json"
+    summary = json.loads(path.read_text())
+    chain = [summary["chain_of_proof"][0] | {"lipschitz": 1.0}, *summary["chain_of_proof"][1:]]
+    for edited in (
+        {"float32": summary["float32"] | {"certified_accuracy": {"0.1": 1.0}}},
+        {"attack": summary["attack"] | {"detection_factor": 9.0}},
+        {"chain_of_proof": chain},
+        {"exact_fraction": 0.123},
+    ):
+        path.write_text(json.dumps(summary | edited))
+        with pytest.raises(NotVerified, match=f"summary.json: {next(iter(edited))} "):
+            verify_run(copied, say=quiet)
 
 
 def test_rows_that_were_edited_are_not_verified(copied):
@@ -111,6 +130,8 @@ def test_a_violation_is_remembered_until_the_certificates_are_made_anew(copied, 
     with pytest.raises(CertificateViolated, match="but at distance"):
         certify_run(copied, attack="fast", **arguments)
     monkeypatch.undo()
+    with pytest.raises(CertificateViolated, match="found before"):
+        verify_run(copied, say=quiet)
     for attack in ("none", "fast"):
         with pytest.raises(CertificateViolated, match="found before, and not forgotten .* image .* certified radius"):
             certify_run(copied, attack=attack, **arguments)

@@ -11,6 +11,7 @@ import pytest
 
 import lipjax
 from lipjax.certificates import Certificate, certify_lln
+from lipjax.certificates.certificate import over_bound
 from lipjax.layers import (
     Concatenate,
     CurvatureHead,
@@ -33,7 +34,6 @@ from lipjax.layers import (
     isometry,
 )
 from lipjax.models import Classifier, Network
-from lipjax.models.proven import over_bound
 
 SHAPE = (4, 4, 1)
 HEADS = {"lln": LastLayerNormalization(3), "crc": CurvatureHead(3, 16)}

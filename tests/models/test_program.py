@@ -9,7 +9,9 @@ from arithmetic import Adversary, Digits50, execute
 
 import lipjax
 from lipjax.certificates import certify_lln
+from lipjax.certificates.certificate import over_bound
 from lipjax.layers import (
+    Concatenate,
     CurvatureHead,
     Flatten,
     FoldedConv,
@@ -17,6 +19,8 @@ from lipjax.layers import (
     InputScale,
     LastLayerNormalization,
     Layer,
+    MaxMin,
+    PointPool,
     PolylinePool,
     ProjectionPool,
     Residual,
@@ -28,7 +32,6 @@ from lipjax.layers import (
 from lipjax.layers.rounding import COARSEST
 from lipjax.models import Network
 from lipjax.models.program import Program
-from lipjax.models.proven import over_bound
 from lipjax.ops.polynomials import Polynomial
 
 SHAPE = (4, 4, 1)
@@ -108,8 +111,6 @@ def test_the_bound_of_float32_holds_for_float32_and_for_the_worst_of_its_kind(bi
 
 def test_errors_are_carried_on_by_the_bounds_of_the_parts_that_follow(images):
     """A pool of many terms, then a scale: nearly all of the error is that of the pool, ten times as large."""
-    from lipjax.layers import PointPool
-
     layers = Sequential((("a", PointPool(64)), ("b", InputScale(0.0, 0.1))))
     variables = {"params": {"a": {"point": np.zeros((1, 64))}}}
     x = np.r_[1.0, np.full(63, 1e-4)].reshape(1, 1, 1, 64)
@@ -208,7 +209,7 @@ def test_heads_at_the_end_of_the_range_certify_nothing(head, images):
 
 
 def test_where_numbers_may_overflow_nothing_is_certified(images):
-    layers = (("input", InputScale(0.0, 1e-38)), *(("x" * k, InputScale(0.0, 1e-38)) for k in range(1, 5)))
+    layers = (("input", InputScale(0.0, 1e-29)), *(("x" * k, InputScale(0.0, 1e-29)) for k in range(1, 6)))
     model = Network(Sequential((*layers, ("flatten", Flatten()))), LastLayerNormalization(2), SHAPE)
     proven = lipjax.prove(model, initialised(model))
     assert proven.rounding == np.inf
@@ -273,3 +274,61 @@ def test_the_attack_is_there_for_every_network(images):
     ):
         with pytest.raises(ValueError, match=message):
             proven.attack(**({"images": images, "labels": labels, "radii": radii} | bad))
+
+
+def test_numbers_that_overflow_inside_a_container_are_seen():
+    """Made huge and small again: what comes out is of the size of what went in, and 0.2 in float64 is nan."""
+    up = tuple((f"up{k}", InputScale(0.0, 1e-29)) for k in range(6))
+    down = tuple((f"down{k}", InputScale(0.0, 1e29)) for k in range(6))
+    inner = Sequential((*up, ("pool", Concatenate((("a", PointPool()), ("b", PointPool())))), *down))
+    for layer in (inner, Residual(Sequential((*up, *down)), 0.5)):
+        model = Network(Sequential((("inner", layer), ("flatten", Flatten()))), LastLayerNormalization(2), (1, 1, 2))
+        variables = jax.device_get(dict(model.init(jax.random.key(0), np.zeros((1, 1, 1, 2), np.float32))))
+        proven = lipjax.prove(model, variables)
+        assert proven.rounding == np.inf
+        assert (proven.certify(np.zeros((2, 1, 1, 2)), [0, 1]).radius == 0).all()
+
+
+def tiny_network(head, params, std, dtype=np.float32):
+    model = Network(Sequential((("input", InputScale(0.0, std)), ("flatten", Flatten()))), head, (1, 1, 2))
+    return lipjax.prove(model, {"params": {"head": params}}, precision=np.dtype(dtype).name)
+
+
+def test_what_underflows_in_a_head_is_taken_off():
+    """Products of normal numbers that float32 takes for 0: a tie, which 0.1 would have certified."""
+    x = np.array([0.1, 0.3], np.float32).reshape(1, 1, 1, 2)
+    eye, diagonal = np.eye(2, dtype=np.float32), np.diag(np.full(2, 1e-37)).astype(np.float32)
+    crc = {"w1": eye, "b1": np.float32([-5, -6]), "w2": diagonal, "b2": np.zeros(2, np.float32)}
+    lln = {"weight": np.float32([[1, 1e-3], [1, -1e-3]]), "bias": np.zeros(2, np.float32)}
+    for head, params, std in ((CurvatureHead(2, 2), crc, 0.1), (LastLayerNormalization(2), lln, 1e29)):
+        proven = tiny_network(head, params, std)
+        scaled = x if std == 0.1 else np.float32([0, 1e-7]).reshape(1, 1, 1, 2)
+        for label in (0, 1):
+            assert proven.certify(scaled, [label]).radius[0] == 0
+    with pytest.raises(ValueError, match=r"precision='float32': .*w2.* has subnormal numbers"):
+        tiny_network(CurvatureHead(2, 2), crc | {"w2": diagonal * np.float32(1e-2)}, 0.1)
+    with pytest.raises(ValueError, match="InputScale: std must lie between 1e-30 and its inverse"):
+        tiny_network(LastLayerNormalization(2), lln, 6e37)
+    with pytest.raises(ValueError, match="Residual: a must be 0 or at least 1e-30"):
+        Residual(MaxMin(), 1e-39)
+
+
+def test_kernels_that_underflow_where_they_are_normalised_are_proven_in_real_arithmetic_only():
+    model = Network(
+        Sequential((("c", SkewOrthogonalConv(2, 1)), ("f", Flatten()))), LastLayerNormalization(2), (1, 1, 2)
+    )
+    variables = jax.device_get(dict(model.init(jax.random.key(0), np.zeros((1, 1, 1, 2), np.float32))))
+    assert lipjax.prove(model, variables).unproven == []
+    variables["spectral"]["c"]["norm"] = np.float32(3e38)
+    assert len(lipjax.prove(model, variables).unproven) == 1
+
+
+def test_an_image_whose_margin_is_below_the_slack_is_still_predicted_right():
+    """Radius 0, as rounding decides; but the class is that of the program."""
+    model, variables = shifted(1e3)
+    proven = lipjax.prove(model, variables)
+    image = np.array([0.25, 0.25 - 2e-13]).reshape(1, 1, 1, 2)
+    assert proven.predict(image)[0].tolist() == [0]
+    found = proven.certify(image, [0])
+    assert (found.radius[0], found.prediction[0]) == (0, 0)
+    assert proven.certify(image, [1]).prediction[0] == 0
