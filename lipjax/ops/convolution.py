@@ -24,7 +24,6 @@ import numpy as np
 from jax import lax
 
 from lipjax.ops import blocked
-from lipjax.ops.fusion import stored
 
 OPERATORS = ("convolution", "dense", "matmul", "blocked")
 BLOCK_PIXELS = 4096  # of a batch or block: its shifted copies stay in cache; 2048 is within noise of it
@@ -73,11 +72,9 @@ def linear_operator(
 
 
 # Of the operator 'blocked', where it is neither a product over channels nor dense.  From so many channels on it is made
-# of matrix products, one a row of taps; below, of convolutions of as few channels as cost little time; and a CPU, slow
-# in float64 at those of very few, adds their terms one by one.
+# of matrix products, one a row of taps; below, of convolutions of as few channels as cost little time.
 _ROWS_FROM = 256
 _CHANNELS, _MOST_CHANNELS = 1024, 16
-_TERMS_UP_TO = 8
 
 
 def _chunk(channels: int) -> int:
@@ -99,12 +96,6 @@ def _in_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
         padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
         shifts = jnp.concatenate([padded[:, :, b : b + width] for b in range(k)], axis=-1)
         parts = (blocked.product(shifts[:, a : a + height], kernel[a].reshape(k * channels, c_out)) for a in range(k))
-    elif channels <= _TERMS_UP_TO and x.dtype == jnp.float64:
-        padded = stored(jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0))))
-        parts = (
-            padded[:, a : a + height, b : b + width, c : c + 1] * kernel[a, b, c]
-            for a, b, c in np.ndindex(k, k, channels)
-        )
     else:
         chunk = _chunk(channels)
         starts = range(0, channels, chunk)
