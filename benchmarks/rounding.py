@@ -109,7 +109,7 @@ def main(argv):
         if OUTPUT.value:
             path = Path(OUTPUT.value)
             there = json.loads(path.read_text()) if path.exists() else {}
-            path.write_text(json.dumps(there | {name: found}, indent=1) + "\n")
+            path.write_text(json.dumps(there | {name: there.get(name, {}) | found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -102,10 +102,15 @@ def write_config(whole: Mapping[str, Any], workdir: Path) -> None:
 def check_same(there: Mapping[str, Any], now: Mapping[str, Any], workdir: Path) -> None:
     """Raise ValueError, naming each key that differs with both values, unless both configs are of one training."""
     old, new = flattened(there), flattened(now)
-    differing = [key for key in sorted({*old, *new} - MAY_CHANGE) if old.get(key) != new.get(key)]
+    differing = [key for key in _differing(old, new) if key not in MAY_CHANGE]
     if differing:
         found = ", ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in differing)
         raise ValueError(f"workdir={str(workdir)!r} holds a run of another config ({found}); choose another workdir")
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The keys under which two mappings differ, sorted."""
+    return [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
 
 
 def what_is_trained(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,7 +128,7 @@ def _check_trained(metadata: Mapping[str, Any], config: Mapping[str, Any], workd
     if trained is None:  # of lipjax 0.1
         return
     now = what_is_trained(config)
-    differing = [key for key in sorted({*trained, *now}) if trained.get(key) != now.get(key)]
+    differing = _differing(trained, now)
     if differing:
         found = ", ".join(f"config.{key}: {now.get(key)!r}, trained by {trained.get(key)!r}" for key in differing)
         raise ValueError(f"{workdir / CONFIG_FILE} has been changed since the checkpoint was saved ({found})")
@@ -178,7 +183,7 @@ def load_trained(workdir: str | os.PathLike, data_dir: str | None = None, trust_
     checkpoints = Checkpoints(workdir)
     kind = "best" if checkpoints.has("best") else "last"
     # Fails first where there is none, before any data is read.
-    _check_trained(checkpoints.metadata(kind), read_config(workdir), workdir)
+    _check_trained(checkpoints.metadata(kind), config, workdir)
     data, run = build("data", DataOptions, config.data), build("run", Run, config.run)
     config.update({"data": dataclasses.asdict(data), "run": dataclasses.asdict(run)})
     dataset = load(data.name, data.data_dir)

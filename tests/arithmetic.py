@@ -16,6 +16,9 @@ import numpy as np
 mpmath.mp.dps = 50
 
 
+DIRECTIONS = ("up", "down", "rise", "fall", "random")  # of an `Adversary`
+
+
 class Digits50:
     """50 decimal digits; arrays of mpmath numbers."""
 
@@ -80,6 +83,12 @@ def execute(arithmetic, function: Callable, *arguments) -> Any:
         constants = [arithmetic.of(arithmetic.constant(np.asarray(c))) if _is_real(c) else c for c in closed.consts]
         results = _run(arithmetic, closed.jaxpr, constants, inputs)
     return jax.tree.unflatten(jax.tree.structure(shape), results)
+
+
+def distances(found, exact) -> np.ndarray:
+    """‖found − exact‖ of each row of (N, …), (N,), in 50 digits where either has them."""
+    squares = [sum((d * d for d in (a - b).ravel()), mpmath.mpf(0)) for a, b in zip(found, exact, strict=True)]
+    return np.array([float(mpmath.sqrt(square)) for square in squares])
 
 
 def _is_real(x) -> bool:

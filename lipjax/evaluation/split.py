@@ -80,7 +80,8 @@ def certify_run(
     proven = prove(model, variables, curvature_file=curvature_file)
     folder = folder_of(workdir, split) if folder is None else folder
     folder.mkdir(exist_ok=True)
-    network = [sha256(variables), config.to_json(), split, sha256(images._asdict()), *_program()]
+    images_sha256 = sha256(images._asdict())
+    network = [sha256(variables), config.to_json(), split, images_sha256, *_program()]
     certification = hashlib.sha256(json.dumps([*network, float_slack]).encode()).hexdigest()
     check_remembered(folder_of(workdir, split), certification, forget=folder == folder_of(workdir, split))
     asked = {"attack": attack != "none", "float32": precision == "float32"}
@@ -90,7 +91,7 @@ def certify_run(
     rows = _measured(Radius(proven, float_slack), others, lambda m, **known: measured(m, *about, **known))
     summary = {"dataset": config.data.name, "split": split, "num_examples": len(images.labels)}
     summary |= _summarised(rows, named_radii) | {"float_slack": float_slack, "seconds": time.perf_counter() - started}
-    summary |= _about(proven, variables, images, rows["per_image"][1])
+    summary |= _about(proven, variables, images_sha256, rows["per_image"][1])
     _write(folder, summary, {name: found for name, (_, found) in rows.items()}, images, dataset.pixel_max)
     say(f"{table(summary)}\nwrote {folder}/report.html, summary.json, per_image.csv and curve.png")
     return summary
@@ -118,14 +119,14 @@ def _summarised(rows: Mapping[str, tuple[Measure, Rows]], radii: Mapping[str, fl
     return missing | {k: v for measure, found in rows.values() for k, v in measure.summary(found.found, radii).items()}
 
 
-def _about(proven: Proven, variables: Mapping[str, Any], images: Split, rows: Rows) -> dict[str, Any]:
+def _about(proven: Proven, variables: Mapping[str, Any], images_sha256: str, rows: Rows) -> dict[str, Any]:
     """What the numbers of a summary are of: the proof, and digests of all that they come from."""
     return {
         "lipschitz_bound": proven.lipschitz_bound,
         "rounding": {"precision": proven.precision, "error_bound": proven.rounding, "unknown": proven.unproven},
         "chain_of_proof": chain_of_proof(proven),
         "params_sha256": sha256(variables["params"]),
-        "images_sha256": sha256(images._asdict()),
+        "images_sha256": images_sha256,
         "per_image_sha256": hashlib.sha256(rows.text().encode()).hexdigest(),
         "lipjax": metadata.version("lipjax"),
     }

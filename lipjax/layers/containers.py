@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax.layers.container import Container, check_layer, checked_layers
-from lipjax.layers.layer import Layer, Proof, own_of, root_sum_of_squares, up
+from lipjax.layers.layer import Layer, Proof, own_of, root_sum_of_squares, times, up
 from lipjax.layers.rounding import COARSEST, EXACT, Rounding, enlarged, gamma, underflow
 
 
@@ -55,8 +55,7 @@ class Sequential(Container):
         rounding: Rounding | None = EXACT
         for _, part in parts:
             rounding = _rounding_after(part, bound, offset, rounding)
-            bound = bound if part.lipschitz == 1 else up(bound * part.lipschitz)
-            offset = _after(part, offset)
+            bound, offset = times(bound, part.lipschitz), _after(part, offset)
         return Proof("one after the other", bound, "product", offset, rounding=rounding, parts=parts)
 
 

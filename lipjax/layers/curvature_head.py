@@ -1,6 +1,5 @@
 """The curvature head of CRC-Lip (paper, section 5): a softplus network of one hidden layer."""
 
-import functools
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -56,7 +55,9 @@ class CurvatureHead(Head):
     def certifier(self, own, curvature_file=None):
         head = own["params"]
         curvature = CurvatureCache(curvature_file, head["w1"], head["w2"])
-        return functools.partial(_certified, head, curvature)
+        return lambda features, labels, rivals=None, slack=0.0: certify_crc(
+            features, head, labels, rivals, curvature, slack
+        )
 
     @nn.nowrap
     def rounding(self, own, reach):
@@ -75,10 +76,6 @@ class CurvatureHead(Head):
     def _start(self, dimension: int, dtype) -> jax.Array:
         start = jax.random.normal(self.make_rng("params"), (dimension,), dtype)
         return start / jnp.linalg.norm(start)
-
-
-def _certified(head, curvature, features, labels, rivals=None, slack=0.0):
-    return certify_crc(features, head, labels, rivals, curvature, slack)
 
 
 def power_step(matrix: jax.Array, vector: jax.Array) -> jax.Array:

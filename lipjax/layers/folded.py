@@ -109,9 +109,9 @@ _MORE = 1.01
 
 
 def polynomial_rounding(
-    polynomial: Polynomial, norm: float, kernel: np.ndarray, off: float, shape: Shape, offset: float
+    polynomial: Polynomial, norm: float, absolute: float, kernel_shape: Shape, off: float, shape: Shape, offset: float
 ) -> Rounding:
-    """Of p(A) x + b by the operator 'blocked', ‖A‖ <= norm, whose kernel entries are off by `off` units of roundoff.
+    """Of p(A) x + b by the operator 'blocked', ‖A‖ <= norm, ‖|A|‖ <= absolute, kernel entries off by `off` units.
 
     One application, to v: within a block of n' products |error| <= γ(n' + off) |A| |v|.  The other additions round
     partial sums over some input channels and taps.  Of these, what comes from one pixel is part of A restricted to that
@@ -120,9 +120,9 @@ def polynomial_rounding(
     The nest: u_j = x + c_{j+1} A u_{j+1} is q_j(A) x, ‖q_j(A)‖ <= max |q_j(it)|; an error e of u_{j+1} becomes
     |c_{j+1}| norm e, and the constant, the product with it and the sum are rounded.  Then the scale, and b.
     """
-    size, k, channels = square(shape), len(kernel), kernel.shape[2]
+    size, k, channels = square(shape), kernel_shape[0], kernel_shape[2]
     products, parts = blocked_sums(k, size, size, channels)
-    absolute = nonnegative_conv_norm_bound(kernel, size) * (1 + off * ROUNDOFF * COARSEST)
+    absolute *= 1 + off * ROUNDOFF * COARSEST
     applied = gamma(products + off) * absolute + gamma(parts) * (k * norm + gamma(products) * COARSEST * absolute)
     error, gain = 0.0, 1.0
     for j in reversed(range(polynomial.degree)):
@@ -149,7 +149,12 @@ def plain_polynomial(owner: str, name: str, polynomial: Any) -> Any:
 def polynomial_proof(
     polynomial: Polynomial, norm: float, kernel: np.ndarray, off: float, shape: Shape, params: Mapping[str, Any]
 ) -> Proof:
-    """The proof of p(A) x + bias, A the operator of a skew kernel with ‖A‖ <= norm, see `polynomial_rounding`."""
+    """The proof of p(A) x + bias; ‖A‖ <= norm for the skew kernel as computed, with entries off by `off` units.
+
+    Of the operator with the kernel in real arithmetic ‖A‖ is at most norm + γ(off) ‖|A|‖.
+    """
+    absolute = nonnegative_conv_norm_bound(kernel, square(shape))
+    norm += gamma(off) * absolute
     held = "made for no interval" if polynomial.norm is None else f"made for norms up to {polynomial.norm:.6g}"
     side, channels, size = kernel.shape[0], kernel.shape[2], square(shape)
     of_norm, offset = bounds.method(kernel.shape, size), norm_at_zero(params["bias"], shape)
@@ -159,7 +164,7 @@ def polynomial_proof(
         f"max |p(it)| up to the norm, p of degree {polynomial.degree} {held}; norm: {of_norm}",
         offset,
         norm,
-        polynomial_rounding(polynomial, norm, kernel, off, shape, offset),
+        polynomial_rounding(polynomial, norm, absolute, kernel.shape, off, shape, offset),
     )
 
 

@@ -1,6 +1,5 @@
 """Last layer normalization (Singla et al., 2022): a linear head with rows of unit length."""
 
-import functools
 from typing import ClassVar
 
 import flax.linen as nn
@@ -48,7 +47,9 @@ class LastLayerNormalization(Head):
                 f"LastLayerNormalization: weight row {row} has the largest entry {size[row]:g}; it must lie between "
                 f"{_SMALLEST:g} and {_LARGEST:g}, so that the network can divide by the norm of the row in float32"
             )
-        return functools.partial(_certified, weight, bias)
+        return lambda features, labels, rivals=None, slack=0.0: certify_lln(
+            features, weight, bias, labels, rivals, slack
+        )
 
     @nn.nowrap
     def rounding(self, own, reach):
@@ -57,7 +58,3 @@ class LastLayerNormalization(Head):
         size = reach + float(np.abs(bias).max(initial=0.0))
         bound = 2 * gamma(1.5 * dimension + SQUARE_ROOT + 4) * size + 2 * underflow(1, 4 * dimension + 4)
         return np.where(size < largest(own["params"]["bias"].dtype), bound, np.inf)
-
-
-def _certified(weight, bias, features, labels, rivals=None, slack=0.0):
-    return certify_lln(features, weight, bias, labels, rivals, slack)

@@ -1,6 +1,7 @@
 """A layer states its proof; a container proves by the very tuple that it runs (docs/soundness.md)."""
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -60,13 +61,14 @@ def up(x: float) -> float:
     return math.nextafter(x, math.inf)
 
 
+def times(bound: float, factor: float) -> float:
+    """The product of two bounds, rounded up."""
+    return bound if factor == 1.0 else up(bound * factor)
+
+
 def product(factors: Iterable[float]) -> float:
     """The product of bounds, rounded up."""
-    bound = 1.0
-    for factor in factors:
-        if factor != 1.0:
-            bound = up(bound * factor)
-    return bound
+    return functools.reduce(times, factors, 1.0)
 
 
 def root_sum_of_squares(bounds: Iterable[float]) -> float:
@@ -91,11 +93,14 @@ def checked_proof(name: str, proof: Any) -> Proof:
     if not isinstance(proof, Proof):
         raise ValueError(f"{name}: its proof must be a lipjax Proof, got {proof!r}")
     parts = tuple((part, checked_proof(f"{name}/{part}", inner)) for part, inner in proof.parts)
-    relative, absolute = (0.0, 0.0) if proof.rounding is None else proof.rounding
-    stated = {"lipschitz": proof.lipschitz, "offset": proof.offset, "rounding": relative, "rounding ": absolute}
-    for field, value in stated.items():
-        if not 0 <= float(value) < math.inf:
-            raise ValueError(f"{name}: {field.strip()} must be a finite number >= 0, got {value!r}")
+    for field, values in {
+        "lipschitz": (proof.lipschitz,),
+        "offset": (proof.offset,),
+        "rounding": proof.rounding or (),
+    }.items():
+        for value in values:
+            if not 0 <= float(value) < math.inf:
+                raise ValueError(f"{name}: {field} must be a finite number >= 0, got {value!r}")
     return plain_proof(proof)._replace(parts=parts)
 
 

@@ -13,10 +13,9 @@ from lipjax import ops
 from lipjax.layers.folded import apply_kernel, fold_conv, plain_polynomial, polynomial_proof, square
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import Layer
-from lipjax.layers.rounding import COARSEST, ROUNDOFF, gamma
+from lipjax.layers.rounding import COARSEST, ROUNDOFF
 from lipjax.ops import skew
 from lipjax.ops.fusion import stored
-from lipjax.ops.nonnegative import nonnegative_conv_norm_bound
 from lipjax.ops.polynomials import Polynomial
 
 # Of the convolutions in training.
@@ -176,10 +175,7 @@ class SkewOrthogonalConv(Layer):
         with jax.enable_x64(True):
             kernel = np.asarray(self.normalised_kernel(jax.tree.map(_in_float64, dict(own))))
         off = 4.0 + (_four_norm_error(own) if self.polynomial.norm is None else 0.0)
-        norm = self._norm_bound(own, kernel, size)
-        # Of the kernel in real arithmetic: the computed one is off, entry by entry.
-        norm += gamma(off) * nonnegative_conv_norm_bound(kernel, size)
-        proof = polynomial_proof(polynomial, norm, kernel, off, shape, params)
+        proof = polynomial_proof(polynomial, self._norm_bound(own, kernel, size), kernel, off, shape, params)
         return proof if self._is_in_range(own) else proof._replace(rounding=None)
 
     @nn.nowrap

@@ -12,16 +12,14 @@ from flax.core import FrozenDict
 
 from lipjax.layers import Layer, Proof, Sequential
 from lipjax.layers.layer import Variables, own_of
-from lipjax.layers.rounding import COARSEST, LARGEST, ROUNDOFF
+from lipjax.layers.rounding import COARSEST, ROUNDOFF, largest
 from lipjax.models.network import Classifier
 from lipjax.system.devices import over_devices, padded_to_devices
 
 BATCH_SIZE = 500
 PRECISIONS = ("float64", "float32")
 
-# In units of the roundoff of float64, and the largest number that may be squared.
-_UNITS = {"float64": 1.0, "float32": COARSEST}
-_LARGEST = {"float64": LARGEST, "float32": 1e18}
+_UNITS = {"float64": 1.0, "float32": COARSEST}  # the roundoff, in units of that of float64
 
 
 def checked_images(images, image_shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -58,9 +56,10 @@ class Program:
     def __init__(self, backbone: Layer, variables: Variables, proof: Proof, precision: str):
         self.precision, self.unit = precision, _UNITS[precision]
         self._variables = variables
-        is_row = type(backbone) is Sequential
-        layers = backbone.layers if isinstance(backbone, Sequential) and is_row else (("", backbone),)
-        self._parts = [part for _, part in proof.parts] if is_row else [proof]
+        layers: tuple[tuple[str, Layer], ...] = (("", backbone),)
+        self._parts = [proof]
+        if type(backbone) is Sequential:
+            layers, self._parts = backbone.layers, [part for _, part in proof.parts]
         self._run = jax.jit(functools.partial(_features, layers))
 
     @property
@@ -87,7 +86,7 @@ class Program:
                 relative, absolute = part.rounding or (math.inf, math.inf)
                 size = norm + drift + 2 * error
                 error = part.lipschitz * error + self.unit * (relative * size + absolute)
-                error = np.where(self._peak(part, size) < _LARGEST[self.precision], error, np.inf)
+                error = np.where(self._peak(part, size) < largest(self.precision), error, np.inf)
                 drift = part.lipschitz * drift
         return error * (1 + 1e-9)
 
@@ -96,15 +95,15 @@ class Program:
 
         Its layers are taken one after the other, none making anything smaller, which covers those side by side.
         """
-        peak, largest = size, size
+        peak, highest = size, size
         for _, link in part.links():
             relative, absolute = link.rounding or (math.inf, math.inf)
             # Divided by the roundoff, a rounding bounds whatever is added up on the way.
-            largest = np.maximum(largest, peak * (1 + relative / ROUNDOFF) + absolute / ROUNDOFF)
+            highest = np.maximum(highest, peak * (1 + relative / ROUNDOFF) + absolute / ROUNDOFF)
             lost = self.unit * (relative * peak + absolute)
             peak = max(link.lipschitz, 1.0) * peak + link.offset + lost
-            largest = np.maximum(largest, peak)
-        return largest
+            highest = np.maximum(highest, peak)
+        return highest
 
 
 def _features(layers, variables: Variables, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -118,8 +117,8 @@ def _features(layers, variables: Variables, images: jax.Array) -> tuple[jax.Arra
 def _norms(x: jax.Array) -> jax.Array:
     """A bound of the norm of each of the arrays x (N, …), (N,), in whatever order the squares are added."""
     flat = x.reshape(len(x), -1)
-    largest = jnp.maximum(jnp.max(jnp.abs(flat), axis=1, initial=0), jnp.finfo(x.dtype).tiny)
-    norms = largest * jnp.sqrt(jnp.sum((flat / largest[:, None]) ** 2, axis=1))
+    scale = jnp.maximum(jnp.max(jnp.abs(flat), axis=1, initial=0), jnp.finfo(x.dtype).tiny)
+    norms = scale * jnp.sqrt(jnp.sum((flat / scale[:, None]) ** 2, axis=1))
     return norms * (1 + (flat.shape[1] + 8) * float(jnp.finfo(x.dtype).eps))
 
 

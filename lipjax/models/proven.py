@@ -188,8 +188,7 @@ class Proven:
 
         Raises:
           ValueError: images that are no float32 or float64 in [0, 1], or of another shape; float64 ones for a program
-          in
-            float32.
+            in float32.
         """
         return self._features(images)[0]
 

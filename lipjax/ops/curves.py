@@ -204,10 +204,7 @@ def _segments(kind, vx, vy) -> tuple[_Segments, jax.Array]:
     plain = _Segments(ax, ay, dx, dy, dx * inverse, dy * inverse, inverse, jnp.zeros_like(length), length, ay, by)
     if not rays:
         return plain, jnp.ones(vx.shape[:-1], jnp.int32)
-    rank = jnp.cumsum(length > 0, axis=-1)
-    is_first, is_last = ((length > 0) & (rank == r) for r in (1, rank[..., -1:]))
-    x0, y0 = (-jnp.where(is_first, u, 0).sum(-1) for u in (plain.ux, plain.uy))  # outwards
-    x1, y1 = (jnp.where(is_last, u, 0).sum(-1) for u in (plain.ux, plain.uy))
+    (is_first, x0, y0), (is_last, x1, y1) = _rays(plain)
     is_up0, is_up1 = ((y > 0) | ((y == 0) & (x < 0)) for x, y in ((x0, y0), (x1, y1)))
     segments = plain._replace(
         low=jnp.where(is_first, -jnp.inf, plain.low),
@@ -217,27 +214,38 @@ def _segments(kind, vx, vy) -> tuple[_Segments, jax.Array]:
     )
     # The angle the curve sweeps, seen from p, is φ1 − φ0 + 2π winding, with φ the angles of the rays from the
     # half-line, in (0, 2π).  It is positive for points on the left.
-    turn = x0 * y1 - y0 * x1
-    grows = jnp.where(is_up0 == is_up1, turn > 0, is_up0)
-    # Rays that run nearly alike: φ1 − φ0 is a multiple of 2π, and of which sign the rest is, is seen on a circle round
-    # all vertices, where rounding of the directions does not matter.
-    far = 8 * jnp.maximum(abs(vx).max(-1), abs(vy).max(-1))
-    order = x0 * (vy[..., -1] - vy[..., 0]) - y0 * (vx[..., -1] - vx[..., 0]) + far * turn
+    grows = jnp.where(is_up0 == is_up1, x0 * y1 - y0 * x1 > 0, is_up0)
+    # Rays that run nearly alike: φ1 − φ0 is a multiple of 2π, and of which sign the rest is, is seen far out.
+    order, _ = _order_far_out(x0, y0, x1, y1, vx, vy)
     turns = jnp.where(x0 + x1 > 0, is_up0.astype(jnp.int32) - is_up1, 0)
     return segments, 1 - jnp.where(x0 * x1 + y0 * y1 > 0, turns + (order > 0), grows)
 
 
+def _rays(plain: _Segments) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    """For the first and the last ray of each curve: (*B, S) which segment it belongs to; (*B,), (*B,) its direction."""
+    has_length = plain.high > 0  # the length of a plain segment
+    rank = jnp.cumsum(has_length, axis=-1)
+    is_first, is_last = (has_length & (rank == r) for r in (1, rank[..., -1:]))
+    return tuple(  # type: ignore[return-value]
+        (of_ray, *(sign * jnp.where(of_ray, u, 0).sum(-1) for u in (plain.ux, plain.uy)))
+        for of_ray, sign in ((is_first, -1), (is_last, 1))
+    )
+
+
+def _order_far_out(x0, y0, x1, y1, vx, vy) -> tuple[jax.Array, jax.Array]:
+    """(order, far): on a circle of radius `far` round all vertices, where rounding of directions does not matter, the
+    last ray is so far counter-clockwise from the first."""
+    far = 8 * jnp.maximum(abs(vx).max(-1), abs(vy).max(-1))
+    order = x0 * (vy[..., -1] - vy[..., 0]) - y0 * (vx[..., -1] - vx[..., 0]) + far * (x0 * y1 - y0 * x1)
+    return order, far
+
+
 def rays_are_doubtful(vertices: np.ndarray) -> bool:
     """Whether in any curve of (B, V, 2) rays run so nearly alike that rounding may decide which side is the left."""
-    segments, _ = _segments((False, True, True), *(jnp.asarray(vertices[..., i]) for i in range(2)))
-    is_ray0, is_ray1 = (np.isinf(np.asarray(end)) for end in (segments.low, segments.high))
-    units = np.stack([np.asarray(segments.ux), np.asarray(segments.uy)], -1).astype(np.float64)
-    first, last = (-(units * is_ray0[..., None]).sum(-2), (units * is_ray1[..., None]).sum(-2))
-    across = vertices[..., -1, :] - vertices[..., 0, :]
-    far = 8 * np.abs(vertices).max((-2, -1))
-    order = first[..., 0] * across[..., 1] - first[..., 1] * across[..., 0]
-    order = order + far * (first[..., 0] * last[..., 1] - first[..., 1] * last[..., 0])
-    return bool((((first * last).sum(-1) > 0.5) & (np.abs(order) <= _DOUBTFUL * far)).any())
+    vx, vy = (jnp.asarray(vertices[..., i]) for i in range(2))
+    (_, x0, y0), (_, x1, y1) = _rays(_segments((False, False, False), vx, vy)[0])
+    order, far = _order_far_out(x0, y0, x1, y1, vx, vy)
+    return bool(((x0 * x1 + y0 * y1 > 0.5) & (abs(order) <= _DOUBTFUL * far)).any())
 
 
 def _crosses_itself(vertices: np.ndarray, closed: bool, eps: float) -> bool:

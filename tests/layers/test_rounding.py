@@ -4,7 +4,7 @@ import jax
 import mpmath
 import numpy as np
 import pytest
-from arithmetic import Adversary, Digits50, execute
+from arithmetic import DIRECTIONS, Adversary, Digits50, distances, execute
 
 from lipjax.layers import (
     Concatenate,
@@ -28,9 +28,8 @@ from lipjax.layers import (
 from lipjax.layers.folded import apply_kernel, polynomial_rounding
 from lipjax.layers.rounding import COARSEST
 from lipjax.ops import skew, taylor
+from lipjax.ops.nonnegative import nonnegative_conv_norm_bound
 from lipjax.ops.polynomials import Polynomial
-
-DIRECTIONS = ("up", "down", "rise", "fall", "random")
 
 LAYERS = {
     "convolution": (SkewOrthogonalConv(4), (3, 3, 4)),
@@ -66,12 +65,6 @@ def initialised(layer, shape, seed=1):
 def evaluated(layer, own, x):
     with jax.enable_x64(True):
         return np.asarray(layer.evaluate(own, x))
-
-
-def distances(found, exact) -> np.ndarray:
-    """l2, each image, in 50 digits where there are any."""
-    squares = [sum((d * d for d in (a - b).ravel()), mpmath.mpf(0)) for a, b in zip(found, exact, strict=True)]
-    return np.array([float(mpmath.sqrt(square)) for square in squares])
 
 
 def allowed(layer, own, x) -> np.ndarray:
@@ -124,7 +117,8 @@ def test_sums_are_attained_in_a_block_and_over_blocks(channels, part):
     """32 products a block are all that counts in the one, those and 64 blocks in the other: neither may be less."""
     kernel, x, polynomial = arrow(channels), np.zeros((1, 1, 1, channels)), Polynomial((1.0,))
     x[..., 1] = 1.0
-    rounding = polynomial_rounding(polynomial, 1.9, kernel, 0.0, x.shape[1:], 0.0)
+    absolute = nonnegative_conv_norm_bound(kernel, 1)
+    rounding = polynomial_rounding(polynomial, 1.9, absolute, kernel.shape, 0.0, x.shape[1:], 0.0)
 
     def run(kernel, x):
         return apply_kernel(x, kernel, polynomial, "blocked")

@@ -2,10 +2,9 @@
 
 import flax.linen as nn
 import jax
-import mpmath
 import numpy as np
 import pytest
-from arithmetic import Adversary, Digits50, execute
+from arithmetic import DIRECTIONS, Adversary, Digits50, distances, execute
 
 import lipjax
 from lipjax.certificates import certify_lln
@@ -69,11 +68,6 @@ def in_50_digits(model, variables, images):
     return execute(Digits50(), model.parts()[0].evaluate, own(variables), images)
 
 
-def distance(found, exact) -> np.ndarray:
-    squares = [sum((d * d for d in (a - b).ravel()), mpmath.mpf(0)) for a, b in zip(found, exact, strict=True)]
-    return np.array([float(mpmath.sqrt(square)) for square in squares])
-
-
 @pytest.mark.parametrize("bias", [0.0, 1e6, 1e-30])
 def test_features_are_within_the_bound_of_those_in_50_digits(bias, images):
     """At the images, and at points around them, as far as the bound says that it goes."""
@@ -83,12 +77,12 @@ def test_features_are_within_the_bound_of_those_in_50_digits(bias, images):
     features, norms = proven._features(images)
     reach = np.full(len(images), 2.0)
     bound = proven._program.error(norms, reach)
-    assert (distance(features, in_50_digits(model, variables, images)) <= bound).all()
+    assert (distances(features, in_50_digits(model, variables, images)) <= bound).all()
     steps = np.random.default_rng(2).normal(size=images.shape)
     moved = images + 2 * steps / np.sqrt((steps**2).sum((1, 2, 3), keepdims=True)) * (1 - 1e-12)
     with jax.enable_x64(True):
         around = np.asarray(model.parts()[0].evaluate(own(variables), moved))
-    assert (distance(around, in_50_digits(model, variables, moved)) <= bound).all()
+    assert (distances(around, in_50_digits(model, variables, moved)) <= bound).all()
     assert (proven._program.error(norms, np.zeros(len(images))) <= proven.rounding).all()
     if not bias:
         assert proven.rounding / proven.lipschitz_bound < 1e-11
@@ -104,7 +98,7 @@ def test_the_bound_of_float32_holds_for_float32_and_for_the_worst_of_its_kind(bi
     assert features.dtype == np.float32
     assert (np.linalg.norm(features - proven.features(images), axis=1) <= bound).all()
     exact = np.asarray(in_50_digits(model, variables, images), float)
-    for direction in ("up", "down", "rise", "fall", "random"):
+    for direction in DIRECTIONS:
         found = execute(Adversary(direction), model.parts()[0].evaluate, own(variables), images)
         assert (np.linalg.norm(found - exact, axis=1) <= bound).all(), direction
 
