@@ -19,8 +19,9 @@ from absl import app, flags, logging
 from lipjax.config import default_config
 from lipjax.data import load
 from lipjax.system import compilation
-from lipjax.training.loop import METRICS_FILE, _settled, train
+from lipjax.training.loop import _settled, train
 from lipjax.training.recipe import Metrics, Recipe, epoch_order, initial_state, make_train_step
+from lipjax.training.resume import METRICS_FILE
 
 DATASET = flags.DEFINE_string("dataset", "digits", "As config.data.name.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "As config.data.data_dir.")

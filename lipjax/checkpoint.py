@@ -1,8 +1,11 @@
 """Checkpoints of the training state by orbax, with hashes that catch every changed byte."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +113,8 @@ class Checkpoints:
         with self._manager(kind, KEPT) as manager:
             return manager.latest_step()
 
-    def _manager(self, kind: str, kept: int) -> ocp.CheckpointManager:
+    @contextlib.contextmanager
+    def _manager(self, kind: str, kept: int) -> Iterator[ocp.CheckpointManager]:
         # Each process by itself: one saves, all read, and none waits in here for another.
         own = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(own, {own}, f"process{own}")
@@ -120,7 +124,8 @@ class Checkpoints:
             create=False,
             multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
         )
-        return ocp.CheckpointManager(self.directory / kind, options=options)
+        with _plainly_named(self.directory / kind) as folder, ocp.CheckpointManager(folder, options=options) as manager:
+            yield manager
 
     def metadata(self, kind: str) -> dict[str, Any]:
         """epoch, step, score, metrics, config, state_sha256 and params_sha256 of the 'last' or 'best' checkpoint.
@@ -128,7 +133,10 @@ class Checkpoints:
         Raises:
           CheckpointError: no such checkpoint, or metadata that cannot be read or was altered.
         """
-        metadata = self._read(kind, "metadata", ocp.args.JsonRestore())
+        return self._metadata(kind, self._newest(kind))
+
+    def _metadata(self, kind: str, step: int | None) -> dict[str, Any]:
+        metadata = self._read(kind, step, "metadata", ocp.args.JsonRestore())
         if not isinstance(metadata, dict) or metadata.get("metadata_sha256") != _sha256_of_metadata(metadata):
             raise CheckpointError(f"checkpoint {self.directory / kind}: its metadata was altered")
         return metadata
@@ -143,9 +151,18 @@ class Checkpoints:
           CheckpointError: no such checkpoint, one that cannot be read, one whose content is not what was saved, or one
             of another architecture (the first leaf that differs is named).
         """
-        metadata = self.metadata(kind)
-        found = flat_leaves(self._read(kind, "state", ocp.args.StandardRestore()))
-        where = self.directory / kind / str(self._newest(kind))
+        while True:
+            step = self._newest(kind)
+            try:
+                return self._restored(kind, step, template, partial)
+            except CheckpointError:
+                if self._newest(kind) == step:  # else a training that goes on has replaced it meanwhile
+                    raise
+
+    def _restored(self, kind: str, step: int | None, template: Any, partial: bool) -> tuple[Any, dict[str, Any]]:
+        metadata = self._metadata(kind, step)
+        found = flat_leaves(self._read(kind, step, "state", ocp.args.StandardRestore()))
+        where = self.directory / kind / str(step)
         if sha256(found) != metadata.get("state_sha256"):
             raise CheckpointError(f"checkpoint {where} was altered: its SHA-256 is not the recorded one")
         wanted = flat_leaves(template)
@@ -157,8 +174,7 @@ class Checkpoints:
                 raise CheckpointError(f"checkpoint {where} is of another network: {path} is {there} there, {here} here")
         return jax.tree.unflatten(jax.tree.structure(template), [found[path] for path in wanted]), metadata
 
-    def _read(self, kind: str, item: str, arguments) -> Any:
-        step = self._newest(kind)
+    def _read(self, kind: str, step: int | None, item: str, arguments) -> Any:
         if step is None:
             raise CheckpointError(f"no {kind!r} checkpoint in {self.directory}: train first, or choose another workdir")
         where = self.directory / kind / str(step)
@@ -170,6 +186,18 @@ class Checkpoints:
         if value is None:
             raise CheckpointError(f"checkpoint {where} is incomplete: it has no {item}")
         return value
+
+
+@contextlib.contextmanager
+def _plainly_named(folder: Path) -> Iterator[Path]:
+    """The folder by a path that orbax, which looks for patterns and URLs in names, takes for that folder."""
+    if re.fullmatch(r"[\w/ .,+=@-]*", str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="lipjax") as place:
+        link = Path(place) / folder.name
+        link.symlink_to(folder, target_is_directory=True)
+        yield link
 
 
 def _describe(leaf: Any) -> str:

@@ -165,6 +165,7 @@ class Run:
       keep_checkpoints: the newest so many stay on disk, and the best.
       shard_head: with several devices, split the hidden units of the curvature head over them.
       distributed: several processes, see docs/scale.md.
+      check_memory: refuse a training that needs more memory than is free.
       tensorboard: also write TensorBoard files.
       profile: trace some training steps.
     """
@@ -180,6 +181,7 @@ class Run:
     keep_checkpoints: int = 2
     shard_head: bool = False
     distributed: bool = False
+    check_memory: bool = True
     tensorboard: bool = False
     profile: bool = False
 
@@ -187,7 +189,7 @@ class Run:
         counts = dict.fromkeys(
             ("epochs", "batch_size", "eval_every", "checkpoint_every", "keep_checkpoints"), integer(1)
         )
-        flags = dict.fromkeys(("shard_head", "distributed", "tensorboard", "profile"), flag())
+        flags = dict.fromkeys(("shard_head", "distributed", "check_memory", "tensorboard", "profile"), flag())
         check(vars(self), **counts, **flags, seed=integer(0, 2**31 - 1), checkpoint_steps=or_none(integer(1)))
         check(vars(self), checkpoint_seconds=positive())
         parse_radii(self.radii)

@@ -23,7 +23,7 @@ CONFIG_FILE = "config.json"
 # Keys that a later run in the same workdir may change: where and how it runs, not what is trained.
 MAY_CHANGE = {
     *("data.data_dir", "model.remat", "run.distributed", "run.tensorboard", "run.profile", "run.shard_head"),
-    *("run.checkpoint_steps", "run.checkpoint_seconds", "run.keep_checkpoints"),
+    *("run.checkpoint_steps", "run.checkpoint_seconds", "run.keep_checkpoints", "run.check_memory"),
 }
 
 # Where the keys of the flat configs of lipjax 0.1 are now.
@@ -92,7 +92,13 @@ def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def write_config(whole: Mapping[str, Any], workdir: Path) -> None:
-    """Write config.json, and a copy of the file of one's own network; `whole` is a config with every value."""
+    """Write config.json, and a copy of the file of one's own network; `whole` is a config with every value.
+
+    Paths are written whole: a later command may be given in another folder.
+    """
+    data_dir = whole["data"]["data_dir"]
+    if data_dir is not None:
+        whole = {**whole, "data": {**whole["data"], "data_dir": str(Path(data_dir).expanduser().absolute())}}
     file = file_of(whole["model"]["name"])
     if file is not None and file.resolve() != (workdir / file.name).resolve():
         shutil.copyfile(file, workdir / file.name)

@@ -142,3 +142,37 @@ def test_another_architecture_names_the_leaf(tmp_path, state):
         checkpoints.restore("last", other)
     with pytest.raises(CheckpointError, match=r"params/c is absent there"):
         checkpoints.restore("last", state._replace(params={**state.params, "c": np.zeros(2)}))
+
+
+@pytest.mark.parametrize(
+    "name", ["run[1]", "[!a]", "back\\slash", "**", "run*", "a?b", "a#b%20c", "gs:", "{x}", "new\nline"]
+)
+def test_names_that_would_be_patterns_or_urls(tmp_path, name):
+    """Beside a folder that the pattern would match."""
+    (tmp_path / "run1").mkdir()
+    checkpoints = Checkpoints(tmp_path / name)
+    for step in (3, 5):
+        checkpoints.save(State(np.int32(step), {"w": np.arange(4.0) + step}, ()), 1, score=float(step))
+    assert sorted(path.name for path in (tmp_path / name / "checkpoints" / "last").iterdir()) == ["3", "5"]
+    for kind in ("last", "best"):
+        state, metadata = checkpoints.restore(kind, State(np.int32(0), {"w": np.zeros(4)}, ()))
+        assert metadata["step"] == 5
+        np.testing.assert_array_equal(state.params["w"], np.arange(4.0) + 5)
+    assert not list((tmp_path / "run1").iterdir())
+
+
+def test_a_checkpoint_that_a_training_replaces_while_it_is_read(tmp_path, monkeypatch):
+    """Certification beside a training that goes on: the parameters and the metadata are of one step."""
+    checkpoints, read = Checkpoints(tmp_path, kept=1), Checkpoints._read
+    checkpoints.save(State(np.int32(1), {"w": np.zeros(4)}, ()), 1, None)
+    replaced = []
+
+    def meanwhile(self, kind, step, item, arguments):
+        if item == "state" and not replaced:
+            replaced.append(step)
+            checkpoints.save(State(np.int32(2), {"w": np.ones(4)}, ()), 2, None)
+        return read(self, kind, step, item, arguments)
+
+    monkeypatch.setattr(Checkpoints, "_read", meanwhile)
+    state, metadata = checkpoints.restore("last", State(np.int32(0), {"w": np.zeros(4)}, ()))
+    assert (replaced, metadata["step"], int(state.step), state.params["w"].sum()) == ([1], 2, 2, 4)

@@ -48,22 +48,30 @@ def on_host(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(np.asarray, tree)
 
 
+def shape_on_devices(array: np.ndarray, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    """What `dataset_on_devices` makes of an array."""
+    if mesh.size == 1 or array.nbytes <= REPLICATED_BYTES:
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=whole_on_each(mesh))
+    rows = -(-len(array) // mesh.size) * mesh.size
+    return jax.ShapeDtypeStruct((rows, *array.shape[1:]), array.dtype, sharding=split_over(mesh))
+
+
 def dataset_on_devices(array: np.ndarray, mesh: Mesh) -> jax.Array:
     """A dataset (N, …) whole on each device, or split along N if it has more than REPLICATED_BYTES.
 
     Split, it is filled up with zeros to a multiple of the devices, and each process places its own rows only.
     """
-    if mesh.size == 1 or array.nbytes <= REPLICATED_BYTES:
+    wanted = shape_on_devices(array, mesh)
+    if wanted.sharding == whole_on_each(mesh):
         return on_devices(array, mesh)
-    shape = (-(-len(array) // mesh.size) * mesh.size, *array.shape[1:])
 
     def rows(index: tuple[slice, ...] | None) -> np.ndarray:
         assert index is not None
-        start, stop, _ = index[0].indices(shape[0])
+        start, stop, _ = index[0].indices(wanted.shape[0])
         part = array[start:stop]
         return np.pad(part, [(0, stop - start - len(part)), *[(0, 0)] * (array.ndim - 1)])
 
-    return jax.make_array_from_callback(shape, split_over(mesh), rows)
+    return jax.make_array_from_callback(wanted.shape, wanted.sharding, rows)
 
 
 def batch_over(batch: jax.Array, mesh: Mesh) -> jax.Array:

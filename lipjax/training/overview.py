@@ -1,19 +1,9 @@
 """What a network is made of, before it is trained."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from lipjax.models import Classifier
-
-
-def overview(model: Classifier, variables: Mapping[str, Any]) -> str:
-    """One line: parameters and the proven Lipschitz bound of the features."""
-    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    bound = model.lipschitz_bound(model.tightened(variables))
-    return f"{type(model).__name__}: {count:,} parameters, Lip(features) <= {bound:.6g} before training"
 
 
 def table(model: Classifier) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -139,7 +139,7 @@ def make_train_step(
     recipe: Recipe,
     pixel_max: int,
     mesh: Mesh | None = None,
-) -> Callable[..., tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
     """One jitted step (state, metrics, images, labels, order) → (state, metrics); the first two are donated.
 
     images (N, H, W, C) uint8 and labels (N,) are the whole training set on the devices, order (steps, batch_size) the

@@ -1,0 +1,127 @@
+"""What a training must not lose: to another process, to a longer run, to a machine that is too small, to a signal."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from conftest import quiet, records, tiny_config
+
+from lipjax.checkpoint import Checkpoints, sha256
+from lipjax.system.interruption import Interrupted
+from lipjax.system.lock import LockedError
+from lipjax.training import loop as training
+from lipjax.training import memory
+from lipjax.training.loop import LOCK_FILE, train
+from lipjax.workdir import read_config
+
+
+def with_changes(**changes):
+    config = tiny_config()
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return config
+
+
+def test_a_second_training_in_the_workdir_is_refused_and_changes_nothing(tmp_path, trained):
+    def say(line):
+        if line.startswith("epoch 2/4  loss"):
+            with pytest.raises(LockedError, match=f"process {os.getpid()} .* has been training there"):
+                train(tiny_config(), tmp_path, say=quiet)
+
+    assert sha256(train(tiny_config(), tmp_path, say=say)) == sha256(trained[1])
+    assert not (tmp_path / LOCK_FILE).exists()
+
+
+def test_one_whose_lock_was_removed_writes_nothing_more(tmp_path, trained):
+    """Stopped for a while, the lock removed by hand, the same command finished, and the first goes on."""
+    states = []
+
+    def say(line):
+        if line.startswith("epoch 2/4  loss"):
+            (tmp_path / LOCK_FILE).unlink()
+            states.append(train(tiny_config(), tmp_path, say=quiet))
+
+    with pytest.raises(LockedError, match="was removed while training went on"):
+        train(tiny_config(), tmp_path, say=say)
+    assert sha256(states[0]) == sha256(trained[1])
+    assert Checkpoints(tmp_path).metadata("last") == Checkpoints(trained[0]).metadata("last")
+    assert records(tmp_path) == records(trained[0])
+
+
+def test_a_finished_run_is_lengthened_and_never_shortened(tmp_path):
+    train(with_changes(run__epochs=1), tmp_path, say=quiet)
+    lines = []
+    state = train(with_changes(run__epochs=2), tmp_path, say=lines.append)
+    assert int(state.step) == 8
+    assert any(line.startswith("lengthened from 1 to 2 epochs: from here on the schedule") for line in lines)
+    assert [record["epoch"] for record in records(tmp_path)] == [1, 2]
+    assert read_config(tmp_path).run.epochs == 2
+    with pytest.raises(ValueError, match=r"run\.epochs: 2 there, 1 now"):
+        train(with_changes(run__epochs=1), tmp_path, say=quiet)
+    assert read_config(tmp_path).run.epochs == 2
+
+
+def test_paths_are_written_whole(tmp_path, monkeypatch):
+    """A later command may be given in another folder."""
+    monkeypatch.chdir(tmp_path)
+    train(with_changes(run__epochs=1, data__data_dir="data"), tmp_path / "run", say=quiet)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["data_dir"] == str(tmp_path / "data")
+    train(with_changes(run__epochs=1, data__data_dir="elsewhere"), tmp_path / "run", say=quiet)
+    assert read_config(tmp_path / "run").data.data_dir == str(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(("free", "compiles"), [(1000, False), (200_000, True)])
+def test_more_memory_than_is_free_is_refused_before_it_is_taken(tmp_path, monkeypatch, free, compiles):
+    monkeypatch.setattr(memory, "available_on_device", lambda: free)
+    monkeypatch.setattr(training, "initial_state", lambda *a: pytest.fail("allocated") if not is_traced() else init(*a))
+    lines = []
+    with pytest.raises(
+        ValueError, match=r"config\.model, config\.run\.batch_size: training needs .* are free; a smaller"
+    ):
+        train(tiny_config(), tmp_path, say=lines.append)
+    assert ("compiling the training step …" in lines) == compiles
+
+
+init = training.initial_state
+
+
+def is_traced():
+    """Whether arrays are only shapes here."""
+    return isinstance(jax.numpy.zeros(()) + 0, jax.core.Tracer)
+
+
+def test_memory_is_not_checked_where_that_is_said(tmp_path, monkeypatch, trained):
+    monkeypatch.setattr(memory, "available_on_device", lambda: 1000)
+    state = train(with_changes(run__check_memory=False), tmp_path, say=quiet)
+    assert sha256(state) == sha256(trained[1])
+
+
+def test_the_account_of_memory_grows_as_the_batch_does(tmp_path):
+    """The compiler's own, which a sum over layers would only guess."""
+    needs = []
+    for size in (64, 256):
+        lines = []
+        train(with_changes(run__batch_size=size, run__epochs=1), tmp_path / str(size), say=lines.append)
+        told = next(line for line in lines if line.startswith("memory on each device: "))
+        value, unit = told.partition("activations and gradients ")[2].split(";")[0].split()
+        needs.append(float(value) * {"kB": 1e3, "MB": 1e6}[unit])
+    assert 1.5 * needs[0] < needs[1] < 4 * needs[0]
+    assert needs[1] > 256 * 8 * 8 * 4 * 4  # the images alone, as floats
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_first_step_is_acknowledged_and_ends_the_run(tmp_path, monkeypatch, capfd, number):
+    before = signal.getsignal(number)
+
+    def load(name, data_dir):
+        os.kill(os.getpid(), number)
+        np.ones(1000).sum()
+        return pytest.fail("went on reading")
+
+    monkeypatch.setattr(training, "load", load)
+    with pytest.raises(Interrupted, match=f"{number.name}; the same command goes on"):
+        train(tiny_config(), tmp_path, say=quiet)
+    assert f"{number.name}: stopping; Ctrl-C stops without waiting" in capfd.readouterr().err
+    assert signal.getsignal(number) is before
