@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import tqdm
 
 from lipjax.data import Split
 from lipjax.system.files import atomic_write
+from lipjax.system.progress import Count
 
 _DIGEST = hashlib.sha256().digest_size
 
@@ -19,12 +19,16 @@ Columns = Mapping[str, np.ndarray]  # each (N,), integers or floats
 
 
 class Batch(NamedTuple):
-    """Images (N, H, W, C) float32 in [0, 1] and labels (N,), the first at `start`; their radii once they are known."""
+    """Images (N, H, W, C) float32 in [0, 1] and labels (N,), the first at `start`; their radii once they are known.
+
+    `stage` takes what is being done to them, where that takes a while.
+    """
 
     start: int
     images: np.ndarray
     labels: np.ndarray
     radius: np.ndarray | None = None
+    stage: Callable[[str], None] = lambda text: None
 
 
 class Measure:
@@ -131,12 +135,11 @@ def measured(
     first, total = len(rows.found), len(split.labels)
     if first:
         say(f"{measure.done} already: {first} images; going on")
-    with tqdm.tqdm(total=total, initial=first, desc=measure.done, unit=" images", disable=None, leave=False) as bar:
+    with Count(say, measure.done, total, first) as count:
         for start in range(first, total, batch_size):
             part = slice(start, start + batch_size)
             images = split.images[part].astype(np.float32) / np.float32(pixel_max)
-            rows.append(
-                measure.batch(Batch(start, images, split.labels[part], None if radius is None else radius[part]))
-            )
-            bar.update(len(images))
+            known = None if radius is None else radius[part]
+            rows.append(measure.batch(Batch(start, images, split.labels[part], known, count.stage)))
+            count.add(len(images))
     return rows

@@ -1,4 +1,4 @@
-"""How a training goes on: a bar of tqdm in a terminal, lines in a log file."""
+"""How training and certification go on: a bar of tqdm in a terminal, lines in a log file."""
 
 import time
 from collections.abc import Callable
@@ -59,3 +59,49 @@ class Progress:
         """After an epoch."""
         shown = "  ".join(f"{k} {v:.4f}" for k, v in record.items() if k not in ("epoch", "seconds"))
         self._say(f"epoch {record['epoch']}/{self._epochs}  {shown}  ({record['seconds']:.1f} s)")
+
+
+class Count:
+    """Images done, of so many: a bar in a terminal, elsewhere a line every LOG_SECONDS.
+
+    Args:
+      say: takes a line.
+      what: is done to images: "certified".
+      total, done: images of all, and those that were done before.
+    """
+
+    def __init__(self, say: Callable[[str], None], what: str, total: int, done: int = 0):
+        self._say, self._what, self._first = say, what, done
+        self._bar = tqdm.tqdm(
+            total=total, initial=done, desc=what, unit=" images", disable=None, leave=False, dynamic_ncols=True
+        )
+        self._total, self._done = total, done
+        self._started = self._last = time.perf_counter()
+
+    def __enter__(self) -> "Count":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()
+
+    def stage(self, text: str) -> None:
+        """Something that takes a while has begun, within a batch."""
+        if not self._bar.disable:
+            self._bar.set_postfix_str(text)
+        elif time.perf_counter() - self._last >= LOG_SECONDS:
+            self._line(f"; now {text}")
+
+    def add(self, count: int) -> None:
+        """So many more are done."""
+        self._done += count
+        self._bar.update(count)
+        if self._bar.disable and self._done < self._total and time.perf_counter() - self._last >= LOG_SECONDS:
+            self._line("")
+
+    def _line(self, now: str) -> None:
+        self._last = time.perf_counter()
+        done = self._done - self._first
+        left = (
+            tqdm.tqdm.format_interval((self._total - self._done) * (self._last - self._started) / done) if done else "?"
+        )
+        self._say(f"{self._what} {self._done} of {self._total} images, {left} left{now}")

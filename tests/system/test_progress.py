@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from lipjax.system import progress
-from lipjax.system.progress import Progress
+from lipjax.system.progress import Count, Progress
 
 
 @pytest.fixture
@@ -44,3 +44,32 @@ def test_in_a_terminal_a_bar_every_two_seconds(steps, monkeypatch, capsys):
     assert len(lines) == 1
     assert len(fetched) == 9
     assert re.search(r"\d+/40 .*loss 0\.5000  accuracy 25\.00%  128 images/s", capsys.readouterr().err)
+
+
+def test_images_are_counted_in_a_log_file_with_what_is_done_within_a_batch(monkeypatch):
+    """A batch of 100 takes 12 s, in two stages; 50 images were done before."""
+    now, lines = [0.0], []
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    with Count(lines.append, "attacked", 350, 50) as count:
+        for _ in range(3):
+            count.stage("features")
+            now[0] += 11
+            count.stage("radius 0.5")
+            now[0] += 1
+            count.add(100)
+    assert lines == [
+        "attacked 50 of 350 images, ? left; now radius 0.5",
+        "attacked 150 of 350 images, 00:46 left; now radius 0.5",
+        "attacked 250 of 350 images, 00:17 left; now radius 0.5",
+    ]
+
+
+def test_images_are_counted_by_a_bar_in_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    lines = []
+    with Count(lines.append, "attacked", 300) as count:
+        count.stage("radius 0.5")
+        count.add(100)
+    assert not lines
+    shown = capsys.readouterr().err
+    assert re.search(r"attacked: .*300 .*radius 0\.5", shown)
