@@ -6,6 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 
+Border = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right)), in pixels
+
+
 class DataError(RuntimeError):
     """A dataset is neither where it was looked for nor can it be prepared there, or it cannot be read."""
 
@@ -23,6 +26,9 @@ class Dataset:
 
     Images are square with a power of two pixels a side: others (28×28, say) have been surrounded by zeros, which is an
     isometry, so that a radius proven for the surrounded image holds for the original.
+
+    Attributes:
+      border: ((top, bottom), (left, right)), the zeros that surround each image and are no part of it, in pixels.
     """
 
     name: str
@@ -30,6 +36,7 @@ class Dataset:
     test: Split
     num_classes: int
     pixel_max: int
+    border: Border = ((0, 0), (0, 0))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lipjax.data import digits
-from lipjax.data.dataset import Dataset, Split
+from lipjax.data.dataset import Border, Dataset, Split
 
 Source = Callable[[], tuple[dict[str, tuple[np.ndarray, np.ndarray]], int, int]]  # → (splits, classes, pixel_max)
 
@@ -27,12 +27,17 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
         from lipjax.data.named import load_named  # importing tensorflow-datasets takes most of a second
 
         (splits, num_classes), pixel_max = load_named(name, data_dir), 255
-    train, test = (Split(_surround(images), labels) for images, labels in (splits["train"], splits["test"]))
-    return Dataset(name, train, test, num_classes, pixel_max)
+    border = _border(splits["train"][0].shape[1])
+    train, test = (Split(_surround(images, border), labels) for images, labels in (splits["train"], splits["test"]))
+    return Dataset(name, train, test, num_classes, pixel_max, border)
 
 
-def _surround(images: np.ndarray) -> np.ndarray:
-    size = images.shape[1]
+def _border(size: int) -> Border:
+    """The zeros around images of size × size that make their side a power of two, at least 4."""
     missing = max(4, 1 << (size - 1).bit_length()) - size
     around = (missing // 2, missing - missing // 2)
-    return np.pad(images, ((0, 0), around, around, (0, 0))) if missing else images
+    return around, around
+
+
+def _surround(images: np.ndarray, border: Border) -> np.ndarray:
+    return np.pad(images, ((0, 0), *border, (0, 0))) if border != ((0, 0), (0, 0)) else images
