@@ -1,6 +1,7 @@
 """Certify a trained classifier on a split of its data.
 
     python certify.py --workdir=runs/digits [--attack=fast --split=test --num_examples=N --radii=36/255,0.5]
+    python certify.py --workdir=runs/digits --images=a.png,b.png
 
 Kept short: the logic is in `lipjax.evaluation`.  A rerun of a command that was stopped goes on where it was.
 """
@@ -13,6 +14,7 @@ from absl import app, flags, logging
 from lipjax.checkpoint import CheckpointError
 from lipjax.data import DataError
 from lipjax.evaluation.attack import CertificateViolated
+from lipjax.evaluation.single_images import certify_files
 from lipjax.evaluation.split import ATTACKS, SPLITS, certify_run
 from lipjax.evaluation.verify import NotVerified, verify_run
 from lipjax.models import program
@@ -42,6 +44,9 @@ PRECISION = flags.DEFINE_enum(
 VERIFY = flags.DEFINE_bool("verify", False, "Certify again what is in the workdir, and compare; writes nothing.")
 TRUST_CODE = flags.DEFINE_bool("trust_code", False, "Execute the Python file in the workdir that makes its network.")
 RADII = flags.DEFINE_string("radii", None, "Such as 36/255,0.5 (l2, pixels in [0, 1]); default: as in the config.")
+IMAGES = flags.DEFINE_string("images", None, "Certify these files instead: a.png,b.png, a folder, or a pattern.")
+# What --images does not take.
+OF_SPLITS = ("data_dir", "num_examples", "split", "attack", "precisions", "paper_protocol", "verify", "radii")
 
 
 def main(argv):
@@ -51,6 +56,18 @@ def main(argv):
         logging.set_verbosity(logging.WARNING)
     compilation.use_cache()
     try:
+        if IMAGES.value is not None:
+            if given := [name for name in OF_SPLITS if flags.FLAGS[name].present]:
+                raise ValueError(f"--{given[0]}: is of a whole split; it cannot go with --images")
+            certify_files(
+                Path(WORKDIR.value),
+                IMAGES.value,
+                batch_size=IMAGES_AT_A_TIME.value,
+                float_slack=FLOAT_SLACK.value,
+                trust_code=TRUST_CODE.value,
+                precision=PRECISION.value,
+            )
+            return
         if VERIFY.value:
             verify_run(Path(WORKDIR.value), DATA_DIR.value, SPLIT.value, trust_code=TRUST_CODE.value)
             return

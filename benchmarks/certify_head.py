@@ -103,7 +103,8 @@ def curvature_cost(head) -> None:
 
 
 def trained_features():
-    _, dataset, model, variables = load_trained(WORKDIR.value, DATA_DIR.value)
+    trained = load_trained(WORKDIR.value, DATA_DIR.value)
+    model, variables, dataset = trained.model, trained.variables, trained.dataset()
     if model.head != "crc":
         raise app.UsageError(f"{WORKDIR.value} has the head {model.head!r}; this benchmark needs 'crc'")
     images, labels = (part[: NUM_EXAMPLES.value] for part in dataset.test)

@@ -35,7 +35,8 @@ def main(_):
     logging.set_verbosity(logging.WARNING)
     compilation.use_cache()
     if WORKDIR.value:
-        _, dataset, model, variables = load_trained(WORKDIR.value, DATA_DIR.value)
+        trained = load_trained(WORKDIR.value, DATA_DIR.value)
+        model, variables, dataset = trained.model, trained.variables, trained.dataset()
         images, labels = (part[: BATCH_SIZE.value] for part in dataset.train)
         print(f"{WORKDIR.value}: {model.depth=}, {model.init_channels=}, {model.head=}, {len(labels)} images")
         report(model, variables, images.astype(np.float32) / np.float32(dataset.pixel_max), labels)

@@ -45,7 +45,8 @@ def of_depth(depth: int) -> dict:
 
 def of_run(workdir: Path) -> dict:
     """All of the above, of a run."""
-    config, dataset, model, variables = load_trained(workdir, DATA_DIR.value)
+    trained = load_trained(workdir, DATA_DIR.value)
+    config, model, variables, dataset = trained.config, trained.model, trained.variables, trained.dataset()
     images = dataset.test.images[: NUM_EXAMPLES.value].astype(np.float32) / np.float32(dataset.pixel_max)
     labels, radii = dataset.test.labels[: NUM_EXAMPLES.value], parse_radii(config.run.radii)
     proven, deployed = (prove(model, variables, precision=name) for name in ("float64", "float32"))

@@ -26,7 +26,9 @@ def measure(cell: Cell, workdir: Path, data_dir: str | None) -> dict[str, Any]:
       cross entropy with respect to all raw kernels, as one vector, against the exact one.
     """
     train(cell.config(data_dir), workdir)
-    config, dataset, model, variables = load_trained(workdir, data_dir)
+    trained = load_trained(workdir, data_dir)
+    config, model, variables, dataset = trained.config, trained.model, trained.variables, trained.dataset()
+    assert isinstance(model, LipConvnet)
     errors: dict[str, dict[str, list[float]]] = {how: {"relative_error": [], "cosine": []} for how in APPROXIMATE}
     functions = {how: _gradient_function(model.clone(gradient=how)) for how in ("exact", *APPROXIMATE)}
     for batch in range(BATCHES):

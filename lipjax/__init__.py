@@ -1,15 +1,20 @@
 """Image classifiers with proven l2 robustness: layers that state their proof, certified heads, deterministic radii."""
 
-from lipjax import layers, models, ops
-from lipjax.models import LipConvnet, Network, Proven, certify, fold, prove
+from lipjax import data, layers, models, ops
+from lipjax.models import LipConvnet, Network, Proven, certify, fold, lipschitz_bound, prove
 
-__all__ = ["LipConvnet", "Network", "Proven", "certify", "fold", "layers", "load_trained", "models", "ops", "prove"]
+__all__ = ["LipConvnet", "Network", "Proven", "certify", "data", "fold", "layers", "lipschitz_bound", "load_trained"]
+__all__ += ["models", "ops", "prove", "train"]
 
 
 def __getattr__(name):
-    """`load_trained` is imported when asked for: orbax and the datasets come with it."""
+    """`load_trained` and `train` are imported when asked for: orbax comes with them, and with the latter optax."""
     if name == "load_trained":
         from lipjax.workdir import load_trained
 
         return load_trained
+    if name == "train":
+        from lipjax.training.loop import train
+
+        return train
     raise AttributeError(f"module 'lipjax' has no attribute {name!r}")

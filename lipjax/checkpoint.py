@@ -55,11 +55,18 @@ class Checkpoints:
     Args:
       kept: how many of the newest stay on disk.
       config: values of the config, by key, that are kept in the metadata: what the parameters mean.
+      data: a description of the data, kept there too.
     """
 
-    def __init__(self, workdir: Path, kept: int = KEPT, config: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        workdir: Path,
+        kept: int = KEPT,
+        config: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
+    ):
         self.directory = Path(workdir).absolute() / "checkpoints"
-        self.kept, self.config = kept, config
+        self.kept, self.config, self.data = kept, config, data
 
     def save(self, state: Any, epoch: int, score: float | None, metrics: dict[str, Any] | None = None) -> None:
         """Save the state in 'last' and, if it has the highest score so far, in 'best'.
@@ -78,6 +85,7 @@ class Checkpoints:
             "score": score,
             "metrics": metrics,
             "config": self.config,
+            "data": self.data,
             "state_sha256": sha256(state),
             "params_sha256": sha256(state.params),
         }
@@ -128,7 +136,7 @@ class Checkpoints:
             yield manager
 
     def metadata(self, kind: str) -> dict[str, Any]:
-        """epoch, step, score, metrics, config, state_sha256 and params_sha256 of the 'last' or 'best' checkpoint.
+        """epoch, step, score, metrics, config, data, state_sha256 and params_sha256 of the 'last' or 'best' checkpoint.
 
         Raises:
           CheckpointError: no such checkpoint, or metadata that cannot be read or was altered.

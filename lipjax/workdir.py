@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from lipjax.checkpoint import Checkpoints
-from lipjax.config import SECTIONS, Run, build, default_config
-from lipjax.data import DataOptions, load
+from lipjax.config import SECTIONS, Run, build, default_config, defaults
+from lipjax.data import DataOptions, Dataset, Description, loaded
+from lipjax.models import Classifier, Proven, prove
 from lipjax.models.architectures import build_model, file_of
 from lipjax.system.files import atomic_write
 
@@ -130,10 +131,12 @@ def what_is_trained(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_trained(metadata: Mapping[str, Any], config: Mapping[str, Any], workdir: Path) -> None:
     """Raise ValueError, naming each key with both values, where config.json is not that of the checkpoint."""
-    trained = metadata.get("config")
-    if trained is None:  # of lipjax 0.1
+    if metadata.get("config") is None:  # of lipjax 0.1
         return
-    now = what_is_trained(config)
+    # Keys that were added later, and that one of the two may lack.
+    added = {f"data.{key}": value for key, value in defaults(DataOptions).items()}
+    added = {key: value for key, value in added.items() if key not in MAY_CHANGE}
+    trained, now = added | metadata["config"], added | what_is_trained(config)
     differing = _differing(trained, now)
     if differing:
         found = ", ".join(f"config.{key}: {now.get(key)!r}, trained by {trained.get(key)!r}" for key in differing)
@@ -155,8 +158,49 @@ def read_config(workdir: Path) -> ConfigDict:
         raise ValueError(f"{path} is not a config written by train.py: {error}") from error
 
 
-def load_trained(workdir: str | os.PathLike, data_dir: str | None = None, trust_code: bool = True):
-    """(config, dataset, model, variables) of a workdir, from its best checkpoint if there is one, else its last.
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained network, as `load_trained` gives it: all that its folder holds, and no image.
+
+    Attributes:
+      config: with every value of its sections data and run.
+      model, variables: for `lipjax.prove` and whatever else takes a network.
+      data: of what it was trained on: shape of images, names of classes, …
+    """
+
+    workdir: Path
+    config: ConfigDict
+    model: Classifier
+    variables: Mapping[str, Any]
+    data: Description
+
+    def prove(self, precision: str = "float64") -> Proven:
+        """The proof of the network, see `lipjax.prove`; costly bounds of a curvature head are kept in the workdir."""
+        return prove(self.model, self.variables, None, self.workdir / "checkpoints" / "curvature.npz", precision)
+
+    def dataset(self, data_dir: str | None = None, say: Callable[[str], None] = print) -> Dataset:
+        """The images that the network was trained on, and those of the test split.
+
+        Args:
+          data_dir: where they are; None: as in the config.
+
+        Raises:
+          ValueError: they are others than in the training, or were given to it from Python and are in no file.
+          DataError: they cannot be read.
+        """
+        if self.data.given:
+            raise ValueError(
+                f"workdir={str(self.workdir)!r}: was trained from Python on the dataset {self.data.name!r}, which is in"
+                " no file; give it to certify_run(workdir, dataset=…), or single files to certify.py --images"
+            )
+        options = dict(self.config.data) | ({} if data_dir is None else {"data_dir": data_dir})
+        dataset = loaded(build("data", DataOptions, options), say)
+        self.data.check(dataset)
+        return dataset
+
+
+def load_trained(workdir: str | os.PathLike, data_dir: str | None = None, trust_code: bool = True) -> Trained:
+    """The network of a workdir, from its best checkpoint if there is one, else its last.  No image is read.
 
     Held norms are tightened (`Classifier.tightened`), so that every layer is as good as its proof can have it.
 
@@ -166,12 +210,13 @@ def load_trained(workdir: str | os.PathLike, data_dir: str | None = None, trust_
     one.
 
     Args:
-      data_dir: where the data is; None: as in the config.
+      data_dir: where the data is, for `Trained.dataset`; None: as in the config.  It is read here only for a run of a
+        lipjax that did not describe its data in the workdir.
       trust_code: False refuses to execute that file.
 
     Raises:
-      FileNotFoundError, ValueError, CheckpointError, DataError: no training there, a damaged config or checkpoint, data
-        that cannot be read, a file that is not trusted.
+      FileNotFoundError, ValueError, CheckpointError, DataError: no training there, a damaged config or checkpoint, a
+        file that is not trusted.
     """
     workdir = Path(workdir)
     config = read_config(workdir)
@@ -188,13 +233,16 @@ def load_trained(workdir: str | os.PathLike, data_dir: str | None = None, trust_
         options["name"] = f"{workdir / file.name}:{config.model.name.rpartition(':')[2]}"
     checkpoints = Checkpoints(workdir)
     kind = "best" if checkpoints.has("best") else "last"
-    # Fails first where there is none, before any data is read.
-    _check_trained(checkpoints.metadata(kind), config, workdir)
-    data, run = build("data", DataOptions, config.data), build("run", Run, config.run)
-    config.update({"data": dataclasses.asdict(data), "run": dataclasses.asdict(run)})
-    dataset = load(data.name, data.data_dir)
-    model = build_model(options, dataset.image_shape, dataset.num_classes)
-    image = jnp.zeros((1, *dataset.image_shape))
+    metadata = checkpoints.metadata(kind)
+    _check_trained(metadata, config, workdir)
+    data_options, run = build("data", DataOptions, config.data), build("run", Run, config.run)
+    config.update({"data": dataclasses.asdict(data_options), "run": dataclasses.asdict(run)})
+    if metadata.get("data"):
+        data = Description.from_json(metadata["data"])
+    else:
+        data = Description.of(loaded(data_options), data_options)
+    model = build_model(options, data.image_shape, data.num_classes)
+    image = jnp.zeros((1, *data.image_shape))
     template = jax.eval_shape(lambda: dict(model.init(jax.random.key(0), image)))
     variables, _ = checkpoints.restore(kind, template, partial=True)
-    return config, dataset, model, model.tightened(variables)
+    return Trained(workdir, config, model, model.tightened(variables), data)

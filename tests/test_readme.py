@@ -48,9 +48,9 @@ def test_its_network_is_trained_and_certified(tmp_path):
     config = tiny_config()
     config.model = {"name": f"{tmp_path / 'my_net.py'}:network", "channels": 4}
     train(config, tmp_path / "run", say=lambda line: None)
-    _, dataset, model, variables = load_trained(tmp_path / "run")
+    trained = load_trained(tmp_path / "run")
+    dataset, proven = trained.dataset(), trained.prove()
     images = dataset.test.images[:20].astype("float32") / dataset.pixel_max
-    proven = lipjax.prove(model, variables)
     assert proven.lipschitz_bound == pytest.approx(1 / 0.35, rel=1e-6)
     assert proven.certify(images, dataset.test.labels[:20]).radius.max() > 0
 
@@ -66,7 +66,8 @@ def test_a_convolution_is_one_file_and_one_line(tmp_path, monkeypatch, rng):
     config.model.convolution = "normalised"
     state = train(config, tmp_path, say=lambda line: None)
     assert state.params["stem"]["kernel"].shape == (1, 2)
-    _, dataset, model, variables = load_trained(tmp_path)
+    trained = load_trained(tmp_path)
+    dataset, model, variables = trained.dataset(), trained.model, trained.variables
     certificate = lipjax.certify(model, variables, np.float32(dataset.test.images[:20] / 16), dataset.test.labels[:20])
     assert 0 < model.lipschitz_bound(variables) < 4 * 1.01
     assert (certificate.radius.shape, certificate.protocol) == ((20,), "proof")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import math
 import os
 import re
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from tensorflow_datasets.core import read_only_builder
 from tensorflow_datasets.core.download import downloader
 
 from lipjax.data.dataset import DataError
+from lipjax.data.pictures import in_parallel, tell_memory
 from lipjax.data.without_tensorflow import without_tensorflow
 
 Split = tuple[np.ndarray, np.ndarray]
@@ -33,29 +35,35 @@ _CHUNK = 1000  # records per read; read one by one, they take three times as lon
 _CACHE_FORMAT = 1  # raised whenever the content of a cache file changes its meaning
 
 
+_NAME = re.compile(r"(\w+)(/[\w.\-]+)?(:[\d.*]+)?")
+
+
 class _Task(NamedTuple):
     image_key: str
     label_key: str
     shape: tuple[int, int, int]
-    num_classes: int
+    class_names: tuple[str, ...]
 
 
-def load_named(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[dict[str, Split], int]:
+def load_named(
+    name: str, data_dir: str | os.PathLike[str] | None, say: Callable[[str], None] = print
+) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Load the image-classification dataset ``name``, downloading and preparing it in ``data_dir`` if need be.
 
-    A dataset found prepared in ``data_dir`` is read in place, in whichever version is there (the newest of several).
-    Otherwise it is downloaded, checked against the checksums recorded in tensorflow-datasets, and prepared as
-    array_record files, which plain ``tfds.builder(name, data_dir=..., file_format="array_record")`` reads as well.
-    The decoded arrays are kept in ``$XDG_CACHE_HOME/lipjax`` or ``~/.cache/lipjax``: CIFAR-10 (JPEG mirror) then loads
-    in 0.2 s instead of 17 s, at 176 MiB (benchmarks/data_cache.py, 2 CPU cores).
+    A dataset found prepared in ``data_dir`` is read in place, whatever its name, in whichever version is there (the
+    newest of several).  Otherwise it is downloaded, checked against the checksums recorded in tensorflow-datasets, and
+    prepared as array_record files, which plain ``tfds.builder(name, data_dir=..., file_format="array_record")`` reads
+    as well. The decoded arrays are kept in ``$XDG_CACHE_HOME/lipjax`` or ``~/.cache/lipjax``: CIFAR-10 (JPEG mirror)
+    then loads in 0.2 s instead of 17 s, at 176 MiB (benchmarks/data_cache.py, 2 CPU cores).
 
     Args:
         name: a tensorflow-datasets name, ``name``, ``name/config`` or either with ``:version``.
         data_dir: the root directory of tensorflow-datasets; None for ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
+        say: takes a line before the images are read.
 
     Returns:
-        ``({"train": (images, labels), "test": (images, labels)}, num_classes)`` with images uint8 (N, H, W, C),
-        H = W, C = 1..4, values 0..255, and labels int32 (N,), values 0..num_classes - 1, in the order of the
+        ``({"train": (images, labels), "test": (images, labels)}, class_names)`` with images uint8 (N, H, W, C),
+        H = W, C = 1..4, values 0..255, and labels int32 (N,), values 0..len(class_names) - 1, in the order of the
         prepared files. A dataset without a test split gives its validation split as "test".
 
     Raises:
@@ -65,10 +73,10 @@ def load_named(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[dict
             damaged archive, read-only directory, preparation that needs TensorFlow), or it is there and cannot be
             read. The original exception is chained.
     """
-    _check_name(name)
     root = _root(data_dir)
-    builder = _find_prepared(name, root)
+    builder = _find_prepared(name, root) if _NAME.fullmatch(name) else None
     if builder is None:
+        _check_name(name)  # that of a builder of one's own is known to nobody, once the dataset is prepared
         _prepare(name, root)
         builder = _find_prepared(name, root)
     if builder is None:
@@ -78,22 +86,25 @@ def load_named(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[dict
         )
     task = _task(name, builder.info)
     sources = {"train": "train", "test": _test_split(name, builder.info)}
+    sizes = {split: builder.info.splits[source].num_examples for split, source in sources.items()}
+    about = f"{sum(sizes.values())} images of {len(task.class_names)} classes, {name} in {root}"
+    tell_memory(about, sum(sizes.values()) * math.prod(task.shape), say)
     cache = _cache_path(builder)
     splits = _read_cache(cache, builder, task, sources)
     if splits is None:
         splits = {split: _decode(builder, source, task) for split, source in sources.items()}
         _write_cache(cache, splits)
-    return splits, task.num_classes
+    return splits, task.class_names
 
 
 def _check_name(name: str) -> None:
     known = tfds.list_builders(with_community_datasets=False)  # the community's list lies on the network
-    match = re.fullmatch(r"(\w+)(/[\w.\-]+)?(:[\d.*]+)?", name)
+    match = _NAME.fullmatch(name)
     if match is None or match[1] not in known:
         similar = difflib.get_close_matches(name.lower(), known) or _EXAMPLES
         raise ValueError(
-            f"dataset: {name!r} is not known; allowed: 'digits' or a tensorflow-datasets name such as "
-            + ", ".join(map(repr, similar))
+            f"dataset: {name!r} is not known; allowed: 'digits', 'folder', 'npz', the name of a set prepared"
+            " in data_dir, or a tensorflow-datasets name such as " + ", ".join(map(repr, similar))
         )
 
 
@@ -210,7 +221,7 @@ def _task(name: str, info: Any) -> _Task:
     shape = tuple(image.shape)
     if len(shape) != 3 or None in shape or shape[0] != shape[1] or not 1 <= shape[2] <= 4 or image.np_dtype != np.uint8:
         raise wrong(f"images of shape {shape} and dtype {np.dtype(image.np_dtype)}")
-    return _Task(keys[0], keys[1], shape, label.num_classes)
+    return _Task(keys[0], keys[1], shape, tuple(label.names))
 
 
 def _test_split(name: str, info: Any) -> str:
@@ -228,23 +239,29 @@ def _decode(builder: Any, split: str, task: _Task) -> Split:
         source = builder.as_data_source(split, decoders={task.image_key: tfds.decode.SkipDecoding()})
         images = np.empty((len(source), *task.shape), np.uint8)
         labels = np.empty(len(source), np.int32)
-        for start in range(0, len(source), _CHUNK):
-            examples = source.__getitems__(range(start, min(start + _CHUNK, len(source))))
-            for index, example in enumerate(examples, start):
-                # Pillow even if OpenCV is there: the pixels of a JPEG must not depend on what is installed.
-                image = feature.decode_example_np_with_pil(example[task.image_key], task.shape[-1])
-                if image.shape != task.shape:  # numpy would broadcast a smaller image
-                    raise ValueError(f"image {index} has shape {image.shape}, expected {task.shape}")
-                images[index], labels[index] = image, example[task.label_key]
+
+        def decode(numbered: tuple[int, Any]) -> None:
+            index, example = numbered
+            # Pillow even if OpenCV is there: the pixels of a JPEG must not depend on what is installed.
+            image = feature.decode_example_np_with_pil(example[task.image_key], task.shape[-1])
+            if image.shape != task.shape:  # numpy would broadcast a smaller image
+                raise ValueError(f"image {index} has shape {image.shape}, expected {task.shape}")
+            images[index], labels[index] = image, example[task.label_key]
+
+        def numbered_examples() -> Iterator[tuple[int, Any]]:
+            for start in range(0, len(source), _CHUNK):
+                yield from enumerate(source.__getitems__(range(start, min(start + _CHUNK, len(source)))), start)
+
+        in_parallel(decode, numbered_examples(), len(source), f"decoding {split}")
     except Exception as error:
         raise DataError(
             f"data_dir: the split {split!r} of {builder.info.full_name!r} prepared in {os.fspath(builder.data_dir)!r}"
             f" cannot be read: {_told(error)}. Remove this folder to have it prepared again"
         ) from error
-    if len(labels) and not 0 <= labels.min() <= labels.max() < task.num_classes:
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(task.class_names):
         raise ValueError(
             f"dataset: {builder.info.full_name!r}, split {split!r}, has labels {labels.min()}..{labels.max()};"
-            f" allowed: 0..{task.num_classes - 1} (-1 marks images without a label)"
+            f" allowed: 0..{len(task.class_names) - 1} (-1 marks images without a label)"
         )
     return images, labels
 

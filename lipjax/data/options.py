@@ -1,8 +1,12 @@
 """Which images, and what is done to them in training."""
 
 import dataclasses
+import os
+from pathlib import Path
 
-from lipjax.config import check, flag, integer, is_number
+from lipjax.config import check, flag, integer, is_number, one_of, or_none
+
+FITS = ("crop", "pad", "stretch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,8 +14,12 @@ class DataOptions:
     """The section config.data.
 
     Attributes:
-      name: one of SOURCES, such as 'digits', or a tensorflow-datasets name.
-      data_dir: where tensorflow-datasets keeps its data; None: its default.
+      name: 'digits', 'folder' (of images), 'npz' (arrays), or a tensorflow-datasets name (docs/own_data.md).
+      data_dir: the folder of images, the .npz file, or where tensorflow-datasets keeps its data; None: its default.
+      image_size: of a folder: the side, in pixels, to which its images are brought; None: all have one square size.
+      fit: how: 'crop' the middle square of the resized image; 'pad' it with zeros to a square; 'stretch' it.
+      channels: of a folder: 1, grey; 3, colours; None: as found, the same in all.
+      test_fraction: of each class, held out for testing where a folder or .npz file has no test images.
       validation_fraction: of the training images, held out to choose the best checkpoint.
       crop_padding: random crops after zero-padding by so many pixels.
       flip: random horizontal flips.
@@ -19,6 +27,10 @@ class DataOptions:
 
     name: str = "cifar10"
     data_dir: str | None = None
+    image_size: int | None = None
+    fit: str = "crop"
+    channels: int | None = None
+    test_fraction: float = 0.2
     validation_fraction: float = 0.0
     crop_padding: int = 4
     flip: bool = True
@@ -26,5 +38,20 @@ class DataOptions:
     def __post_init__(self):
         check(vars(self), name=("a name", lambda value: isinstance(value, str) and bool(value)))
         check(vars(self), data_dir=("a path or None", lambda value: value is None or isinstance(value, str)))
+        check(vars(self), image_size=or_none(integer(1, 4096)), fit=one_of(*FITS))
+        check(vars(self), channels=("1, 3 or None", lambda value: value in (1, 3, None)))
+        check(vars(self), test_fraction=("a number in (0, 1)", lambda value: is_number(value) and 0 < value < 1))
         check(vars(self), validation_fraction=("a number in [0, 1)", lambda value: is_number(value) and 0 <= value < 1))
         check(vars(self), crop_padding=integer(0), flip=flag())
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("image_size", "fit", "channels") and self.name != "folder" and value != field.default:
+                raise ValueError(f"{field.name}={value!r}: is for name='folder' only, got name={self.name!r}")
+        if self.data_dir is not None and "://" not in self.data_dir:  # a later command may be given elsewhere
+            object.__setattr__(self, "data_dir", os.path.abspath(os.path.expanduser(self.data_dir)))
+
+    def path(self, what: str) -> Path:
+        """data_dir; ValueError where it is None."""
+        if self.data_dir is None:
+            raise ValueError(f"config.data.data_dir=None: must name {what} with config.data.name={self.name!r}")
+        return Path(self.data_dir)

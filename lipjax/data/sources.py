@@ -1,43 +1,60 @@
-"""One interface to the shipped digits and to every tensorflow-datasets set of fixed-size images."""
+"""One interface to the shipped digits, one's own images, and every tensorflow-datasets set of fixed-size images."""
 
 import os
 from collections.abc import Callable
-
-import numpy as np
+from typing import Any
 
 from lipjax.data import digits
-from lipjax.data.dataset import Border, Dataset, Split
+from lipjax.data.dataset import Dataset
+from lipjax.data.options import DataOptions
 
-Source = Callable[[], tuple[dict[str, tuple[np.ndarray, np.ndarray]], int, int]]  # → (splits, classes, pixel_max)
+Say = Callable[[str], None]
+Source = Callable[[DataOptions, Say], Dataset]
+
+
+def _digits(options: DataOptions, say: Say) -> Dataset:
+    del options, say
+    splits = digits.load_digits()
+    return Dataset.of_arrays("digits", splits["train"], splits["test"], pixel_max=digits.PIXEL_MAX)
+
+
+def _folder(options: DataOptions, say: Say) -> Dataset:
+    from lipjax.data.folder import load_folder  # with Pillow, which the digits do without
+
+    return load_folder(options, say)
+
+
+def _npz(options: DataOptions, say: Say) -> Dataset:
+    from lipjax.data.arrays import load_npz
+
+    return load_npz(options, say)
+
+
+def _named(options: DataOptions, say: Say) -> Dataset:
+    from lipjax.data.named import load_named  # importing tensorflow-datasets takes most of a second
+
+    splits, class_names = load_named(options.name, options.data_dir, say)
+    return Dataset.of_arrays(options.name, splits["train"], splits["test"], class_names)
+
 
 # By name; every other name is one of tensorflow-datasets.
-SOURCES: dict[str, Source] = {"digits": lambda: (digits.load_digits(), 10, digits.PIXEL_MAX)}
+SOURCES: dict[str, Source] = {"digits": _digits, "folder": _folder, "npz": _npz}
 
 
-def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
+def load(name: str, data_dir: str | os.PathLike | None = None, say: Say = print, **options: Any) -> Dataset:
     """The dataset `name`: one of SOURCES, or a tensorflow-datasets name, prepared under `data_dir` on first use.
+
+    Args:
+      say: takes a line before much memory is taken.
+      options: others of `DataOptions`.
 
     Raises:
       ValueError: unknown name, or a dataset that is not one of fixed-size square images with one label.
-      DataError: the data is neither under data_dir nor can it be downloaded.
+      DataError: the data is neither under data_dir nor can it be downloaded, or it cannot be read.
     """
-    if name in SOURCES:
-        splits, num_classes, pixel_max = SOURCES[name]()
-    else:
-        from lipjax.data.named import load_named  # importing tensorflow-datasets takes most of a second
-
-        (splits, num_classes), pixel_max = load_named(name, data_dir), 255
-    border = _border(splits["train"][0].shape[1])
-    train, test = (Split(_surround(images, border), labels) for images, labels in (splits["train"], splits["test"]))
-    return Dataset(name, train, test, num_classes, pixel_max, border)
+    return loaded(DataOptions(name, None if data_dir is None else os.fspath(data_dir), **options), say)
 
 
-def _border(size: int) -> Border:
-    """The zeros around images of size × size that make their side a power of two, at least 4."""
-    missing = max(4, 1 << (size - 1).bit_length()) - size
-    around = (missing // 2, missing - missing // 2)
-    return around, around
-
-
-def _surround(images: np.ndarray, border: Border) -> np.ndarray:
-    return np.pad(images, ((0, 0), *border, (0, 0))) if border != ((0, 0), (0, 0)) else images
+def loaded(options: DataOptions, say: Say = print) -> Dataset:
+    """The dataset of the section config.data, see `load`."""
+    return SOURCES.get(options.name, _named)(options, say)

@@ -39,6 +39,7 @@ def write_html_report(
     right = label == prediction
     radii = parse_radii(",".join(summary["certified_accuracy"]))
     order = np.flatnonzero(right)[np.argsort(radius[right], kind="stable")]
+    names = summary["class_names"]
     first_name, first_radius = next(iter(radii.items()))
     page = _template().render(
         summary=summary,
@@ -46,9 +47,10 @@ def write_html_report(
         infinity=np.inf,
         curve=_png(lambda target: report.plot_certified_accuracy(target, radius, right, closest, "")),
         histogram=_png(lambda target: report.plot_radii(target, radius[right])),
-        classes=_classes(label, right, radius, radii),
+        names=names,
+        classes=_classes(label, right, radius, radii, names),
         radii=list(radii),
-        confusion=_confusion(label, prediction, radius > first_radius),
+        confusion=_confusion(label, prediction, radius > first_radius, names),
         confusion_radius=first_name,
         least=[_shown(rows[i], images[i], closest, pixel_max) for i in order[:EXTREMES]],
         most=[_shown(rows[i], images[i], closest, pixel_max) for i in order[::-1][:EXTREMES]],
@@ -66,16 +68,16 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html")
 
 
-def _classes(label, right, radius, radii) -> list[dict[str, Any]]:
+def _classes(label, right, radius, radii, names) -> list[dict[str, Any]]:
     """One row a class that occurs: count, accuracy, certified accuracy at each radius, mean radius."""
     table = []
-    for name in np.unique(label):
-        own = label == name
+    for number in np.unique(label):
+        own = label == number
         certified = [float((radius[own] > r).mean()) for r in radii.values()]
         mean = float(radius[own].mean())
         table.append(
             {
-                "name": int(name),
+                "name": names[number],
                 "count": int(own.sum()),
                 "accuracy": float(right[own].mean()),
                 "certified": certified,
@@ -85,16 +87,16 @@ def _classes(label, right, radius, radii) -> list[dict[str, Any]]:
     return table
 
 
-def _confusion(label, prediction, is_certified) -> dict[str, Any]:
+def _confusion(label, prediction, is_certified, names) -> dict[str, Any]:
     """Counts: labels × (predicted classes where wrong, right but not certified, certified)."""
-    names = np.union1d(label, prediction)
+    numbers = np.union1d(label, prediction)
     counts = []
-    for name in names:
-        own = label == name
-        wrong = [int((own & (prediction == other)).sum()) if other != name else None for other in names]
-        right = own & (prediction == name)
-        counts.append((int(name), wrong, int((right & ~is_certified).sum()), int((right & is_certified).sum())))
-    return {"names": names.tolist(), "rows": counts}
+    for number in numbers:
+        own = label == number
+        wrong = [int((own & (prediction == other)).sum()) if other != number else None for other in numbers]
+        right = own & (prediction == number)
+        counts.append((names[number], wrong, int((right & ~is_certified).sum()), int((right & is_certified).sum())))
+    return {"names": [names[number] for number in numbers], "rows": counts}
 
 
 def _shown(row, image, closest, pixel_max) -> dict[str, Any]:

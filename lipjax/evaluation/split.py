@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -24,11 +25,11 @@ from lipjax.evaluation.paper_protocol import PaperProtocol
 from lipjax.evaluation.precision import Precision
 from lipjax.evaluation.radius import Radius
 from lipjax.evaluation.summary_table import table
-from lipjax.models import Proven, prove
+from lipjax.models import Proven
 from lipjax.models.pgd import STRENGTHS
 from lipjax.models.program import BATCH_SIZE, PRECISIONS
 from lipjax.system.files import atomic_write
-from lipjax.workdir import load_trained
+from lipjax.workdir import Trained, load_trained
 
 SPLITS = ("test", "train", "validation")
 ATTACKS = ("none", *STRENGTHS)
@@ -36,7 +37,7 @@ FILES = ("per_image", "attack", "precision", "float32", "paper_protocol")  # .cs
 
 
 def certify_run(
-    workdir: Path,
+    workdir: str | os.PathLike,
     data_dir: str | None = None,
     num_examples: int | None = None,
     radii: str | None = None,
@@ -50,6 +51,7 @@ def certify_run(
     trust_code: bool = True,
     precision: str = "float64",
     folder: Path | None = None,
+    dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Certify a split of a trained workdir; writes certificates/{report.html, summary.json, per_image.csv, curve.png}.
 
@@ -65,19 +67,24 @@ def certify_run(
       trust_code: False refuses a workdir whose network is made by a Python file (`workdir.load_trained`).
       precision: 'float32' certifies the float32 program beside that of float64, see `Float32`.
       folder: where to write; None: certificates, or certificates_SPLIT, in the workdir.
+      dataset: the one that was given to the training, where one was.
 
     Raises:
       ValueError, FileNotFoundError, CheckpointError: bad arguments, an empty split, no training there.
       CertificateViolated: an attack succeeded inside a certified radius.
     """
     _check_arguments(num_examples, batch_size, float_slack, split, attack, radii, precision)
-    config, dataset, model, variables = load_trained(workdir, data_dir, trust_code)
+    workdir, trained = Path(workdir), load_trained(workdir, data_dir, trust_code)
+    config, variables, data = trained.config, trained.variables, trained.data
+    if dataset is None:
+        dataset = trained.dataset(say=say)
+    else:
+        data.check(dataset)
     named_radii = parse_radii(config.run.radii if radii is None else radii)
     images = Split(*(part[:num_examples] for part in images_of(dataset, split, config)))
     started = time.perf_counter()
     say("proving a bound of the Lipschitz constant …")
-    curvature_file = workdir / "checkpoints" / "curvature.npz"
-    proven = prove(model, variables, curvature_file=curvature_file)
+    proven = trained.prove()
     folder = folder_of(workdir, split) if folder is None else folder
     folder.mkdir(exist_ok=True)
     images_sha256 = sha256(images._asdict())
@@ -86,10 +93,15 @@ def certify_run(
     check_remembered(folder_of(workdir, split), certification, forget=folder == folder_of(workdir, split))
     asked = {"attack": attack != "none", "float32": precision == "float32"}
     asked |= {"precision": precisions, "paper_protocol": paper_protocol}
-    others = _others(asked, model, proven, curvature_file, (list(named_radii.values()), attack, folder, certification))
+    others = _others(asked, trained, proven, (list(named_radii.values()), attack, folder, certification))
     about = (images, dataset.pixel_max, folder, network, batch_size, say)
     rows = _measured(Radius(proven, float_slack), others, lambda m, **known: measured(m, *about, **known))
-    summary = {"dataset": config.data.name, "split": split, "num_examples": len(images.labels)}
+    summary = {
+        "dataset": data.name,
+        "class_names": list(data.class_names),
+        "split": split,
+        "num_examples": len(images.labels),
+    }
     summary |= _summarised(rows, named_radii) | {"float_slack": float_slack, "seconds": time.perf_counter() - started}
     summary |= _about(proven, variables, images_sha256, rows["per_image"][1])
     _write(folder, summary, {name: found for name, (_, found) in rows.items()}, images, dataset.pixel_max)
@@ -97,13 +109,13 @@ def certify_run(
     return summary
 
 
-def _others(asked, model, proven: Proven, curvature_file: Path, attack: tuple) -> list[Measure]:
+def _others(asked, trained: Trained, proven: Proven, attack: tuple) -> list[Measure]:
     """The measures that are asked for, by name, beside the certified radius; `attack`: what `Attack` is made with."""
     makers: dict[str, Callable[[], Measure]] = {
         "attack": lambda: Attack(proven, *attack),
-        "float32": lambda: Float32(proven, prove(model, proven.variables, None, curvature_file, "float32")),
+        "float32": lambda: Float32(proven, trained.prove("float32")),
         "precision": lambda: Precision(proven),
-        "paper_protocol": lambda: PaperProtocol(proven, model.nominal_bound()),
+        "paper_protocol": lambda: PaperProtocol(proven, trained.model.nominal_bound()),
     }
     return [make() for name, make in makers.items() if asked[name]]
 

@@ -14,6 +14,7 @@ from lipjax.evaluation.split import certify_run, folder_of
 
 # What differs from run to run, from machine to machine, or is checked otherwise.
 _NOT_COMPARED = ("seconds", "lipjax", "per_image_sha256", "precision", "error_measured_max")
+_ADDED = ("class_names",)  # not in the summaries of earlier versions
 _SAME_COLUMNS = ("index", "label", "prediction", "rival", "exact")
 _RELATIVE = 1e-6  # of floats: another backend sums in another order
 
@@ -82,7 +83,7 @@ def _compare(name: str, published: Any, found: Any) -> None:
     """Raise NotVerified at the first value that differs."""
     if isinstance(found, dict) and isinstance(published, Mapping):
         for key in {**found, **published}:
-            if key not in _NOT_COMPARED:
+            if key not in _NOT_COMPARED and (key in published or key not in _ADDED):
                 _compare(f"{name}{key} ", published.get(key), found.get(key))
     elif isinstance(found, list) and isinstance(published, list) and len(found) == len(published):
         for number, (one, other) in enumerate(zip(published, found, strict=True)):

@@ -62,11 +62,11 @@ class Proven:
         curvature_file: Path | None = None,
         precision: str = "float64",
     ):
-        _check_nobody_listens()
+        check_nobody_listens()
         shape = model.shape_of_images(image_shape)
         check_unchanged(model)
         backbone, head = _remade(model)
-        copied = _copied(variables)
+        copied = copied_variables(variables)
         own = cast(copied, precision)
         _check_features(backbone, copied, shape)
         proof = proof_of(backbone, own, shape)
@@ -110,9 +110,11 @@ class Proven:
         """Of [0, 1]^n: the largest distance of two images."""
         return math.sqrt(math.prod(self.image_shape)) * (1 + 1e-15)
 
-    def certify(self, images, labels, *, float_slack: float = 0.0) -> Certificate:
-        """Certified radii of images (N, H, W, C) in [0, 1] with labels (N,), see `certify`."""
-        return self._certified(*self._features(images), labels, float_slack)[0]
+    def certify(self, images, labels=None, *, float_slack: float = 0.0) -> Certificate:
+        """Certified radii of images (N, H, W, C) in [0, 1] with labels (N,), or of the predictions, see `certify`."""
+        features, norms = self._features(images)
+        labels = self._classes(features) if labels is None else labels
+        return self._certified(features, norms, labels, float_slack)[0]
 
     def certify_with_error(self, images, labels) -> tuple[Certificate, np.ndarray]:
         """`certify`, and the error bound E, (N,), of each image and of what is within its radius; 2 E is subtracted."""
@@ -154,8 +156,11 @@ class Proven:
     def predict(self, images) -> tuple[np.ndarray, np.ndarray]:
         """(classes, radii), (N,) each: what the program predicts, and how far from the image that is proven."""
         features, norms = self._features(images)
-        classes = np.argmax(self._logits(features), axis=1)
+        classes = self._classes(features)
         return classes, self._certified(features, norms, classes, 0.0)[0].radius
+
+    def _classes(self, features) -> np.ndarray:
+        return np.argmax(self._logits(features), axis=1)
 
     def attack(self, images, labels, radii, strength: str = "fast", key: jax.Array | None = None):
         """What an adversary finds within `radii` of images, beside the proof: `pgd.Attack`, see `pgd.l2_attack`.
@@ -193,7 +198,7 @@ class Proven:
         return self._features(images)[0]
 
     def _features(self, images) -> tuple[np.ndarray, np.ndarray]:
-        _check_nobody_listens()
+        check_nobody_listens()
         images = checked_images(images, self.image_shape)
         if self.precision == "float32" and images.dtype != np.float32:
             raise ValueError(f"images: dtype must be float32 for a program in float32, got {images.dtype}")
@@ -221,7 +226,7 @@ class Proven:
 
 def outputs(layers: tuple[Layer, Head], variables: Variables, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(features, logits) by a backbone and a head in evaluation, every product at full precision."""
-    _check_nobody_listens()
+    check_nobody_listens()
     backbone, head = layers
     with jax.default_matmul_precision("highest"):
         features = backbone.evaluate(variables, images)
@@ -262,7 +267,7 @@ def prove(
     return Proven(model, variables, image_shape, curvature_file, precision)
 
 
-def certify(model: Classifier, variables: Variables, images, labels, *, float_slack: float = 0.0) -> Certificate:
+def certify(model: Classifier, variables: Variables, images, labels=None, *, float_slack: float = 0.0) -> Certificate:
     """Certified radii of images: no l2 change of the pixels smaller than `radius` changes the prediction.
 
     radius = (head's certificate at the features − 2 E − float_slack) / L with a proven bound L of Lip(g), the paper's
@@ -273,7 +278,7 @@ def certify(model: Classifier, variables: Variables, images, labels, *, float_sl
     Args:
       model, variables: see `prove`.
       images: (N, H, W, C) float32 or float64 in [0, 1].
-      labels: (N,) integers.
+      labels: (N,) integers; None: what the program predicts, so that radius says how far the prediction is proven.
       float_slack: a further error of features, in l2, that the certificates are to cover.
 
     Returns:
@@ -311,7 +316,7 @@ def _check_features(backbone: Layer, variables: Variables, shape: tuple[int, ...
             raise ValueError(f"the backbone must end in features (N, D), got {found} for {count} images; flatten")
 
 
-def _copied(variables: Variables) -> Variables:
+def copied_variables(variables: Variables) -> Variables:
     """Read-only arrays of their own; ValueError for a half-precision or infinite one, by its path."""
 
     def copied(path, leaf):
@@ -331,7 +336,7 @@ def _copied(variables: Variables) -> Variables:
     return FrozenDict({name: of_tree(name, tree) for name, tree in variables.items()})
 
 
-def _check_nobody_listens() -> None:
+def check_nobody_listens() -> None:
     """ValueError under `nn.intercept_methods`, which may change what layers compute."""
     if list(nn.module._global_interceptor_stack):
         raise ValueError("a Flax method interceptor is at work (nn.intercept_methods): leave it to prove and certify")

@@ -1,8 +1,10 @@
 """The training loop: data in, checkpoints and metrics.jsonl out; a rerun of the same command resumes."""
 
 import contextlib
+import dataclasses
 import functools
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ from ml_collections import ConfigDict
 
 from lipjax.checkpoint import Checkpoints
 from lipjax.config import Run
-from lipjax.data import load
+from lipjax.data import Dataset, Description, loaded
 from lipjax.layers import CurvatureHead
 from lipjax.models import Classifier
 from lipjax.system.devices import (
@@ -59,7 +61,12 @@ class TrainingDiverged(RuntimeError):
     """The loss is not finite.  The last checkpoint is from before and stays as it was."""
 
 
-def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] | None = None) -> TrainState:
+def train(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    say: Callable[[str], None] | None = None,
+    dataset: Dataset | None = None,
+) -> TrainState:
     """Train as the config says, from the last checkpoint in the workdir if there is one; returns the final state.
 
     Writes config.json and network.txt once, one line an epoch to metrics.jsonl, and checkpoints.  On the CPU a run that
@@ -68,10 +75,11 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] | None =
 
     Args:
       say: takes the lines about the run; None prints them.
+      dataset: to train on, in place of the one that config.data names.
 
     Raises:
       ValueError: a bad config key, a batch that the devices cannot share, more memory than is free, or a workdir with a
-        run of another config.
+        run of another config or other images.
       OSError: the workdir cannot be written to, or has no room for the checkpoints, or another process trains there.
       CheckpointError: a damaged checkpoint.
       Interrupted: SIGTERM or SIGINT; the step was finished and is in the last checkpoint.
@@ -79,12 +87,15 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] | None =
       DataError: the data is not there and cannot be downloaded.
     """
     recipe = Recipe.of(sectioned(config))
+    if dataset is not None:
+        recipe = recipe._replace(data=dataclasses.replace(recipe.data, name=dataset.name, data_dir=None))
     whole = recipe.whole()
     if not equal_in_all(json.dumps({**whole, "data": {**whole["data"], "data_dir": None}}, sort_keys=True)):
         raise ValueError("config: differs between the processes; give all the same, but for config.data.data_dir")
     say = (tqdm.tqdm.write if say is None else say) if is_first() else _silent
+    workdir = Path(workdir)
     with Interruption() as interruption:
-        training = Training(recipe, workdir, say, interruption)
+        training = Training(recipe, workdir, say, interruption, dataset)
         workdir.mkdir(parents=True, exist_ok=True)
         with FolderLock(workdir, LOCK_FILE, "training", say) if is_first() else contextlib.nullcontext() as lock:
             return training.run(*training.start(lock))
@@ -93,10 +104,21 @@ def train(config: ConfigDict, workdir: Path, say: Callable[[str], None] | None =
 class Training:
     """One run of a recipe in a workdir: what stays the same from step to step."""
 
-    def __init__(self, recipe: Recipe, workdir: Path, say: Callable[[str], None], interruption: Interruption):
+    def __init__(
+        self,
+        recipe: Recipe,
+        workdir: Path,
+        say: Callable[[str], None],
+        interruption: Interruption,
+        dataset: Dataset | None = None,
+    ):
         self.recipe, self.workdir, self.say, self.interruption = recipe, workdir, say, interruption
-        say(f"reading {recipe.data.name} …")
-        self.dataset = load(recipe.data.name, recipe.data.data_dir)
+        if dataset is None:
+            say(f"reading {recipe.data.name} …")
+        self.dataset = loaded(recipe.data, say) if dataset is None else dataset
+        self.data = Description.of(self.dataset, recipe.data, given=dataset is not None)
+        if not equal_in_all(repr(self.data)):
+            raise ValueError("config.data: the processes have read different images; give all the same")
         self.split, self.validation = self.dataset.hold_out(recipe.data.validation_fraction, recipe.run.seed)
         self.mesh = mesh_of()
         self.steps_per_epoch = len(self.split.labels) // recipe.run.batch_size
@@ -105,7 +127,8 @@ class Training:
         _check_batches(recipe.run, len(self.split.labels), self.mesh.size)
         _check_shards(recipe.run, self.model, self.mesh.size)
         self.optimizer = recipe.optimizer.transformation(self.model, self.total)
-        self.checkpoints = Checkpoints(workdir, recipe.run.keep_checkpoints, what_is_trained(recipe.whole()))
+        trained = what_is_trained(recipe.whole()), dataclasses.asdict(self.data)
+        self.checkpoints = Checkpoints(workdir, recipe.run.keep_checkpoints, *trained)
 
     def start(self, lock: FolderLock | None) -> tuple[TrainState, Metrics]:
         """The state of the last checkpoint, or a new one, on the devices; the files of the run are begun."""
@@ -122,6 +145,8 @@ class Training:
             self._compile(template)
         if there is not None:
             state, metadata = self.checkpoints.restore("last", template)
+            if metadata.get("data"):
+                Description.from_json(metadata["data"]).check(self.dataset)
             if metadata.get("metrics"):
                 metrics = Metrics.from_json(metadata["metrics"])
             epochs, position = divmod(int(state.step), self.steps_per_epoch)

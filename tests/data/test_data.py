@@ -47,7 +47,7 @@ def test_hold_out_is_a_fixed_partition():
 def test_images_are_surrounded_to_a_power_of_two(monkeypatch, size, surrounded):
     images, labels = np.full((2, size, size, 1), 7, np.uint8), np.zeros(2, np.int32)
     splits = {"train": (images, labels), "test": (images[:1], labels[:1])}
-    monkeypatch.setattr("lipjax.data.named.load_named", lambda name, data_dir: (splits, 10))
+    monkeypatch.setattr("lipjax.data.named.load_named", lambda name, data_dir, say: (splits, "0123456789"))
     loaded = sources.load("some_set")
     assert loaded.train.images.shape == (2, surrounded, surrounded, 1)
     assert loaded.pixel_max == 255

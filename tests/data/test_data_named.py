@@ -177,8 +177,8 @@ def point_cifar_at(cls: Any, server: Server, archive: str, monkeypatch: pytest.M
     monkeypatch.setattr(cls, "url_infos", server.url_infos())
 
 
-def assert_loaded(loaded: tuple[dict, int], splits: dict, num_classes: int) -> None:
-    assert loaded[1] == num_classes
+def assert_loaded(loaded: tuple[dict, tuple], splits: dict, num_classes: int) -> None:
+    assert len(loaded[1]) == num_classes
     assert set(loaded[0]) == {"train", "test"}
     for split, (images, labels) in splits.items():
         got_images, got_labels = in_original_order(loaded[0][split])
@@ -187,7 +187,7 @@ def assert_loaded(loaded: tuple[dict, int], splits: dict, num_classes: int) -> N
         np.testing.assert_array_equal(got_labels, labels)
 
 
-def assert_stock_reads_the_same(name: str, data_dir: Path, loaded: tuple[dict, int]) -> None:
+def assert_stock_reads_the_same(name: str, data_dir: Path, loaded: tuple[dict, tuple]) -> None:
     """What a plain tensorflow-datasets, without the stand-in, reads from the directory."""
     builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     for split, (images, labels) in loaded[0].items():
@@ -214,8 +214,10 @@ def test_cifar10_is_prepared_and_read(tmp_path, cifar10, asked_hosts, capsys):
     assert_stock_reads_the_same("cifar10", tmp_path, loaded)
     builder = tfds.builder("cifar10", data_dir=tmp_path, file_format="array_record")
     assert builder.info.features["label"].names[3] == "class_3"
+    assert loaded[1] == tuple(f"class_{i}" for i in range(10))
     assert asked_hosts == []
-    assert capsys.readouterr().out == ""
+    told = capsys.readouterr().out.splitlines()
+    assert told == [f"{TRAIN + TEST} images of 10 classes, cifar10 in {tmp_path}: 129.0 kB of memory"]
 
 
 def test_cifar100_is_prepared_and_read_with_its_fine_labels(tmp_path, server, monkeypatch, asked_hosts):
@@ -248,7 +250,7 @@ def test_cifar100_is_prepared_and_read_with_its_fine_labels(tmp_path, server, mo
     rows = list(csv.DictReader((tmp_path / "run" / "certificates" / "per_image.csv").open()))
     assert sorted(int(row["label"]) for row in rows) == sorted(splits["test"][1].tolist())
     assert {int(row["rival"]) for row in rows} <= set(range(100))
-    variables = load_trained(tmp_path / "run")[3]
+    variables = load_trained(tmp_path / "run").variables
     assert variables["params"]["head"]["w2"].shape == (100, 8)
 
 
@@ -461,7 +463,7 @@ def test_remote_data_dir_is_refused():
 @pytest.mark.parametrize("name", ["cifra10", "CIFAR10", "huggingface:mnist", "", "../cifar10", "cifar10/x=1"])
 def test_unknown_name(tmp_path, name, asked_hosts):
     with pytest.raises(
-        ValueError, match=rf"^dataset: {re.escape(repr(name))} is not known; allowed: 'digits' or "
+        ValueError, match=rf"^dataset: {re.escape(repr(name))} is not known; allowed: 'digits', 'folder', 'npz', "
     ) as e:
         named.load_named(name, tmp_path)
     assert ("'cifar10'" if "10" in name else "mnist") in str(e.value)
@@ -661,8 +663,9 @@ def test_real_cifar10_pixels_are_those_of_stock():
 @needs_real_data
 @pytest.mark.slow
 def test_real_cifar10_is_loaded(monkeypatch):
-    splits, num_classes = named.load_named("cifar10", REAL)
-    assert num_classes == 10
+    splits, class_names = named.load_named("cifar10", REAL)
+    assert class_names[:2] == ("airplane", "automobile")
+    assert len(class_names) == 10
     assert [splits[split][0].shape for split in ("train", "test")] == [(50000, 32, 32, 3), (10000, 32, 32, 3)]
     assert np.bincount(splits["train"][1]).tolist() == [5000] * 10
     assert np.bincount(splits["test"][1]).tolist() == [1000] * 10

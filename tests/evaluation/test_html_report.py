@@ -31,6 +31,7 @@ def example(count=60, classes=3, channels=3, attack=True, right=0.7, **changes):
     closest = 1.1 * radius if attack else None
     summary = {
         "dataset": "digits",
+        "class_names": [f"<{i}> & co" for i in range(classes)],
         "split": "test",
         "num_examples": count,
         "standard_accuracy": float(np.mean(rows["label"] == rows["prediction"])),
@@ -114,19 +115,23 @@ def test_numbers(tmp_path):
         right = [row for row in own if row["prediction"] == name]
         certified = [sum(row["radius"] > r for row in own) for r in (36 / 255, 0.5)]
         assert classes[1 + name] == [
-            str(name),
+            f"<{name}> & co",
             str(len(own)),
             f"{len(right) / len(own):.2%}",
             *(f"{count / len(own):.2%}" for count in certified),
             f"{np.mean([row['radius'] for row in own]):.4f}",
         ]
         wrong = [str(sum(r["prediction"] == k for r in own)) if k != name else "·" for k in range(3)]
-        assert confusion[1 + name] == [str(name), *wrong, str(len(right) - certified[0]), str(certified[0])]
+        assert confusion[1 + name] == [f"<{name}> & co", *wrong, str(len(right) - certified[0]), str(certified[0])]
     assert [row[0] for row in chain[1:]] == ["input", "stem", "head"]
     assert chain[2][2:4] == ["1.000000000", "1.912345"]
     by_radius = sorted((row for row in rows if row["label"] == row["prediction"]), key=lambda row: row["radius"])
     shown = [int(number) for number in re.findall(r"image (\d+), class", everything)]
     assert shown == [row["index"] for row in [*by_radius[:8], *by_radius[::-1][:8]]]
+    least = by_radius[0]
+    assert f"image {least['index']}, class <{least['label']}> & co" in everything
+    assert f", rival <{least['rival']}> & co" in everything
+    assert confusion[0] == ["class", *(f"<{name}> & co" for name in range(3)), "not certified", "certified"]
     assert f"closest attack {closest[shown[0]]:.4f}" in everything
 
 

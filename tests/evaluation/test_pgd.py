@@ -23,9 +23,10 @@ COUNT = 40
 @pytest.fixture(scope="module")
 def network(trained):
     """(proven network, images, labels) of the tiny run."""
-    _, dataset, model, variables = load_trained(trained[0])
+    found = load_trained(trained[0])
+    dataset = found.dataset()
     images = dataset.test.images[:COUNT].astype(np.float32) / np.float32(dataset.pixel_max)
-    return lipjax.prove(model, variables), images, dataset.test.labels[:COUNT]
+    return found.prove(), images, dataset.test.labels[:COUNT]
 
 
 def attack(network, radius, strength="fast"):

@@ -191,7 +191,8 @@ def test_bad_splits(workdir):
         certify_run(workdir, split="all")
     with pytest.raises(ValueError, match="batch_size=0: must be at least 1"):
         certify_run(workdir, batch_size=0)
-    config, dataset, *_ = load_trained(workdir)
+    trained = load_trained(workdir)
+    config, dataset = trained.config, trained.dataset()
     config.data.validation_fraction = 0.0
     with pytest.raises(ValueError, match=r"split='validation': has no images; config.data.validation_fraction=0.0"):
         images_of(dataset, "validation", config)

@@ -77,7 +77,8 @@ def test_it_is_trained_certified_and_folded(run):
     assert 0.2 < summary["certified_accuracy"]["0.1"] <= summary["standard_accuracy"]
     assert summary["lipschitz_bound"] == pytest.approx(4, rel=1e-6)
     assert "block/activation" in [link["layer"] for link in summary["chain_of_proof"]]
-    _, dataset, model, variables = load_trained(workdir)
+    trained = load_trained(workdir)
+    dataset, model, variables = trained.dataset(), trained.model, trained.variables
     images = dataset.test.images[:20].astype(np.float32) / dataset.pixel_max
     folded = lipjax.prove(*lipjax.fold(model, variables))
     np.testing.assert_allclose(folded.features(images), lipjax.prove(model, variables).features(images), atol=2e-5)

@@ -51,7 +51,8 @@ def test_files_and_table(certified):
 def test_radii_against_the_definition(certified):
     """Recomputed from the float64 network by hand: margin / ‖w_l − w_i‖ / Lip, minimum over the rivals."""
     workdir, summary, _ = certified
-    _, dataset, model, variables = load_trained(workdir)
+    trained = load_trained(workdir)
+    dataset, model, variables = trained.dataset(), trained.model, trained.variables
     images, labels = dataset.test.images[:50] / 16.0, dataset.test.labels[:50]
     with jax.enable_x64(True):
         double = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), variables)
@@ -72,7 +73,8 @@ def test_radii_against_the_definition(certified):
 def test_an_attack_finds_nothing_inside_the_radius(certified):
     """Gradient steps on the margin in pixel space, projected to 0.999 of each radius, never change a prediction."""
     workdir, *_ = certified
-    _, dataset, model, variables = load_trained(workdir)
+    trained = load_trained(workdir)
+    dataset, model, variables = trained.dataset(), trained.model, trained.variables
     images, labels = dataset.test.images[:100].astype("float32") / 16, dataset.test.labels[:100]
     certificate = lipjax.certify(model, variables, images, labels)
     keep = certificate.radius > 0
@@ -126,9 +128,9 @@ def test_num_examples_and_batches_do_not_change_results(certified, tmp_path):
 )
 def test_bad_images(certified, images, labels, text):
     workdir, *_ = certified
-    _, _, model, variables = load_trained(workdir)
+    trained = load_trained(workdir)
     with pytest.raises(ValueError, match=text):
-        lipjax.certify(model, variables, images, labels)
+        lipjax.certify(trained.model, trained.variables, images, labels)
 
 
 def test_bad_workdirs_and_flags(certified, tmp_path):
@@ -164,7 +166,8 @@ def test_float_slack_and_precisions(certified, tmp_path):
     np.testing.assert_allclose(after, expected, rtol=0, atol=1e-6)
     assert 0 < (after > 0).sum() < 100
 
-    _, dataset, model, variables = load_trained(workdir)
+    trained = load_trained(workdir)
+    dataset, model, variables = trained.dataset(), trained.model, trained.variables
     images = dataset.test.images[:100] / 16.0
     with jax.enable_x64(True):
         double = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), variables)

@@ -34,7 +34,8 @@ def test_certify_run(trained_crc):
     summary = certify_run(workdir, num_examples=60, radii="0.01", say=lambda line: None)
     assert 0 < summary["certified_accuracy"]["0.01"] <= summary["standard_accuracy"]
     assert (workdir / "checkpoints" / "curvature.npz").exists()
-    _, dataset, model, variables = load_trained(workdir)
+    trained = load_trained(workdir)
+    dataset, model, variables = trained.dataset(), trained.model, trained.variables
     images, labels = dataset.test.images[:60].astype("float32") / 16, dataset.test.labels[:60]
     proven = lipjax.prove(model, variables)
     certificate = certify_crc(proven.features(images), variables["params"]["head"], labels)

@@ -23,7 +23,8 @@ assert jax.device_count() == 8
 assert [padded_to_devices(count) for count in (1, 8, 9, 500)] == [8, 8, 16, 504]
 assert len(over_devices(np.zeros((16, 2))).sharding.device_set) == 8
 assert len(over_devices(np.zeros((15, 2))).sharding.device_set) == 1
-_, dataset, model, variables = lipjax.load_trained(sys.argv[1])
+trained = lipjax.load_trained(sys.argv[1])
+dataset, model, variables = trained.dataset(), trained.model, trained.variables
 images, labels = dataset.test.images[:24].astype("float32") / 16, dataset.test.labels[:24]
 certificate = lipjax.certify(model, variables, images, labels)
 attack = pgd.l2_attack(lipjax.prove(model, variables), images, labels, np.full(24, 0.1), jax.random.key(0), 2, 1)
@@ -41,7 +42,8 @@ def test_certification_and_attack_on_eight_devices(trained):
     output = subprocess.run(command, cwd=ROOT, env=flags, capture_output=True, text=True)
     assert output.returncode == 0, output.stderr
     radius, margins = json.loads(output.stdout.splitlines()[-1])
-    _, dataset, model, variables = load_trained(trained[0])
+    found = load_trained(trained[0])
+    dataset, model, variables = found.dataset(), found.model, found.variables
     images, labels = dataset.test.images[:24].astype("float32") / 16, dataset.test.labels[:24]
     certificate = lipjax.certify(model, variables, images, labels)
     attack = pgd.l2_attack(lipjax.prove(model, variables), images, labels, np.full(24, 0.1), jax.random.key(0), 2, 1)

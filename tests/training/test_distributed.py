@@ -116,8 +116,8 @@ def load_trained_last(workdir):
     best = workdir / "checkpoints" / "best"
     if best.exists():
         best.rename(workdir / "checkpoints" / "put_aside")
-    _, dataset, model, variables = load_trained(workdir)
-    return dataset, model, variables
+    trained = load_trained(workdir)
+    return trained.dataset(), trained.model, trained.variables
 
 
 @pytest.mark.parametrize(

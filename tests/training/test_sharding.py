@@ -60,10 +60,10 @@ def test_what_the_devices_cannot_share_is_named(on_eight):
 
 def test_resumed_on_another_number_of_devices(on_eight, trained):
     """Begun on one device, finished on eight, read on one."""
-    _, _, model, variables = load_trained(on_eight[0])
-    _, dataset, _, unbroken = load_trained(trained[0])
+    sharded, unbroken = load_trained(on_eight[0]), load_trained(trained[0])
+    dataset = unbroken.dataset()
     images = dataset.test.images[:64].astype("float32") / dataset.pixel_max
-    outputs = [np.asarray(model.apply(v, images)) for v in (variables, unbroken)]
+    outputs = [np.asarray(sharded.model.apply(run.variables, images)) for run in (sharded, unbroken)]
     # Eight float32 steps whose sums have another order; a training that differs is off by 0.1 and more.
     np.testing.assert_allclose(*outputs, rtol=0, atol=5e-3)
     assert jax.device_count() == 1

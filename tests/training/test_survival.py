@@ -91,7 +91,7 @@ def test_exit_code_of_a_signal(tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait() == os.EX_TEMPFAIL
     assert "train.py: SIGTERM after step" in process.stderr.read()
-    assert load_trained(workdir)[3]["params"]
+    assert load_trained(workdir).variables["params"]
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])

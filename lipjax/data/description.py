@@ -1,0 +1,83 @@
+"""What a network needs to know of the data that it was trained on, to be used where the data is not."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lipjax.data.dataset import Border, Dataset, inside
+from lipjax.data.options import DataOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """Everything about a dataset but its images; kept with the parameters of a network.
+
+    Attributes:
+      name, image_shape, class_names, pixel_max, border: as of `Dataset`.
+      image_size, fit, channels: as of `DataOptions`.
+      given: whether the dataset was given from Python: then it is in no file that could be loaded.
+      training_sha256: of `Dataset`; None for sets that have a name of their own.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    pixel_max: int
+    border: Border
+    image_size: int | None = None
+    fit: str = "crop"
+    channels: int | None = None
+    given: bool = False
+    training_sha256: str | None = None
+
+    @classmethod
+    def of(cls, dataset: Dataset, options: DataOptions, given: bool = False) -> "Description":
+        """Of a dataset that was loaded as the options say, or given."""
+        own = given or options.name in ("folder", "npz")
+        return cls(
+            *(dataset.name, dataset.image_shape, dataset.class_names, int(dataset.pixel_max), dataset.border),
+            *(options.image_size, options.fit, options.channels),
+            *(given, dataset.training_sha256() if own else None),
+        )
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> "Description":
+        """What `dataclasses.asdict`, written as JSON, gives back."""
+        shape, names = tuple(given["image_shape"]), tuple(given["class_names"])
+        border = tuple(map(tuple, given["border"]))
+        return cls(**{**given, "image_shape": shape, "class_names": names, "border": border})
+
+    @property
+    def num_classes(self) -> int:
+        """As many as there are names."""
+        return len(self.class_names)
+
+    def check(self, dataset: Dataset) -> None:
+        """ValueError, naming what differs with both values, unless a network trained on this may judge the dataset."""
+        names = ["image_shape", "class_names", "pixel_max", "border"]
+        for name in [*names, "training_sha256"] if self.training_sha256 else names:
+            there, here = getattr(self, name), getattr(dataset, name)
+            here = here() if callable(here) else here
+            if there != here:
+                raise ValueError(
+                    f"dataset {dataset.name!r}: is not the one of the training: {name} was {there}, is {here}"
+                )
+
+    def read(self, paths: Sequence[Path]) -> np.ndarray:
+        """Pictures from files as the network takes them, (N, H, W, C) float32 in [0, 1].
+
+        As in training: what was trained on a folder with an `image_size` or `channels` brings pictures to these, what
+        was not takes pictures of the very size and channels; the border of zeros is added.
+
+        Raises:
+          DataError: a file that cannot be decoded, or is of another size or number of channels, by its name.
+        """
+        from lipjax.data.pictures import Form, decode_into
+
+        images = np.zeros((len(paths), *self.image_shape), np.uint8)
+        form = Form(self.image_size, self.fit, self.channels)
+        decode_into(inside(images, self.border), paths, form, f", as the images of {self.name!r} have")
+        return images.astype(np.float32) / np.float32(255)

@@ -1,0 +1,197 @@
+"""Datasets of arrays, from Python and from .npz files: right, or refused in one line."""
+
+import numpy as np
+import pytest
+from conftest import quiet
+
+from lipjax.data import DataError, Dataset, Split, arrays, load, pictures
+
+
+def images(count, *shape, seed=0):
+    return np.random.default_rng(seed).integers(1, 256, (count, *shape), dtype=np.uint8)
+
+
+def splits(size=8, channels=3):
+    shape = (size, size, channels) if channels else (size, size)
+    return (images(6, *shape), np.arange(6) % 3), (images(6, *shape, seed=1), np.arange(6) % 3)
+
+
+@pytest.mark.parametrize(("size", "side"), [(8, 8), (28, 32), (3, 4)])
+@pytest.mark.parametrize("channels", [0, 1, 3])
+def test_arrays_are_surrounded(size, side, channels):
+    train, test = splits(size, channels)
+    data = Dataset.of_arrays("mine", train, test, ["x", "y", "z"])
+    assert data.image_shape == (side, side, max(channels, 1))
+    (top, bottom), (left, right) = data.border
+    for split, (given, labels) in ((data.train, train), (data.test, test)):
+        inner = split.images[:, top : side - bottom, left : side - right]
+        np.testing.assert_array_equal(inner.reshape(given.shape), given)
+        assert split.images.sum() == given.sum()
+        np.testing.assert_array_equal(split.labels, labels)
+        assert split.labels.dtype == np.int32
+    assert (data.class_names, data.num_classes) == (("x", "y", "z"), 3)
+
+
+def test_without_names_classes_are_numbers():
+    train, test = splits()
+    assert Dataset.of_arrays("mine", train, test).class_names == ("0", "1", "2")
+    assert Dataset("mine", Split(*train), Split(*test), 5).class_names == ("0", "1", "2", "3", "4")
+
+
+@pytest.mark.parametrize("make", ["of_arrays", "constructor"])
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"images": np.zeros((6, 8, 8, 3), np.float32)}, r"{part} images: must be uint8 \(N, H, W, C\).*got float32"),
+        ({"images": np.zeros((6, 8, 8, 3), np.int64)}, r"{part} images: must be uint8 .*got int64"),
+        ({"images": np.zeros((6, 64), np.uint8)}, r"{part} images: must be uint8 .*got uint8 \(6, 64\)"),
+        ({"images": images(0, 8, 8, 3), "labels": np.zeros(0, int)}, r"{part} images: must be .*at least one"),
+        ({"images": images(6, 16, 16, 3), "labels": np.arange(6) % 3}, r"train images are .*, test images"),
+        ({"labels": np.zeros(9, int)}, r"{part} labels: must be \d integers, one an image; got int64 \(9,\)"),
+        ({"labels": np.zeros((6, 3), int)}, r"{part} labels: must be \d integers, one an image"),
+        ({"labels": np.zeros(6)}, r"{part} labels: must be \d integers, one an image; got float64"),
+        ({"labels": np.array(["cat"] * 6)}, r"{part} labels: must be \d integers, one an image; got <U3"),
+        ({"labels": np.array([0, 1, 2, 3, 0, 1])}, r"{part} labels: must lie in \[0, 3\)"),
+        ({"labels": np.array([0, 1, 2, -1, 0, 1])}, r"{part} labels: must lie in \[0, 3\)"),
+    ],
+)
+def test_wrong_arrays_are_refused_by_their_name(make, part, wrong, message):
+    given = {name: Split(*split) for name, split in zip(("train", "test"), splits(), strict=True)}
+    train, test = (given | {part: given[part]._replace(**wrong)}).values()
+    with pytest.raises(ValueError, match="^dataset 'mine':? ?.*" + message.replace("{part}", part)) as raised:
+        if make == "of_arrays":
+            Dataset.of_arrays("mine", train, test, "abc")
+        else:
+            Dataset("mine", train, test, 3)
+    assert "\n" not in str(raised.value)
+
+
+BORDER = ((1, 1), (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"train": images(6, 8, 8, 3)}, r"train: must be \(images, labels\), got ndarray"),
+        ({"num_classes": 1}, "num_classes=1: must be an integer from 2"),
+        ({"num_classes": 3.0}, "num_classes=3.0: must be an integer"),
+        ({"pixel_max": 256}, "pixel_max=256: must be an integer from 1 to 255"),
+        ({"pixel_max": 16}, "train images: have pixels up to 2.*; pixel_max is 16"),
+        ({"name": ""}, "name must be a text"),
+        ({"class_names": ("a", "b")}, "2 class_names for 3 classes"),
+        ({"class_names": ("a", "b", "a")}, "must be different texts .* got 'a'"),
+        ({"class_names": ("a", "b", 3)}, "must be different texts .* got 3"),
+        ({"class_names": ("a", "b", "")}, "must be different texts .* got ''"),
+        ({"border": BORDER}, "has pixels that are not zero"),
+        ({"border": ((8, 0), (0, 0))}, "within the images"),
+        ({"border": ((-1, 0), (0, 0))}, "within the images"),
+    ],
+)
+def test_wrong_descriptions_are_refused(arguments, message):
+    train, test = splits()
+    with pytest.raises(ValueError, match=message):
+        Dataset(**{"name": "mine", "train": train, "test": test, "num_classes": 3, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((8, 12, 3), "images of 8×12 are not square; .*image_size and config.data.fit"), ((12, 12, 3), "a power of two")],
+)
+def test_shapes_that_networks_do_not_take(shape, message):
+    train, test = (images(6, *shape), np.arange(6) % 3), (images(3, *shape), np.arange(3))
+    with pytest.raises(ValueError, match=message):
+        Dataset("mine", train, test, 3)
+
+
+def test_labels_from_1_are_no_labels_from_0():
+    train, test = splits()
+    with pytest.raises(ValueError, match="train labels: none is 0, but one is 3; must be 0, 1, …, or give class_names"):
+        Dataset.of_arrays("mine", (train[0], train[1] + 1), (test[0], test[1] + 1))
+
+
+def test_the_digest_is_of_what_is_learned_from():
+    train, test = splits()
+    data = Dataset.of_arrays("mine", train, test)
+    other_test = Dataset.of_arrays("other", train, (test[0][::-1], test[1][::-1]))
+    assert data.training_sha256() == other_test.training_sha256()
+    pixel, label = train[0].copy(), train[1].copy()
+    pixel[3, 1, 2, 0] ^= 1
+    label[[0, 1]] = label[[1, 0]]
+    for changed_train, names in (((pixel, train[1]), None), ((train[0], label), None), (train, "abc")):
+        assert Dataset.of_arrays("mine", changed_train, test, names).training_sha256() != data.training_sha256()
+
+
+NAMES = {
+    "ours": ("train_images", "train_labels", "test_images", "test_labels"),
+    "keras": ("x_train", "y_train", "x_test", "y_test"),
+}
+
+
+@pytest.mark.parametrize("names", NAMES)
+@pytest.mark.parametrize("column", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_npz_files_are_read(tmp_path, names, column, dtype):
+    train, test = splits(28, 0)
+    values = [train[0], train[1].astype(dtype), test[0], test[1].astype(dtype)]
+    if column:
+        values[1], values[3] = values[1][:, None], values[3][:, None]
+    np.savez_compressed(tmp_path / "a.npz", **dict(zip(NAMES[names], values, strict=True)))
+    lines = []
+    data = load("npz", tmp_path / "a.npz", lines.append)
+    assert (data.name, data.image_shape, data.class_names) == ("a", (32, 32, 1), ("0", "1", "2"))
+    assert data.border == ((2, 2), (2, 2))
+    np.testing.assert_array_equal(data.train.images[:, 2:-2, 2:-2, 0], train[0])
+    np.testing.assert_array_equal(data.test.labels, test[1])
+    assert len(lines) == 1
+    assert lines[0].startswith(f"arrays of {tmp_path / 'a.npz'}: ")
+
+
+def test_names_of_classes_come_with_the_file(tmp_path):
+    (x, y), (u, v) = splits()
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=u, y_test=v, class_names=["cat", "dog", "zebra", "none"])
+    assert load("npz", tmp_path / "a.npz", quiet).class_names == ("cat", "dog", "zebra", "none")
+
+
+@pytest.mark.parametrize("names", [("images", "labels"), ("x_train", "y_train")])
+def test_without_test_images_some_are_held_out(tmp_path, names):
+    x, y = images(30, 8, 8), np.arange(30) % 3
+    np.savez(tmp_path / "a.npz", **dict(zip(names, (x, y), strict=True)))
+    data = load("npz", tmp_path / "a.npz", quiet, test_fraction=0.3)
+    assert np.bincount(data.test.labels).tolist() == [3, 3, 3]
+    assert np.bincount(data.train.labels).tolist() == [7, 7, 7]
+    found = np.concatenate([data.train.images, data.test.images]).reshape(30, -1)
+    np.testing.assert_array_equal(np.unique(found, axis=0), np.unique(x.reshape(30, -1), axis=0))
+
+
+def pickled(path):
+    np.savez(path, x_train=np.array([None, {}], object), y_train=np.arange(2))
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: None, r"a.npz: cannot be read as a .npz file of arrays \(FileNotFoundError"),
+        (lambda path: path.write_bytes(b"x" * 100), r"a.npz: cannot be read as a .npz file of arrays \(BadZipFile"),
+        (pickled, r"a.npz: cannot be read as a .npz file of arrays \(ValueError: Object arrays"),
+        (lambda path: np.savez(path, a=np.zeros(1)), "has the arrays a; needed: train_images, train_labels"),
+        (lambda path: np.savez(path, images=images(4, 8, 8), labels=np.arange(3)), "has 4 images and 3 labels"),
+        (lambda path: np.savez(path, images=images(3, 8, 8), labels=[0, 0, 1]), "label 1: has 1 image; at least 2"),
+        (
+            lambda path: np.savez(path, images=images(4, 8, 8) / 255, labels=[0, 0, 1, 1]),
+            "dataset 'a': train images: must be uint8 .*got float64",
+        ),
+    ],
+)
+def test_wrong_files_are_refused_by_their_name(tmp_path, write, message):
+    write(tmp_path / "a.npz")
+    with pytest.raises((DataError, ValueError), match=message):
+        load("npz", tmp_path / "a.npz", quiet)
+
+
+def test_more_than_the_memory_is_refused_before_it_is_taken(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", images=np.zeros((100, 64, 64), np.uint8), labels=np.zeros(100, int))
+    monkeypatch.setattr(pictures, "available_memory", lambda: 100 * 64 * 64)
+    monkeypatch.setattr(arrays.np, "load", lambda *arguments, **options: pytest.fail("was loaded"))
+    with pytest.raises(DataError, match="need 410.* kB of memory, 409.6 kB are available"):
+        load("npz", tmp_path / "a.npz", quiet)
