@@ -1,6 +1,7 @@
 """What a network needs to know of the data that it was trained on, to be used where the data is not."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,13 @@ class Description:
         was not takes pictures of the very size and channels; the border of zeros is added.
 
         Raises:
-          DataError: a file that cannot be decoded, or is of another size or number of channels, by its name.
+          DataError: a file that cannot be decoded, or is of another size or number of channels, by its name; too little
+            memory.
         """
-        from lipjax.data.pictures import Form, decode_into
+        from lipjax.data.pictures import Form, check_memory, decode_into
 
+        bytes_each = 1 + np.dtype(np.float32).itemsize
+        check_memory(f"{len(paths)} pictures", len(paths) * math.prod(self.image_shape) * bytes_each)
         images = np.zeros((len(paths), *self.image_shape), np.uint8)
         form = Form(self.image_size, self.fit, self.channels)
         decode_into(inside(images, self.border), paths, form, f", as the images of {self.name!r} have")

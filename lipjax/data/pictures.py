@@ -103,5 +103,10 @@ def in_pixels(shape: tuple[int, ...]) -> str:
 def tell_memory(what: str, size: int, say: Callable[[str], None]) -> None:
     """Say how much memory images will take; DataError if the machine has less."""
     say(f"{what}: {in_words(size)} of memory")
+    check_memory(what, size)
+
+
+def check_memory(what: str, size: int) -> None:
+    """DataError if the machine has less memory left than images need."""
     if size > (free := available_on_host()):
         raise DataError(f"{what}: need {in_words(size)} of memory, {in_words(free)} are available")

@@ -1,6 +1,8 @@
 """Certificates of single pictures from files, by a trained network."""
 
+import functools
 import glob
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ def certify_files(
     workdir: Path,
     images: str,
     say: Callable[[str], None] = print,
+    tell: Callable[[str], None] = functools.partial(print, file=sys.stderr),
     batch_size: int = BATCH_SIZE,
     float_slack: float = 0.0,
     trust_code: bool = True,
@@ -28,7 +31,7 @@ def certify_files(
 
     Args:
       images: files, folders or patterns such as '*.png', separated by commas; a name that exists is no pattern.
-      say: takes the lines.
+      say: takes the lines; tell: one about what takes time.
       batch_size, float_slack, trust_code, precision: as of `certify_run`.
 
     Raises:
@@ -38,6 +41,7 @@ def certify_files(
     paths = files_of(images)
     trained = load_trained(workdir, trust_code=trust_code)
     names, pictures = trained.data.class_names, trained.data.read(paths)
+    tell("proving a bound of the Lipschitz constant …")
     proven = trained.prove(precision)
     width = max(len(str(path)) for path in paths)
     for start in range(0, len(paths), batch_size):

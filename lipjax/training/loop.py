@@ -117,7 +117,7 @@ class Training:
             say(f"reading {recipe.data.name} …")
         self.dataset = loaded(recipe.data, say) if dataset is None else dataset
         self.data = Description.of(self.dataset, recipe.data, given=dataset is not None)
-        if not equal_in_all(repr(self.data)):
+        if not equal_in_all(repr(dataclasses.replace(self.data, name=""))):
             raise ValueError("config.data: the processes have read different images; give all the same")
         self.split, self.validation = self.dataset.hold_out(recipe.data.validation_fraction, recipe.run.seed)
         self.mesh = mesh_of()

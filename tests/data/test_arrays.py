@@ -191,7 +191,7 @@ def test_wrong_files_are_refused_by_their_name(tmp_path, write, message):
 
 def test_more_than_the_memory_is_refused_before_it_is_taken(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", images=np.zeros((100, 64, 64), np.uint8), labels=np.zeros(100, int))
-    monkeypatch.setattr(pictures, "available_memory", lambda: 100 * 64 * 64)
+    monkeypatch.setattr(pictures, "available_on_host", lambda: 100 * 64 * 64)
     monkeypatch.setattr(arrays.np, "load", lambda *arguments, **options: pytest.fail("was loaded"))
     with pytest.raises(DataError, match="need 410.* kB of memory, 409.6 kB are available"):
         load("npz", tmp_path / "a.npz", quiet)

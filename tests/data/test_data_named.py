@@ -27,7 +27,7 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from tensorflow_datasets.core.utils import lazy_imports_utils
 from tensorflow_datasets.image_classification import cifar, mnist
 
-from lipjax.data import named, without_tensorflow
+from lipjax.data import DataError, load, named, pictures, without_tensorflow
 from lipjax.evaluation.split import certify_run
 from lipjax.training.loop import train
 from lipjax.workdir import load_trained
@@ -536,6 +536,33 @@ def test_each_number_of_channels(tmp_path, monkeypatch, channels):
         lambda: ((i, {"image": images[i], "label": int(labels[i])}) for i in range(TEST)),
     )
     assert_loaded(named.load_named("made_up", tmp_path), {"train": (images, labels), "test": (images, labels)}, 4)
+
+
+def test_a_set_prepared_by_a_builder_of_ones_own_is_read_by_its_name(tmp_path, monkeypatch, asked_hosts):
+    """Where the builder's code is not; its classes have the names that it gave them."""
+    images, labels = synthetic(TEST, (8, 8, 3), 3)
+    label = tfds.features.ClassLabel(names=["cat", "dog", "zebra"])
+    with monkeypatch.context() as patch:
+        examples = [(i, {"image": images[i], "label": int(labels[i])}) for i in range(TEST)]
+        register(patch, {"image": IMAGE, "label": label}, lambda: examples)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "other_cache"))
+        named.load_named("made_up", tmp_path / "data")
+    assert "made_up" not in tfds.list_builders(with_community_datasets=False)
+    for name in ("made_up", "made_up:1.0.0"):
+        loaded = named.load_named(name, tmp_path / "data")
+        assert_loaded(loaded, {"train": (images, labels), "test": (images, labels)}, 3)
+        assert loaded[1] == ("cat", "dog", "zebra")
+    assert load("made_up", tmp_path / "data").class_names == ("cat", "dog", "zebra")
+    with pytest.raises(ValueError, match="'made_up' is not known; .* the name of a set prepared in data_dir"):
+        named.load_named("made_up", tmp_path / "nothing")
+    assert asked_hosts == []
+
+
+def test_more_than_the_memory_is_refused_before_it_is_taken(tmp_path, cifar10, monkeypatch):
+    monkeypatch.setattr(pictures, "available_on_host", lambda: (TRAIN + TEST) * 3072 - 1)
+    forbid_decoding(monkeypatch)
+    with pytest.raises(DataError, match="cifar10 in .*: need 129.0 kB of memory, 129.0 kB are available"):
+        named.load_named("cifar10", tmp_path)
 
 
 def test_large_split_is_shuffled_through_files_even_if_few_may_be_open(tmp_path, monkeypatch):

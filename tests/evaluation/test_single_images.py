@@ -177,9 +177,6 @@ def test_the_command(trained, tmp_path):
     command = [sys.executable, "certify.py", f"--workdir={trained[0]}", f"--images={tmp_path / 'a.png'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert LINE.fullmatch(done.stdout.strip()), done.stdout
-    for flag in ("--attack=fast", "--num_examples=3", "--verify"):
-        refused = subprocess.run([*command, flag], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert refused.returncode == 1
-        assert (
-            refused.stderr == f"certify.py: {flag.partition('=')[0]}: is of a whole split; it cannot go with --images\n"
-        )
+    refused = subprocess.run([*command, "--attack=fast"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr == "certify.py: --attack: is of a whole split; it cannot go with --images\n"
