@@ -1,6 +1,5 @@
 """Certificates of single pictures from files, by a trained network."""
 
-import functools
 import glob
 import sys
 from collections.abc import Callable
@@ -14,11 +13,15 @@ from lipjax.models.program import BATCH_SIZE
 from lipjax.workdir import load_trained
 
 
+def _on_stderr(line: str) -> None:
+    print(line, file=sys.stderr)  # standard output has the lines of the pictures alone
+
+
 def certify_files(
     workdir: Path,
     images: str,
     say: Callable[[str], None] = print,
-    tell: Callable[[str], None] = functools.partial(print, file=sys.stderr),
+    tell: Callable[[str], None] = _on_stderr,
     batch_size: int = BATCH_SIZE,
     float_slack: float = 0.0,
     trust_code: bool = True,
