@@ -217,7 +217,7 @@ def test_cifar10_is_prepared_and_read(tmp_path, cifar10, asked_hosts, capsys):
     assert loaded[1] == tuple(f"class_{i}" for i in range(10))
     assert asked_hosts == []
     told = capsys.readouterr().out.splitlines()
-    assert told == [f"{TRAIN + TEST} images of 10 classes, cifar10 in {tmp_path}: 129.0 kB of memory"]
+    assert told == [f"{TRAIN + TEST} images of 10 classes, cifar10 in {tmp_path}: 129 kB of memory"]
 
 
 def test_cifar100_is_prepared_and_read_with_its_fine_labels(tmp_path, server, monkeypatch, asked_hosts):
@@ -561,7 +561,7 @@ def test_a_set_prepared_by_a_builder_of_ones_own_is_read_by_its_name(tmp_path, m
 def test_more_than_the_memory_is_refused_before_it_is_taken(tmp_path, cifar10, monkeypatch):
     monkeypatch.setattr(pictures, "available_on_host", lambda: (TRAIN + TEST) * 3072 - 1)
     forbid_decoding(monkeypatch)
-    with pytest.raises(DataError, match="cifar10 in .*: need 129.0 kB of memory, 129.0 kB are available"):
+    with pytest.raises(DataError, match="cifar10 in .*: need 129 kB of memory, 129 kB are available"):
         named.load_named("cifar10", tmp_path)
 
 

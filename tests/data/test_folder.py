@@ -188,7 +188,7 @@ def test_hidden_files_are_none_and_files_of_other_kinds_are_told(tmp_path):
     data = load("folder", tmp_path, lines.append)
     assert len(data.train.labels) + len(data.test.labels) == 6
     assert lines[0] == f"ignored: 2 files that are no PNG, JPEG or WebP, such as {tmp_path / 'README.md'}"
-    assert lines[1] == f"6 images of 2 classes in {tmp_path}, 8×8 pixels of 3 channels: 1.2 kB of memory"
+    assert lines[1] == f"6 images of 2 classes in {tmp_path}, 8×8 pixels of 3 channels: 1.15 kB of memory"
 
 
 def broken(root, name, content=b"not a picture"):
