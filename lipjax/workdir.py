@@ -178,16 +178,22 @@ class Trained:
         """The proof of the network, see `lipjax.prove`; costly bounds of a curvature head are kept in the workdir."""
         return prove(self.model, self.variables, None, self.workdir / "checkpoints" / "curvature.npz", precision)
 
-    def dataset(self, data_dir: str | None = None, say: Callable[[str], None] = print) -> Dataset:
+    def dataset(
+        self, data_dir: str | None = None, say: Callable[[str], None] = print, given: Dataset | None = None
+    ) -> Dataset:
         """The images that the network was trained on, and those of the test split.
 
         Args:
           data_dir: where they are; None: as in the config.
+          given: the dataset that was given to the training from Python.
 
         Raises:
           ValueError: they are others than in the training, or were given to it from Python and are in no file.
           DataError: they cannot be read.
         """
+        if given is not None:
+            self.data.check(given)
+            return given
         if self.data.given:
             raise ValueError(
                 f"workdir={str(self.workdir)!r}: was trained from Python on the dataset {self.data.name!r}, which is in"

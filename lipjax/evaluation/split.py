@@ -63,11 +63,9 @@ def certify_run(
       num_examples: certify only the first so many images; None: all.
       say: takes lines of progress and the table.
       split, batch_size, attack: one of SPLITS; images at a time; one of ATTACKS.
-      float_slack, precisions, paper_protocol: see `Radius`, `Precision`, `PaperProtocol`.
+      float_slack, precisions, paper_protocol, precision: see `Radius`, `Precision`, `PaperProtocol`, `Float32`.
       trust_code: False refuses a workdir whose network is made by a Python file (`workdir.load_trained`).
-      precision: 'float32' certifies the float32 program beside that of float64, see `Float32`.
-      folder: where to write; None: certificates, or certificates_SPLIT, in the workdir.
-      dataset: the one that was given to the training, where one was.
+      folder, dataset: where to write, None: in the workdir; the dataset that the training was given, where it was.
 
     Raises:
       ValueError, FileNotFoundError, CheckpointError: bad arguments, an empty split, no training there.
@@ -75,20 +73,16 @@ def certify_run(
     """
     _check_arguments(num_examples, batch_size, float_slack, split, attack, radii, precision)
     workdir, trained = Path(workdir), load_trained(workdir, data_dir, trust_code)
-    config, variables, data = trained.config, trained.variables, trained.data
-    if dataset is None:
-        dataset = trained.dataset(say=say)
-    else:
-        data.check(dataset)
-    named_radii = parse_radii(config.run.radii if radii is None else radii)
-    images = Split(*(part[:num_examples] for part in images_of(dataset, split, config)))
+    dataset = trained.dataset(say=say, given=dataset)
+    named_radii = parse_radii(trained.config.run.radii if radii is None else radii)
+    images = Split(*(part[:num_examples] for part in images_of(dataset, split, trained.config)))
     started = time.perf_counter()
     say("proving a bound of the Lipschitz constant …")
     proven = trained.prove()
     folder = folder_of(workdir, split) if folder is None else folder
     folder.mkdir(exist_ok=True)
     images_sha256 = sha256(images._asdict())
-    network = [sha256(variables), config.to_json(), split, images_sha256, *_program()]
+    network = [sha256(trained.variables), trained.config.to_json(), split, images_sha256, *_program()]
     certification = hashlib.sha256(json.dumps([*network, float_slack]).encode()).hexdigest()
     check_remembered(folder_of(workdir, split), certification, forget=folder == folder_of(workdir, split))
     asked = {"attack": attack != "none", "float32": precision == "float32"}
@@ -96,14 +90,9 @@ def certify_run(
     others = _others(asked, trained, proven, (list(named_radii.values()), attack, folder, certification))
     about = (images, dataset.pixel_max, folder, network, batch_size, say)
     rows = _measured(Radius(proven, float_slack), others, lambda m, **known: measured(m, *about, **known))
-    summary = {
-        "dataset": data.name,
-        "class_names": list(data.class_names),
-        "split": split,
-        "num_examples": len(images.labels),
-    }
+    summary = {"dataset": trained.data.name, "split": split, "num_examples": len(images.labels)}
     summary |= _summarised(rows, named_radii) | {"float_slack": float_slack, "seconds": time.perf_counter() - started}
-    summary |= _about(proven, variables, images_sha256, rows["per_image"][1])
+    summary |= _about(trained, proven, images_sha256, rows["per_image"][1])
     _write(folder, summary, {name: found for name, (_, found) in rows.items()}, images, dataset.pixel_max)
     say(f"{table(summary)}\nwrote {folder}/report.html, summary.json, per_image.csv and curve.png")
     return summary
@@ -131,13 +120,14 @@ def _summarised(rows: Mapping[str, tuple[Measure, Rows]], radii: Mapping[str, fl
     return missing | {k: v for measure, found in rows.values() for k, v in measure.summary(found.found, radii).items()}
 
 
-def _about(proven: Proven, variables: Mapping[str, Any], images_sha256: str, rows: Rows) -> dict[str, Any]:
+def _about(trained: Trained, proven: Proven, images_sha256: str, rows: Rows) -> dict[str, Any]:
     """What the numbers of a summary are of: the proof, and digests of all that they come from."""
     return {
+        "class_names": list(trained.data.class_names),
         "lipschitz_bound": proven.lipschitz_bound,
         "rounding": {"precision": proven.precision, "error_bound": proven.rounding, "unknown": proven.unproven},
         "chain_of_proof": chain_of_proof(proven),
-        "params_sha256": sha256(variables["params"]),
+        "params_sha256": sha256(trained.variables["params"]),
         "images_sha256": images_sha256,
         "per_image_sha256": hashlib.sha256(rows.text().encode()).hexdigest(),
         "lipjax": metadata.version("lipjax"),
