@@ -95,13 +95,13 @@ def test_the_test_split_chooses_nothing(trained, tmp_path, monkeypatch):
     from lipjax.data import Split
     from lipjax.training import loop as training
 
-    load = training.load
+    loaded = training.loaded
 
-    def blind(name, data_dir):
-        dataset = load(name, data_dir)
+    def blind(*arguments):
+        dataset = loaded(*arguments)
         return dataset.__class__(**{**vars(dataset), "test": Split(*(np.zeros_like(a) for a in dataset.test))})
 
-    monkeypatch.setattr(training, "load", blind)
+    monkeypatch.setattr(training, "loaded", blind)
     state = train(tiny_config(), tmp_path, say=quiet)
     jax.tree.map(np.testing.assert_array_equal, state, trained[1])
     best = Checkpoints(tmp_path).metadata("best")
