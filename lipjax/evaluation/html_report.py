@@ -12,6 +12,7 @@ from PIL import Image
 
 from lipjax.config import parse_radii
 from lipjax.evaluation import report
+from lipjax.evaluation.kept import name_of
 from lipjax.system.files import atomic_write
 
 EXTREMES = 8  # images shown at either end of the radii
@@ -45,6 +46,7 @@ def write_html_report(
         summary=summary,
         text=text,
         infinity=np.inf,
+        kept=name_of(summary),
         curve=_png(lambda target: report.plot_certified_accuracy(target, radius, right, closest, "")),
         histogram=_png(lambda target: report.plot_radii(target, radius[right])),
         names=names,

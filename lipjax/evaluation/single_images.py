@@ -1,11 +1,10 @@
 """Certificates of single pictures from files, by a trained network."""
 
+import decimal
 import glob
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
 
 from lipjax.data import DataError
 from lipjax.data.folder import images_of
@@ -53,10 +52,14 @@ def certify_files(
         for path, prediction, radius, rival in zip(
             paths[part], found.prediction, found.radius, found.rival, strict=True
         ):
-            proven_digits = np.floor(radius * 1e4) / 1e4  # rounded to the nearest it might be more than is proven
-            say(
-                f"{path!s:{width}}  {names[prediction]}, certified radius {proven_digits:.4f}, runner-up {names[rival]}"
-            )
+            shown = rounded_down(radius)
+            say(f"{path!s:{width}}  {names[prediction]}, certified radius {shown}, runner-up {names[rival]}")
+
+
+def rounded_down(radius: float) -> str:
+    """To four digits; rounded to the nearest it might be more than is proven."""
+    exact = decimal.Decimal(float(radius))
+    return str(exact.quantize(decimal.Decimal("0.0001"), decimal.ROUND_DOWN)) if exact.is_finite() else str(radius)
 
 
 def files_of(images: str) -> list[Path]:
