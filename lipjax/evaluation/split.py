@@ -75,7 +75,8 @@ def certify_run(
     workdir, trained = Path(workdir), load_trained(workdir, data_dir, trust_code)
     dataset = trained.dataset(say=say, given=dataset)
     named_radii = parse_radii(trained.config.run.radii if radii is None else radii)
-    images = Split(*(part[:num_examples] for part in images_of(dataset, split, trained.config)))
+    whole = images_of(dataset, split, trained.config)
+    images = Split(*(part[:num_examples] for part in whole))
     started = time.perf_counter()
     say("proving a bound of the Lipschitz constant …")
     proven = trained.prove()
@@ -91,6 +92,7 @@ def certify_run(
     about = (images, dataset.pixel_max, folder, network, batch_size, say)
     rows = _measured(Radius(proven, float_slack), others, lambda m, **known: measured(m, *about, **known))
     summary = {"dataset": trained.data.name, "split": split, "num_examples": len(images.labels)}
+    summary["images_in_split"] = len(whole.labels)
     summary |= _summarised(rows, named_radii) | {"float_slack": float_slack, "seconds": time.perf_counter() - started}
     summary |= _about(trained, proven, images_sha256, rows["per_image"][1])
     _write(folder, summary, {name: found for name, (_, found) in rows.items()}, images, dataset.pixel_max)

@@ -34,6 +34,8 @@ def example(count=60, classes=3, channels=3, attack=True, right=0.7, **changes):
         "class_names": [f"<{i}> & co" for i in range(classes)],
         "split": "test",
         "num_examples": count,
+        "images_in_split": count + 1,
+        "images_sha256": "0" * 64,
         "standard_accuracy": float(np.mean(rows["label"] == rows["prediction"])),
         "certified_accuracy": {"36/255": float(np.mean(radius > 36 / 255)), "0.5": float(np.mean(radius > 0.5))},
         "average_certified_radius": float(radius.mean()),
