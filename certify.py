@@ -18,6 +18,7 @@ from lipjax.evaluation.single_images import certify_files
 from lipjax.evaluation.split import ATTACKS, SPLITS, certify_run
 from lipjax.evaluation.verify import NotVerified, verify_run
 from lipjax.models import program
+from lipjax.models.pgd import DOMAINS
 from lipjax.system import compilation
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of train.py.", required=True)
@@ -27,6 +28,12 @@ SPLIT = flags.DEFINE_enum("split", "test", SPLITS, "Which images; validation: he
 IMAGES_AT_A_TIME = flags.DEFINE_integer("batch_size", program.BATCH_SIZE, "Images at a time; fewer need less memory.")
 ATTACK = flags.DEFINE_enum(
     "attack", "none", ATTACKS, "Attack the images too: fast 10 steps, strong 50 steps × 5 starts."
+)
+ATTACK_DOMAIN = flags.DEFINE_enum(
+    "attack_domain",
+    "images",
+    DOMAINS,
+    "What the attack may reach: images (pixels in [0, 1]), or all of space.",
 )
 FLOAT_SLACK = flags.DEFINE_float("float_slack", 0.0, "An error of the features, in l2, that certificates shall cover.")
 PRECISIONS = flags.DEFINE_bool("precisions", False, "Measure float32 and bfloat16 features against float64 ones.")
@@ -46,7 +53,10 @@ TRUST_CODE = flags.DEFINE_bool("trust_code", False, "Execute the Python file in 
 RADII = flags.DEFINE_string("radii", None, "Such as 36/255,0.5 (l2, pixels in [0, 1]); default: as in the config.")
 IMAGES = flags.DEFINE_string("images", None, "Certify these files instead: a.png,b.png, a folder, or a pattern.")
 # What --images does not take.
-OF_SPLITS = ("data_dir", "num_examples", "split", "attack", "precisions", "paper_protocol", "verify", "radii")
+OF_SPLITS = (
+    *("data_dir", "num_examples", "split", "attack", "attack_domain", "precisions", "paper_protocol", "verify"),
+    "radii",
+)
 
 
 def main(argv):
@@ -79,6 +89,7 @@ def main(argv):
             split=SPLIT.value,
             batch_size=IMAGES_AT_A_TIME.value,
             attack=ATTACK.value,
+            attack_domain=ATTACK_DOMAIN.value,
             float_slack=FLOAT_SLACK.value,
             precisions=PRECISIONS.value,
             paper_protocol=PAPER_PROTOCOL.value,

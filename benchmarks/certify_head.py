@@ -5,7 +5,7 @@
 On the test features of a trained CRC run; without --workdir, on a head of the size below that is trained in seconds on
 synthetic features (clusters, adversarial training): its pairs are easier than those of a real run.  Prints images/s
 with screening of the rivals (`certify_crc`) and with every rival refined, medians of interleaved runs, the fractions
-that are exact and within 1 % of the upper bound, and the cost of the curvature bounds, which is paid once a head.
+that are exact and within 1 % of the upper bound.  Curvature bounds, paid once a head, are not counted (`curvature.py`).
 """
 
 import statistics
@@ -20,7 +20,6 @@ from absl import app, flags, logging
 from lipjax.certificates.crc import certify_crc, pair_bounds
 from lipjax.certificates.curvature_cache import CurvatureCache
 from lipjax.models.program import penultimate_features
-from lipjax.ops.curvature import cheap_curvature_bound, curvature_bound
 from lipjax.system import compilation
 from lipjax.workdir import load_trained
 
@@ -33,19 +32,11 @@ HIDDEN = flags.DEFINE_integer("hidden", 512, "Hidden units of the synthetic head
 WIDTH = flags.DEFINE_integer("width", 512, "Features of the synthetic head.")
 REFINE_ALL = flags.DEFINE_bool("refine_all", True, "Time every rival refined too; slow for 100 classes.")
 PREDICTED = flags.DEFINE_bool("predicted", False, "Certify the predicted class of each image, right or wrong.")
-CURVATURE_ONLY = flags.DEFINE_bool("curvature_only", False, "Only the cost of the curvature bounds, random weights.")
 
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
     compilation.use_cache()
-    if CURVATURE_ONLY.value:
-        rng = np.random.default_rng(0)
-        head = {
-            "w1": rng.normal(size=(HIDDEN.value, WIDTH.value)),
-            "w2": rng.normal(size=(CLASSES.value, HIDDEN.value)),
-        }
-        return curvature_cost(head)
     if WORKDIR.value:
         features, head, labels = trained_features()
         print(f"features of the test split, {WORKDIR.value}")
@@ -56,7 +47,6 @@ def main(_):
         hidden = np.logaddexp(0, features @ head["w1"].T + head["b1"])
         labels = np.argmax(hidden @ head["w2"].T + head["b2"], axis=1)
     print(f"{len(labels)} images, {features.shape[1]} features, w1 {head['w1'].shape}, w2 {head['w2'].shape}")
-    curvature_cost(head)
 
     cache = CurvatureCache(None, head["w1"], head["w2"])
     double = np.asarray(features, np.float64), {k: np.asarray(v, np.float64) for k, v in head.items()}, labels
@@ -87,19 +77,6 @@ def main(_):
         f"{np.mean(radius >= 0.99 * upper):.2%}, radius 0: {np.sum(radius == 0)}, above upper: {np.sum(radius > upper)}"
     )
     print(f"mean radius {radius.mean():.4f}, feature space")
-
-
-def curvature_cost(head) -> None:
-    w1, w2 = (np.asarray(head[name], np.float64) for name in ("w1", "w2"))
-    started = time.perf_counter()
-    cheap = cheap_curvature_bound(w1, w2)
-    middle = time.perf_counter()
-    pairs = np.argwhere(~np.eye(len(w2), dtype=bool))
-    pairs = pairs[np.random.default_rng(0).permutation(len(pairs))[:20]] if w1.size > 2**20 else pairs
-    tight = curvature_bound(w1, w2, pairs)
-    each = (time.perf_counter() - middle) / len(pairs)
-    print(f"curvature: cheap bound of all pairs {middle - started:.2f} s, tight {each * 1e3:.1f} ms a pair", end="")
-    print(f" ({len(pairs)} pairs); cheap / tight: mean {np.mean(cheap[tuple(pairs.T)] / tight):.2f}")
 
 
 def trained_features():

@@ -90,7 +90,7 @@ def attacked(proven, images, labels, certificate) -> dict:
     chosen = np.flatnonzero(certificate.radius > 0)
     violations, smallest = 0, np.inf
     for part in np.array_split(chosen, max(len(chosen) // 500, 1)):
-        found = proven.attack(images[part], labels[part], INSIDE * certificate.radius[part])
+        found = proven.attack(images[part], labels[part], INSIDE * certificate.radius[part], domain="space")
         violations += int((found.margins <= 0).sum())
         smallest = min(smallest, float(found.margins.min()))
     return {"attacked": len(chosen), "violations": violations, "smallest_margin": smallest}

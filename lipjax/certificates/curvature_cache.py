@@ -4,13 +4,19 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import time
 import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import threadpoolctl
+import tqdm
 
-from lipjax.ops.curvature import cheap_curvature_bound, checked_pairs, checked_weights, curvature_bound
+from lipjax.ops.curvature import cheap_of_parts, checked_pairs, checked_weights, pair_bound, part_bound
 
+_SAVE_SECONDS = 10.0
 _TIGHT_AT_ONCE = 2e11  # multiplications; all pairs of 10 classes × 512 × 512 are 1.2e10, of 100 × 4096 × 2048 1.7e14
 
 
@@ -18,9 +24,10 @@ class CurvatureCache:
     """The proven bounds m(l, i) of a head (`ops.curvature_bound`), computed when first needed.
 
     `bounds()` is tight for every pair if that costs a few seconds at most, otherwise cheap; `tight(pairs)` is for the
-    pairs of a refinement.  With a path, what has been computed is kept in that .npz under
-    a SHA-256 of weights and values; a file that is damaged or belongs to other weights is ignored and replaced.  The
-    digest guards against accidents, not against a forger: keep the file where the checkpoint is.
+    pairs of a refinement.  With a path, what has been computed is kept in that .npz under a SHA-256 of weights and
+    values, every few seconds and when it is interrupted: computed again it goes on from there, to the same bytes.  A
+    file that is damaged or belongs to other weights is ignored and replaced.  The digest guards against accidents, not
+    against a forger: keep the file where the checkpoint is.
 
     Args:
       path: a .npz file beside the checkpoint, or None.
@@ -38,6 +45,7 @@ class CurvatureCache:
             self._head.update(np.ascontiguousarray(weights, dtype="<f8").tobytes())
         side = len(self._w2)
         self._cheap: np.ndarray | None = None
+        self._parts = np.full(2 * side + 1, np.nan)
         self._tight = np.where(np.eye(side, dtype=bool), 0.0, np.nan)
         self._load()
 
@@ -57,7 +65,9 @@ class CurvatureCache:
         if everything <= _TIGHT_AT_ONCE:
             return self._tight.copy()
         if self._cheap is None:
-            self._cheap = cheap_curvature_bound(self._w1, self._w2)
+            missing = np.argwhere(np.isnan(self._parts))
+            self._fill(self._parts, missing, lambda part: part_bound(self._w1, self._w2, part), "curvature, all pairs")
+            self._cheap = cheap_of_parts(self._w2, self._parts)
             self._save()
         return self._cheap.copy()
 
@@ -68,14 +78,33 @@ class CurvatureCache:
         asked[labels, rivals] = True
         missing = np.argwhere(asked & np.isnan(self._tight))
         if len(missing):
-            self._tight[tuple(missing.T)] = curvature_bound(self._w1, self._w2, missing)
-            self._save()
+            self._fill(self._tight, missing, lambda *pair: pair_bound(self._w1, self._w2, *pair), "curvature, tight")
         return self._tight[labels, rivals]
 
-    def _digest(self, cheap: np.ndarray, tight: np.ndarray) -> str:
+    def _fill(self, values: np.ndarray, missing: np.ndarray, bound: Callable[..., float], what: str) -> None:
+        """values[i] = bound(*i) for all `missing` indices i (P, dimensions), saved as they come.
+
+        One thread each: BLAS's own stall on a busy machine, and would change the last bits with their number.
+        """
+        keys, saved = [tuple(key) for key in missing.tolist()], time.monotonic()
+        bar = tqdm.tqdm(total=len(keys), desc=what, unit=" bounds", disable=None, leave=False, delay=2)
+        limits = threadpoolctl.threadpool_limits(1, user_api="blas")
+        with limits, ThreadPoolExecutor(os.cpu_count()) as pool, bar:
+            try:
+                for key, value in zip(keys, pool.map(lambda key: bound(*key), keys), strict=True):
+                    values[key] = value
+                    bar.update()
+                    if time.monotonic() - saved > _SAVE_SECONDS:
+                        self._save()
+                        saved = time.monotonic()
+            finally:
+                pool.shutdown(cancel_futures=True)
+                self._save()
+
+    def _digest(self, *values: np.ndarray) -> str:
         digest = self._head.copy()
-        digest.update(np.ascontiguousarray(cheap, dtype="<f8").tobytes())
-        digest.update(np.ascontiguousarray(tight, dtype="<f8").tobytes())
+        for array in values:
+            digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
         return digest.hexdigest()
 
     def _load(self) -> None:
@@ -84,10 +113,10 @@ class CurvatureCache:
         # Whatever is wrong with the file, its values can be computed again.
         with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             with np.load(self._path, allow_pickle=False) as file:
-                cheap, tight, digest = file["cheap"], file["tight"], str(file["sha256"])
-            fits = tight.shape == self._tight.shape and cheap.shape in (tight.shape, (0, 0))
-            if fits and digest == self._digest(cheap, tight):
-                self._cheap, self._tight = (cheap if cheap.size else None), tight
+                cheap, parts, tight, digest = file["cheap"], file["parts"], file["tight"], str(file["sha256"])
+            fits = (parts.shape, tight.shape) == (self._parts.shape, self._tight.shape)
+            if fits and cheap.shape in (tight.shape, (0, 0)) and digest == self._digest(cheap, parts, tight):
+                self._cheap, self._parts, self._tight = (cheap if cheap.size else None), parts, tight
 
     def _save(self) -> None:
         if self._path is None:
@@ -98,7 +127,8 @@ class CurvatureCache:
         handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                np.savez(file, cheap=cheap, tight=self._tight, sha256=self._digest(cheap, self._tight))
+                digest = self._digest(cheap, self._parts, self._tight)
+                np.savez(file, cheap=cheap, parts=self._parts, tight=self._tight, sha256=digest)
             os.replace(name, self._path)
         except BaseException:
             os.unlink(name)

@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax
 import numpy as np
 
+from lipjax.data.dataset import Border
 from lipjax.evaluation.measure import Measure
 from lipjax.models import Proven, pgd
 
@@ -21,43 +22,58 @@ class Attack(Measure):
     """Columns of attack.csv: l2 distance, pixels in [0, 1], of the closest misclassified point that was found, and its
     factor to the certified radius.
 
-    The distance is 0 where the image itself is misclassified, inf where none was found; the factor is inf where nothing
-    is certified.  The least factor is by how much all radii would have to be enlarged for the attack to find one wrong.
-     Each image is attacked at each of the radii
-    and inside its own certified one.  A point that is closer, in float64, than the certified radius, and that the
-    program that certified misclassifies too, raises `CertificateViolated`.
+    Each image is attacked at each of the radii, within the domain, and inside its own certified radius at any point,
+    as that is what certificates are about.  Whichever attack finds it: a point that is closer, in float64, than the
+    certified radius, and that the program that certified misclassifies, raises `CertificateViolated`.
+
+    The distance is 0 where the image itself is misclassified, inf where no point of the domain was found; the factor is
+    inf where nothing is certified.  The least factor is by how much all radii would have to be enlarged for the attack
+    to find one wrong.
 
     Args:
       radii: l2.
       strength: a key of `pgd.STRENGTHS`.
       folder: where a violation is saved, as violation_INDEX.npz.
       certification: what the certificates depend on; a violation is remembered for these (`check_remembered`).
+      domain, border: see `pgd.limits_of`; robust accuracy is bounded over the points of this domain.
     """
 
     name = "attack"
     done = "attacked"
     columns: ClassVar = {"distance": "f8", "factor": "f8"}
 
-    def __init__(self, proven: Proven, radii: list[float], strength: str, folder: Path, certification: str = ""):
+    def __init__(
+        self,
+        proven: Proven,
+        radii: list[float],
+        strength: str,
+        folder: Path,
+        certification: str = "",
+        domain: str = "images",
+        border: Border = pgd.NO_BORDER,
+    ):
         self._proven, self._radii, self._strength, self._folder = proven, radii, strength, folder
-        self._certification = certification
+        self._certification, self._domain, self._border = certification, domain, border
+        self._limits = pgd.limits_of(domain, proven.image_shape, border)
 
     def key(self):
-        return [self._proven.lipschitz_bound, self._strength, self._radii]
+        return [self._proven.lipschitz_bound, self._strength, self._radii, self._domain, self._border]
 
     def batch(self, batch):
         images, labels, certified = batch.images, batch.labels, batch.radius
         steps, starts = pgd.STRENGTHS[self._strength]
         closest = np.full(len(labels), np.inf)
-        inside = np.where(np.isfinite(certified), certified * INSIDE, 0.0)
-        for number, radius in enumerate([inside, *(np.full(len(labels), radius) for radius in self._radii)]):
+        attacks = [(certified * INSIDE, pgd.limits_of("space", images.shape[1:]))]
+        attacks += [(np.full(len(labels), radius), self._limits) for radius in self._radii]
+        for number, (radius, limits) in enumerate(attacks):
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), batch.start), number)
-            attack = pgd.l2_attack(self._proven, images, labels, radius, key, steps, starts)
+            attack = pgd.l2_attack(self._proven, images, labels, radius, key, steps, starts, limits)
             nearer = pgd.bisected(self._proven, images, labels, attack)
             for found in (attack, nearer):
                 self._check(batch, found)
-            distance = pgd.distance(images, nearer.images)
-            closest = np.minimum(closest, np.where(nearer.margins <= 0, distance, np.inf))
+            if number:
+                distance = pgd.distance(images, nearer.images)
+                closest = np.minimum(closest, np.where(nearer.margins <= 0, distance, np.inf))
         with np.errstate(divide="ignore", invalid="ignore"):
             factor = np.where(certified > 0, closest / certified, np.inf)
         return {"distance": closest, "factor": np.where(np.isnan(factor), np.inf, factor)}
@@ -67,7 +83,7 @@ class Attack(Measure):
         # Robust accuracy cannot be above what the attack leaves.
         upper = {text: float(np.mean(found["distance"] > r)) for text, r in radii.items()}
         least = float(found["factor"].min())
-        about = {"strength": self._strength, "steps": steps, "starts": starts}
+        about = {"strength": self._strength, "steps": steps, "starts": starts, "domain": self._domain}
         about["detection_factor"] = least if np.isfinite(least) else None
         return {"attack": {**about, "robust_accuracy_upper_bound": upper}}
 

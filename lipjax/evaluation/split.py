@@ -26,7 +26,7 @@ from lipjax.evaluation.precision import Precision
 from lipjax.evaluation.radius import Radius
 from lipjax.evaluation.summary_table import table
 from lipjax.models import Proven
-from lipjax.models.pgd import STRENGTHS
+from lipjax.models.pgd import DOMAINS, STRENGTHS
 from lipjax.models.program import BATCH_SIZE, PRECISIONS
 from lipjax.system.files import atomic_write
 from lipjax.workdir import Trained, load_trained
@@ -45,6 +45,7 @@ def certify_run(
     split: str = "test",
     batch_size: int = BATCH_SIZE,
     attack: str = "none",
+    attack_domain: str = "images",
     float_slack: float = 0.0,
     precisions: bool = False,
     paper_protocol: bool = False,
@@ -60,9 +61,8 @@ def certify_run(
 
     Args:
       data_dir, radii: where the data is; l2, pixels in [0, 1], such as '36/255,0.5'; None: as in the config.
-      num_examples: certify only the first so many images; None: all.
-      say: takes lines of progress and the table.
-      split, batch_size, attack: one of SPLITS; images at a time; one of ATTACKS.
+      num_examples, say: certify only the first so many images, None: all; takes lines of progress and the table.
+      split, batch_size, attack, attack_domain: one of SPLITS; images at a time; one of ATTACKS; one of `pgd.DOMAINS`.
       float_slack, precisions, paper_protocol, precision: see `Radius`, `Precision`, `PaperProtocol`, `Float32`.
       trust_code: False refuses a workdir whose network is made by a Python file (`workdir.load_trained`).
       folder, dataset: where to write, None: in the workdir; the dataset that the training was given, where it was.
@@ -71,7 +71,7 @@ def certify_run(
       ValueError, FileNotFoundError, CheckpointError: bad arguments, an empty split, no training there.
       CertificateViolated: an attack succeeded inside a certified radius.
     """
-    _check_arguments(num_examples, batch_size, float_slack, split, attack, radii, precision)
+    _check_arguments(num_examples, batch_size, float_slack, split, attack, attack_domain, radii, precision)
     workdir, trained = Path(workdir), load_trained(workdir, data_dir, trust_code)
     dataset = trained.dataset(say=say, given=dataset)
     named_radii = parse_radii(trained.config.run.radii if radii is None else radii)
@@ -80,15 +80,15 @@ def certify_run(
     started = time.perf_counter()
     say("proving a bound of the Lipschitz constant …")
     proven = trained.prove()
-    folder = folder_of(workdir, split) if folder is None else folder
-    folder.mkdir(exist_ok=True)
+    (folder := folder_of(workdir, split) if folder is None else folder).mkdir(exist_ok=True)
     images_sha256 = sha256(images._asdict())
     network = [sha256(trained.variables), trained.config.to_json(), split, images_sha256, *_program()]
     certification = hashlib.sha256(json.dumps([*network, float_slack]).encode()).hexdigest()
     check_remembered(folder_of(workdir, split), certification, forget=folder == folder_of(workdir, split))
-    asked = {"attack": attack != "none", "float32": precision == "float32"}
-    asked |= {"precision": precisions, "paper_protocol": paper_protocol}
-    others = _others(asked, trained, proven, (list(named_radii.values()), attack, folder, certification))
+    asked = {"attack": attack != "none", "float32": precision == "float32", "precision": precisions}
+    asked["paper_protocol"] = paper_protocol
+    of_attack = (list(named_radii.values()), attack, folder, certification, attack_domain, dataset.border)
+    others = _others(asked, trained, proven, of_attack)
     about = (images, dataset.pixel_max, folder, network, batch_size, say)
     rows = _measured(Radius(proven, float_slack), others, lambda m, **known: measured(m, *about, **known))
     summary = {"dataset": trained.data.name, "split": split, "num_examples": len(images.labels)}
@@ -148,7 +148,7 @@ def folder_of(workdir: Path, split: str) -> Path:
     return workdir / ("certificates" if split == "test" else f"certificates_{split}")
 
 
-def _check_arguments(num_examples, batch_size, float_slack, split, attack, radii, precision) -> None:
+def _check_arguments(num_examples, batch_size, float_slack, split, attack, domain, radii, precision) -> None:
     if radii is not None:
         parse_radii(radii)
     for name, value in {"num_examples": num_examples, "batch_size": batch_size}.items():
@@ -157,7 +157,7 @@ def _check_arguments(num_examples, batch_size, float_slack, split, attack, radii
     if not 0 <= float_slack < np.inf:
         raise ValueError(f"float_slack={float_slack!r}: must be a finite number >= 0")
     given = (("split", split, SPLITS), ("attack", attack, ATTACKS), ("precision", precision, PRECISIONS))
-    for name, choice, allowed in given:
+    for name, choice, allowed in (*given, ("attack_domain", domain, DOMAINS)):
         if choice not in allowed:
             raise ValueError(f"{name}={choice!r}: must be one of {allowed}")
 

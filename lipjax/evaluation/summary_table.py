@@ -12,6 +12,7 @@ def table(summary: Mapping[str, Any]) -> str:
     if summary["attack"]:
         upper = summary["attack"]["robust_accuracy_upper_bound"].items()
         rows += [(f"not broken by the attack at {radius}", f"{accuracy:.2%}") for radius, accuracy in upper]
+        rows.append(("the attack may reach", summary["attack"]["domain"]))
         factor = _shown(summary["attack"]["detection_factor"], ".4f")
         rows.append(("radii enlarged so many times would be found wrong", factor))
     rows += [

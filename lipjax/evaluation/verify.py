@@ -46,6 +46,7 @@ def verify_run(
         radii, attack = ",".join(published["certified_accuracy"]), published.get("attack")
         about = {"split": split, "float_slack": published.get("float_slack", 0.0), "trust_code": trust_code}
         about |= {"attack": attack["strength"] if attack else "none", "folder": Path(fresh)}
+        about |= {"attack_domain": attack.get("domain", "space") if attack else "images"}
         about |= {"precision": "float32" if published.get("float32") else "float64"}
         about |= {"paper_protocol": bool(published.get("paper_protocol_not_a_proof"))}
         found = certify_run(workdir, data_dir, published["num_examples"], radii, lambda line: None, **about)

@@ -14,7 +14,7 @@ import numpy as np
 from flax.core import FrozenDict
 
 from lipjax.certificates import Certificate
-from lipjax.certificates.certificate import checked_labels, over_bound
+from lipjax.certificates.certificate import over_bound
 from lipjax.layers import Head, Layer, Proof
 from lipjax.layers.head import Certifier
 from lipjax.layers.layer import Variables, check_unchanged, own_of, remade
@@ -162,31 +162,27 @@ class Proven:
     def _classes(self, features) -> np.ndarray:
         return np.argmax(self._logits(features), axis=1)
 
-    def attack(self, images, labels, radii, strength: str = "fast", key: jax.Array | None = None):
+    def attack(
+        self, images, labels, radii, strength="fast", key=None, domain="images", border=pgd.NO_BORDER
+    ) -> pgd.Attack:
         """What an adversary finds within `radii` of images, beside the proof: `pgd.Attack`, see `pgd.l2_attack`.
 
         Args:
           images: (N, H, W, C) in [0, 1]; labels: (N,) integers.
-          radii: l2, a number or (N,); where it is infinite the diagonal of [0, 1]^n is taken.
+          radii: l2, a number or (N,); the diagonal of [0, 1]^n at most is taken.
           strength: a key of `pgd.STRENGTHS`.
           key: of random starts; None: `jax.random.key(0)`.
+          domain: 'images', pixels in [0, 1] and 0 in the border; or 'space', all points, which certificates are about.
+          border: ((top, bottom), (left, right)), pixels around the images that are no part of them (`Dataset.border`).
 
         Returns:
           (images (N, H, W, C) of smallest margin, their margins (N,) in the program that certifies); <= 0: wrong class.
 
         Raises:
-          ValueError: images, labels or radii of another shape or range, an unknown strength.
+          ValueError: images, labels, radii or border of another shape or range, an unknown strength or domain, an image
+            that is not 0 in the border.
         """
-        images = checked_images(images, self.image_shape).astype(np.float32)
-        labels = checked_labels(labels, len(images), self.num_classes)
-        if strength not in pgd.STRENGTHS:
-            raise ValueError(f"strength={strength!r}: must be one of {tuple(pgd.STRENGTHS)}")
-        radii = np.minimum(np.asarray(radii, np.float64), self._diagonal)
-        if radii.shape not in ((), (len(images),)) or not (radii >= 0).all():
-            raise ValueError(f"radii: must be a number >= 0 or {len(images)} of them, got {radii}")
-        radii, key = np.broadcast_to(radii, len(images)), jax.random.key(0) if key is None else key
-        found = pgd.l2_attack(self, images, labels, radii, key, *pgd.STRENGTHS[strength])
-        return found._replace(margins=pgd.margins_of_program(self, found.images, labels))
+        return pgd.checked_attack(self, images, labels, radii, strength, key, domain, border)
 
     def features(self, images) -> np.ndarray:
         """g(x), (N, D), for images (N, H, W, C), as the program that certifies computes them, batch by batch.

@@ -10,7 +10,8 @@ fails there, it never enters a certificate.
 
 λmax is monotone and subadditive in c >= 0.  With the mean r of the rows of W2,
 max(0, w2_i − w2_l) <= max(0, w2_i − r) + max(0, r − w2_l), which bounds all K(K − 1) pairs by 2K such norms, and
-c <= max(c) bounds each by ‖W1‖² max(c): the cheap bound is the smaller of the two.
+c <= max(c) bounds each by ‖W1‖² max(c): the cheap bound is the smaller of the two.  No array has a pair and a hidden
+unit for indices.
 """
 
 import math
@@ -20,6 +21,7 @@ import numpy as np
 from lipjax.ops.bounds import dense_norm_bound
 
 _EPS = float(np.finfo(np.float64).eps)
+_RIVALS_AT_ONCE = 64  # rows of W2 that stay in the cache of a processor
 
 
 def curvature_bound(w1, w2, pairs=None) -> np.ndarray:
@@ -39,10 +41,10 @@ def curvature_bound(w1, w2, pairs=None) -> np.ndarray:
     """
     w1, w2 = checked_weights(w1, w2)
     if pairs is not None:
-        return np.array([_pair_bound(w1, w2[i] - w2[j]) for j, i in checked_pairs(pairs, len(w2))], dtype=np.float64)
+        return np.array([pair_bound(w1, w2, j, i) for j, i in checked_pairs(pairs, len(w2))], dtype=np.float64)
     bounds = np.zeros((len(w2), len(w2)))
     for label, rival in np.argwhere(~np.eye(len(w2), dtype=bool)):
-        bounds[label, rival] = _pair_bound(w1, w2[rival] - w2[label])
+        bounds[label, rival] = pair_bound(w1, w2, label, rival)
     return bounds
 
 
@@ -52,17 +54,39 @@ def cheap_curvature_bound(w1, w2) -> np.ndarray:
     Args, returns and errors as `curvature_bound` without pairs: (H, D), (K, H) → (K, K), diagonal 0.
     """
     w1, w2 = checked_weights(w1, w2)
-    mean = w2.mean(axis=0)
-    above = np.array([_pair_bound(w1, row - mean) for row in w2])
-    below = np.array([_pair_bound(w1, mean - row) for row in w2])
-    whole = _pair_bound(w1, np.ones(len(w1)))  # 1/4 ‖W1‖²
-    largest = np.stack([np.maximum(w2 - row, 0).max(axis=1) for row in w2])
+    return cheap_of_parts(w2, np.array([part_bound(w1, w2, part) for part in range(2 * len(w2) + 1)]))
+
+
+def pair_bound(w1: np.ndarray, w2: np.ndarray, label: int, rival: int) -> float:
+    """`curvature_bound` of one pair, checked weights in float64."""
+    return _weighted_bound(w1, w2[rival] - w2[label])
+
+
+def part_bound(w1: np.ndarray, w2: np.ndarray, part: int) -> float:
+    """1/4 λmax(W1ᵀ diag(c) W1) for c = max(0, w2_k − r), part k; max(0, r − w2_k), part K + k; and 1, part 2K."""
+    count = len(w2)
+    if part == 2 * count:
+        return _weighted_bound(w1, np.ones(len(w1)))
+    difference = w2[part % count] - w2.mean(axis=0)
+    return _weighted_bound(w1, difference if part < count else -difference)
+
+
+def cheap_of_parts(w2: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """`cheap_curvature_bound`, (K, K), from its parts (2K + 1,), see `part_bound`."""
+    count = len(w2)
+    above, below, whole = parts[:count], parts[count:-1], parts[-1]
+    largest, buffer = np.zeros((count, count)), np.empty((_RIVALS_AT_ONCE, w2.shape[1]))
+    for start in range(0, count, _RIVALS_AT_ONCE):
+        rivals = w2[start : start + _RIVALS_AT_ONCE]
+        for label, row in enumerate(w2):
+            difference = np.subtract(rivals, row, out=buffer[: len(rivals)])
+            largest[label, start : start + len(rivals)] = difference.max(axis=1)
     # 16 eps covers the roundings of the differences against the computed mean, of the sum and of the product.
-    bounds = np.minimum(below[:, None] + above[None, :], whole * largest) * (1 + 16 * _EPS)
-    return np.where(np.eye(len(w2), dtype=bool), 0.0, bounds)
+    bounds = np.minimum(below[:, None] + above[None, :], whole * np.maximum(largest, 0)) * (1 + 16 * _EPS)
+    return np.where(np.eye(count, dtype=bool), 0.0, bounds)
 
 
-def _pair_bound(w1: np.ndarray, difference: np.ndarray) -> float:
+def _weighted_bound(w1: np.ndarray, difference: np.ndarray) -> float:
     """An upper bound of 1/4 λmax(W1ᵀ diag(max(0, difference)) W1).
 
     Rounding: difference (one subtraction), √ and the powers of two change row weights by factors within 1 ± 4 eps, and

@@ -314,6 +314,26 @@ def test_a_loose_start_is_tightened_only_for_pairs_that_need_it(rng, monkeypatch
     assert np.isnan(cache._tight).any()
 
 
+def test_certificates_do_not_depend_on_what_was_asked_before(rng, monkeypatch, tmp_path):
+    """Not on other images, nor on every tight bound being known, nor on a file."""
+    from lipjax.certificates import curvature_cache
+
+    monkeypatch.setattr(curvature_cache, "_TIGHT_AT_ONCE", 0)
+    head, y = random_head(rng, 16, 5, 4, 3.0), rng.normal(size=(30, 5))
+    labels = logits(head, y).argmax(axis=1)
+
+    def fresh(path=None):
+        return curvature_cache.CurvatureCache(path, head["w1"], head["w2"])
+
+    expected, asked, warm = certify_crc(y, head, labels, curvature=fresh()), fresh(tmp_path / "x.npz"), fresh()
+    certify_crc(y[::-1], head, labels[::-1], curvature=asked)
+    warm.tight(np.argwhere(~np.eye(4, dtype=bool)))
+    for cache in (asked, warm, fresh(tmp_path / "x.npz")):
+        found = certify_crc(y, head, labels, curvature=cache)
+        for name in ("radius", "rival", "exact", "upper"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
 def test_the_dual_solver_reaches_at_least_the_fixed_point_on_hard_pairs(golden):
     from lipjax.certificates.dual_solver import dual_optimum
 

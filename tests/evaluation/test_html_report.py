@@ -63,6 +63,7 @@ def example(count=60, classes=3, channels=3, attack=True, right=0.7, **changes):
     } | changes
     if attack:
         summary["attack"] = {"strength": "fast", "steps": 10, "starts": 1, "robust_accuracy_upper_bound": {"0.5": 0.5}}
+        summary["attack"]["domain"] = "images"
         summary["attack"]["detection_factor"] = 1.25
     images = rng.integers(0, 17, (count, 8, 8, channels)).astype(np.uint8)
     return summary, table(summary), rows, closest, images, 16

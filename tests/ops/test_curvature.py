@@ -117,11 +117,70 @@ def test_cache_reads_its_file_instead_of_computing(large_head, tmp_path, monkeyp
     first.bounds()
     values = first.tight([(0, 1)])
     assert [p.name for p in tmp_path.iterdir()] == ["curvature.npz"]
-    for name in ("curvature_bound", "cheap_curvature_bound"):
+    for name in ("pair_bound", "part_bound", "cheap_of_parts"):
         monkeypatch.setattr(curvature_cache, name, lambda *_: pytest.fail("computed again"))
     again = CurvatureCache(path, *large_head)
     np.testing.assert_array_equal(again.tight([(0, 1)]), values)
     np.testing.assert_array_equal(again.bounds(), first.bounds())
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("name", ["part_bound", "pair_bound"])
+@pytest.mark.parametrize("done", [0, 1, 4])
+def test_an_interrupted_computation_goes_on_to_the_same_bytes(large_head, tmp_path, monkeypatch, name, stop, done):
+    monkeypatch.setattr(curvature_cache.os, "cpu_count", lambda: 1)
+    whole, calls, pairs = getattr(curvature_cache, name), [], np.argwhere(~np.eye(4, dtype=bool))
+
+    def compute(path, limit=np.inf):
+        def bound(*arguments):
+            calls.append(arguments[2:])
+            if len(calls) > limit:
+                raise stop
+            return whole(*arguments)
+
+        calls.clear()
+        monkeypatch.setattr(curvature_cache, name, bound)
+        cache = CurvatureCache(path, *large_head)
+        return cache.bounds(), cache.tight(pairs)
+
+    expected, total = compute(tmp_path / "unbroken.npz"), len(calls)
+    assert len(set(calls)) == total
+    with pytest.raises(stop):
+        compute(tmp_path / "broken.npz", done)
+    found = compute(tmp_path / "broken.npz")
+    assert len(calls) == total - done
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (tmp_path / "broken.npz").read_bytes() == (tmp_path / "unbroken.npz").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"broken.npz", "unbroken.npz"}
+
+
+def test_what_was_computed_is_saved_on_the_way(large_head, tmp_path, monkeypatch):
+    """A kill loses what came since the last save, not more: here each bound is saved before the next but one."""
+    monkeypatch.setattr(curvature_cache, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(curvature_cache.os, "cpu_count", lambda: 1)
+    path, seen, whole = tmp_path / "curvature.npz", [], CurvatureCache._save
+
+    def save(self):
+        whole(self)
+        with np.load(path) as file:
+            seen.append(int(np.isfinite(file["parts"]).sum()))
+
+    monkeypatch.setattr(CurvatureCache, "_save", save)
+    CurvatureCache(path, *large_head).bounds()
+    assert sorted(set(seen)) == list(range(1, 10))
+
+
+@pytest.mark.parametrize("classes", [2, 65, 130])
+def test_cheap_bounds_are_above_the_tight_ones_in_every_block_of_rivals(rng, classes):
+    w1, w2 = random_weights(rng, 5, 3, classes)
+    w1[:, 0] *= 30  # ‖W1‖² max(c) is often the smaller
+    tight, cheap = curvature_bound(w1, w2), cheap_curvature_bound(w1, w2)
+    assert (cheap >= tight * (1 - 1e-3)).all()  # tight is up to 0.03 % above the truth
+    flat = cheap_curvature_bound(w1, np.sign(w2))
+    largest = np.maximum(np.sign(w2)[None] - np.sign(w2)[:, None], 0).max(axis=2)
+    whole = np.linalg.norm(w1, 2) ** 2 / 4
+    assert (flat <= whole * largest * 1.001).all()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "smaller values", "other head", "missing entry"])
