@@ -13,9 +13,10 @@ from absl import app, flags, logging
 
 from lipjax.checkpoint import CheckpointError
 from lipjax.data import DataError
+from lipjax.evaluation.asked import ATTACKS, SPLITS
 from lipjax.evaluation.attack import CertificateViolated
 from lipjax.evaluation.single_images import certify_files
-from lipjax.evaluation.split import ATTACKS, SPLITS, certify_run
+from lipjax.evaluation.split import certify_run
 from lipjax.evaluation.verify import NotVerified, verify_run
 from lipjax.models import program
 from lipjax.models.pgd import DOMAINS
@@ -84,8 +85,8 @@ def main(argv):
         certify_run(
             Path(WORKDIR.value),
             DATA_DIR.value,
-            NUM_EXAMPLES.value,
-            RADII.value,
+            num_examples=NUM_EXAMPLES.value,
+            radii=RADII.value,
             split=SPLIT.value,
             batch_size=IMAGES_AT_A_TIME.value,
             attack=ATTACK.value,

@@ -67,6 +67,7 @@ class Attack(Measure):
         attacks += [(np.full(len(labels), radius), self._limits) for radius in self._radii]
         for number, (radius, limits) in enumerate(attacks):
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), batch.start), number)
+            batch.stage(f"attack {number + 1} of {len(attacks)}")
             attack = pgd.l2_attack(self._proven, images, labels, radius, key, steps, starts, limits)
             nearer = pgd.bisected(self._proven, images, labels, attack)
             for found in (attack, nearer):

@@ -1,5 +1,6 @@
 """Certification of a whole split: measures of every image, the summary, the table and the page."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -10,105 +11,118 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from lipjax.checkpoint import sha256
 from lipjax.config import parse_radii
 from lipjax.data import Dataset, Split
 from lipjax.evaluation import report
+from lipjax.evaluation.asked import Asked
 from lipjax.evaluation.attack import Attack, check_remembered
 from lipjax.evaluation.float32 import Float32
 from lipjax.evaluation.html_report import write_html_report
+from lipjax.evaluation.kept import keep
 from lipjax.evaluation.measure import Measure, Rows, measured
 from lipjax.evaluation.paper_protocol import PaperProtocol
 from lipjax.evaluation.precision import Precision
 from lipjax.evaluation.radius import Radius
 from lipjax.evaluation.summary_table import table
 from lipjax.models import Proven
-from lipjax.models.pgd import DOMAINS, STRENGTHS
-from lipjax.models.program import BATCH_SIZE, PRECISIONS
 from lipjax.system.files import atomic_write
+from lipjax.system.lock import FolderLock
 from lipjax.workdir import Trained, load_trained
 
-SPLITS = ("test", "train", "validation")
-ATTACKS = ("none", *STRENGTHS)
 FILES = ("per_image", "attack", "precision", "float32", "paper_protocol")  # .csv
 
 
 def certify_run(
     workdir: str | os.PathLike,
     data_dir: str | None = None,
-    num_examples: int | None = None,
-    radii: str | None = None,
     say: Callable[[str], None] = print,
-    split: str = "test",
-    batch_size: int = BATCH_SIZE,
-    attack: str = "none",
-    attack_domain: str = "images",
-    float_slack: float = 0.0,
-    precisions: bool = False,
-    paper_protocol: bool = False,
+    *,
     trust_code: bool = True,
-    precision: str = "float64",
     folder: Path | None = None,
     dataset: Dataset | None = None,
+    **asked: Any,
 ) -> dict[str, Any]:
     """Certify a split of a trained workdir; writes certificates/{report.html, summary.json, per_image.csv, curve.png}.
 
-    One that was stopped goes on where it was, to the same bytes; earlier results stay until the new ones are whole.
-    Returns the summary: standard_accuracy, certified_accuracy by radius as typed, lipschitz_bound, …
+    One that was stopped goes on where it was, to the same bytes; earlier results stay until the new ones are whole, and
+    those of whatever else was asked stay in certificates/kept (`kept.name_of`).  Returns the summary:
+    standard_accuracy, certified_accuracy by radius as typed, lipschitz_bound, …
 
     Args:
-      data_dir, radii: where the data is; l2, pixels in [0, 1], such as '36/255,0.5'; None: as in the config.
-      num_examples, say: certify only the first so many images, None: all; takes lines of progress and the table.
-      split, batch_size, attack, attack_domain: one of SPLITS; images at a time; one of ATTACKS; one of `pgd.DOMAINS`.
-      float_slack, precisions, paper_protocol, precision: see `Radius`, `Precision`, `PaperProtocol`, `Float32`.
+      data_dir: where the data is; None: as in the config.
+      say: takes lines of progress and the table.
       trust_code: False refuses a workdir whose network is made by a Python file (`workdir.load_trained`).
-      folder, dataset: where to write, None: in the workdir; the dataset that the training was given, where it was.
+      folder: where to write; None: certificates, or certificates_SPLIT, in the workdir.
+      dataset: the one that the training was given, where it was.
+      asked: see `Asked`.
 
     Raises:
       ValueError, FileNotFoundError, CheckpointError: bad arguments, an empty split, no training there.
+      LockedError: another process is certifying there.
       CertificateViolated: an attack succeeded inside a certified radius.
     """
-    _check_arguments(num_examples, batch_size, float_slack, split, attack, attack_domain, radii, precision)
-    workdir, trained = Path(workdir), load_trained(workdir, data_dir, trust_code)
+    wanted, workdir = Asked(**asked), Path(workdir)
+    trained = load_trained(workdir, data_dir, trust_code)
+    say(f"reading {trained.data.name} …")
     dataset = trained.dataset(say=say, given=dataset)
-    named_radii = parse_radii(trained.config.run.radii if radii is None else radii)
-    whole = images_of(dataset, split, trained.config)
-    images = Split(*(part[:num_examples] for part in whole))
-    started = time.perf_counter()
-    say("proving a bound of the Lipschitz constant …")
-    proven = trained.prove()
-    (folder := folder_of(workdir, split) if folder is None else folder).mkdir(exist_ok=True)
-    images_sha256 = sha256(images._asdict())
-    network = [sha256(trained.variables), trained.config.to_json(), split, images_sha256, *_program()]
-    certification = hashlib.sha256(json.dumps([*network, float_slack]).encode()).hexdigest()
-    check_remembered(folder_of(workdir, split), certification, forget=folder == folder_of(workdir, split))
-    asked = {"attack": attack != "none", "float32": precision == "float32", "precision": precisions}
-    asked["paper_protocol"] = paper_protocol
-    of_attack = (list(named_radii.values()), attack, folder, certification, attack_domain, dataset.border)
-    others = _others(asked, trained, proven, of_attack)
-    about = (images, dataset.pixel_max, folder, network, batch_size, say)
-    rows = _measured(Radius(proven, float_slack), others, lambda m, **known: measured(m, *about, **known))
-    summary = {"dataset": trained.data.name, "split": split, "num_examples": len(images.labels)}
-    summary["images_in_split"] = len(whole.labels)
-    summary |= _summarised(rows, named_radii) | {"float_slack": float_slack, "seconds": time.perf_counter() - started}
-    summary |= _about(trained, proven, images_sha256, rows["per_image"][1])
-    _write(folder, summary, {name: found for name, (_, found) in rows.items()}, images, dataset.pixel_max)
-    say(f"{table(summary)}\nwrote {folder}/report.html, summary.json, per_image.csv and curve.png")
-    return summary
+    whole, own = images_of(dataset, wanted.split, trained.config), wanted.folder(workdir)
+    folder = own if folder is None else folder
+    folder.mkdir(exist_ok=True)
+    with FolderLock(folder, "certifying.lock", "certifying", say):
+        return _Certification(wanted, trained, dataset, whole, folder, own, say).run()
 
 
-def _others(asked, trained: Trained, proven: Proven, attack: tuple) -> list[Measure]:
-    """The measures that are asked for, by name, beside the certified radius; `attack`: what `Attack` is made with."""
-    makers: dict[str, Callable[[], Measure]] = {
-        "attack": lambda: Attack(proven, *attack),
-        "float32": lambda: Float32(proven, trained.prove("float32")),
-        "precision": lambda: Precision(proven),
-        "paper_protocol": lambda: PaperProtocol(proven, trained.model.nominal_bound()),
-    }
-    return [make() for name, make in makers.items() if asked[name]]
+@dataclasses.dataclass
+class _Certification:
+    """Of the images of `whole`, those of a split; `own` is the folder where violations are remembered."""
+
+    wanted: Asked
+    trained: Trained
+    dataset: Dataset
+    whole: Split
+    folder: Path
+    own: Path
+    say: Callable[[str], None]
+
+    def run(self) -> dict[str, Any]:
+        """All that is asked, to the files; the summary."""
+        wanted, trained, say, started = self.wanted, self.trained, self.say, time.perf_counter()
+        radii = parse_radii(trained.config.run.radii if wanted.radii is None else wanted.radii)
+        images = Split(*(part[: wanted.num_examples] for part in self.whole))
+        images_sha256 = sha256(images._asdict())
+        network = [sha256(trained.variables), trained.config.to_json(), wanted.split, images_sha256, *_program()]
+        certification = hashlib.sha256(json.dumps([*network, wanted.float_slack]).encode()).hexdigest()
+        check_remembered(self.own, certification, forget=self.folder == self.own)
+        say("proving a bound of the Lipschitz constant …")
+        proven = trained.prove()
+        say(f"certifying {len(images.labels)} images …")
+        others = self._others(proven, list(radii.values()), certification)
+        about = (images, self.dataset.pixel_max, self.folder, network, wanted.batch_size, say)
+        rows = _measured(Radius(proven, wanted.float_slack), others, lambda m, **known: measured(m, *about, **known))
+        summary = {"dataset": trained.data.name, "split": wanted.split, "num_examples": len(images.labels)}
+        summary |= {"images_in_split": len(self.whole.labels)} | _summarised(rows, radii)
+        summary |= {"float_slack": wanted.float_slack, "seconds": time.perf_counter() - started}
+        summary |= _about(trained, proven, images_sha256, rows["per_image"][1])
+        found = {name: found for name, (_, found) in rows.items()}
+        kept = _write(self.folder, summary, found, images, self.dataset.pixel_max)
+        files = "report.html, summary.json, per_image.csv and curve.png"
+        say(f"{table(summary)}\nwrote {self.folder}/{files}; they stay in {kept}")
+        return summary
+
+    def _others(self, proven: Proven, radii: list[float], certification: str) -> list[Measure]:
+        """The measures that are asked for beside the certified radius."""
+        wanted, trained, border = self.wanted, self.trained, self.dataset.border
+        of_attack = (radii, wanted.attack, self.folder, certification, wanted.attack_domain, border)
+        makers: list[tuple[bool, Callable[[], Measure]]] = [
+            (wanted.attack != "none", lambda: Attack(proven, *of_attack)),
+            (wanted.precision == "float32", lambda: Float32(proven, trained.prove("float32"))),
+            (wanted.precisions, lambda: Precision(proven)),
+            (wanted.paper_protocol, lambda: PaperProtocol(proven, trained.model.nominal_bound())),
+        ]
+        return [make() for is_wanted, make in makers if is_wanted]
 
 
 def _program() -> list[str]:
@@ -143,25 +157,6 @@ def _measured(radius: Radius, others: list[Measure], run: Callable[..., Rows]) -
     return found | {other.name: (other, run(other, radius=first.found["radius"])) for other in others}
 
 
-def folder_of(workdir: Path, split: str) -> Path:
-    """Where the certificates of a split are."""
-    return workdir / ("certificates" if split == "test" else f"certificates_{split}")
-
-
-def _check_arguments(num_examples, batch_size, float_slack, split, attack, domain, radii, precision) -> None:
-    if radii is not None:
-        parse_radii(radii)
-    for name, value in {"num_examples": num_examples, "batch_size": batch_size}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value}: must be at least 1")
-    if not 0 <= float_slack < np.inf:
-        raise ValueError(f"float_slack={float_slack!r}: must be a finite number >= 0")
-    given = (("split", split, SPLITS), ("attack", attack, ATTACKS), ("precision", precision, PRECISIONS))
-    for name, choice, allowed in (*given, ("attack_domain", domain, DOMAINS)):
-        if choice not in allowed:
-            raise ValueError(f"{name}={choice!r}: must be one of {allowed}")
-
-
 def images_of(dataset: Dataset, split: str, config: ConfigDict) -> Split:
     """The images of a split; ValueError where none were held out."""
     if split == "test":
@@ -177,8 +172,8 @@ def images_of(dataset: Dataset, split: str, config: ConfigDict) -> Split:
     return chosen
 
 
-def _write(folder: Path, summary: Mapping[str, Any], rows: Mapping[str, Rows], images: Split, pixel_max: int) -> None:
-    """All files; those of an earlier certification stay until these are whole."""
+def _write(folder: Path, summary: Mapping[str, Any], rows: Mapping[str, Rows], images: Split, pixel_max: int) -> Path:
+    """All files; those of an earlier certification stay until these are whole.  Where they are kept."""
     certified = rows["per_image"].found
     closest = rows["attack"].found["distance"] if "attack" in rows else None
     right = certified["prediction"] == certified["label"]
@@ -193,8 +188,11 @@ def _write(folder: Path, summary: Mapping[str, Any], rows: Mapping[str, Rows], i
     page = folder / "report.html"
     write_html_report(page, summary, table(summary), certified, closest, images.images, pixel_max)
     atomic_write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    names = ["curve.png", "report.html", "summary.json", *(f"{name}.csv" for name in FILES if name in rows)]
+    kept = keep(folder, names, summary)
     for on_disk in rows.values():
         on_disk.remove()
+    return kept
 
 
 def chain_of_proof(proven: Proven) -> list[dict[str, Any]]:

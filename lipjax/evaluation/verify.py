@@ -1,6 +1,7 @@
 """Checks a published table from scratch: certifies again from weights and data, and compares."""
 
 import csv
+import dataclasses
 import hashlib
 import json
 import tempfile
@@ -10,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lipjax.evaluation.split import certify_run, folder_of
+from lipjax.evaluation.asked import Asked
+from lipjax.evaluation.split import certify_run
 
 # What differs from run to run, from machine to machine, or is checked otherwise.
 _NOT_COMPARED = ("seconds", "lipjax", "per_image_sha256", "precision", "error_measured_max")
@@ -39,18 +41,13 @@ def verify_run(
       FileNotFoundError, ValueError: no summary, or one that cannot be read.
       NotVerified: what differs, by name, with both values.
     """
-    folder = folder_of(workdir, split)
+    folder = Asked(split=split).folder(workdir)
     published = _summary(folder / "summary.json")
-    text = (folder / "per_image.csv").read_text()
-    with tempfile.TemporaryDirectory() as fresh:
-        radii, attack = ",".join(published["certified_accuracy"]), published.get("attack")
-        about = {"split": split, "float_slack": published.get("float_slack", 0.0), "trust_code": trust_code}
-        about |= {"attack": attack["strength"] if attack else "none", "folder": Path(fresh)}
-        about |= {"attack_domain": attack.get("domain", "space") if attack else "images"}
-        about |= {"precision": "float32" if published.get("float32") else "float64"}
-        about |= {"paper_protocol": bool(published.get("paper_protocol_not_a_proof"))}
-        found = certify_run(workdir, data_dir, published["num_examples"], radii, lambda line: None, **about)
-        again = (Path(fresh) / "per_image.csv").read_text()
+    text = (folder / "per_image.csv").read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as place:
+        fresh, asked = Path(place), dataclasses.asdict(Asked.of_summary(published))
+        found = certify_run(workdir, data_dir, lambda line: None, trust_code=trust_code, folder=fresh, **asked)
+        again = (fresh / "per_image.csv").read_text(encoding="utf-8")
     _compare(f"{folder}/summary.json: ", published, json.loads(json.dumps(found)))
     if published.get("per_image_sha256") != hashlib.sha256(text.encode()).hexdigest():
         raise NotVerified(f"{folder}/per_image.csv: is not the one that summary.json is of")
@@ -62,7 +59,7 @@ def verify_run(
 
 def _summary(path: Path) -> Mapping[str, Any]:
     try:
-        summary = json.loads(path.read_text())
+        summary = json.loads(path.read_text(encoding="utf-8"))
         int(summary["num_examples"]), dict(summary["certified_accuracy"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is not a summary written by certify.py: {error}") from error
