@@ -13,6 +13,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -q --numprocesses=auto --dist=loadfile
 
 lint: $(VENV)/.test
+	$(BIN)/python -c "from lipjax.system import versions; print(versions.here())"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

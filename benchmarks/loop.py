@@ -60,7 +60,7 @@ def epochs_of_train(config) -> list[float]:
     """Seconds of each epoch but the first."""
     with tempfile.TemporaryDirectory() as workdir:
         train(config, Path(workdir), say=lambda line: None)
-        records = map(json.loads, (Path(workdir) / METRICS_FILE).read_text().splitlines())
+        records = map(json.loads, (Path(workdir) / METRICS_FILE).read_text(encoding="utf-8").splitlines())
         return [record["seconds"] for record in records][1:]
 
 

@@ -90,7 +90,7 @@ def main(_):
         print(line, flush=True)
         records.append(record)
     if OUTPUT.value:
-        with open(OUTPUT.value, "w") as file:
+        with open(OUTPUT.value, "w", encoding="utf-8") as file:
             json.dump(
                 {"backend": jax.default_backend(), "batch_size": BATCH_SIZE.value, "shapes": records}, file, indent=1
             )

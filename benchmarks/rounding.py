@@ -109,8 +109,8 @@ def main(argv):
         print(name, json.dumps(found, indent=1), flush=True)
         if OUTPUT.value:
             path = Path(OUTPUT.value)
-            there = json.loads(path.read_text()) if path.exists() else {}
-            path.write_text(json.dumps(there | {name: there.get(name, {}) | found}, indent=1) + "\n")
+            there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            path.write_text(json.dumps(there | {name: there.get(name, {}) | found}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -67,10 +67,14 @@ COMPARED = {
 
 def main(_):
     if RENDER.value:
-        print(render(json.loads(Path(RENDER.value).read_text())))
+        print(render(json.loads(Path(RENDER.value).read_text(encoding="utf-8"))))
         return
     path = Path(OUTPUT.value) if OUTPUT.value else None
-    result = json.loads(path.read_text()) if path and path.exists() else {"machine": machine(), "networks": []}
+    result = (
+        json.loads(path.read_text(encoding="utf-8"))
+        if path and path.exists()
+        else {"machine": machine(), "networks": []}
+    )
     done = {(network["depth"], network["init_channels"]) for network in result["networks"]}
     for channels in map(int, INIT_CHANNELS.value):
         for depth in map(int, DEPTHS.value):
@@ -79,7 +83,7 @@ def main(_):
             result["networks"].append(measure(depth, channels))
             if path:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(result, indent=1) + "\n")
+                path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             print(render({**result, "networks": result["networks"][-1:]}), flush=True)
 
 

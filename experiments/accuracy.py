@@ -19,7 +19,7 @@ def measure(cell: Cell, workdir: Path, data_dir: str | None) -> dict[str, Any]:
     """Train and certify, each from where it was stopped."""
     train(cell.config(data_dir), workdir)
     summary = certify_run(workdir)
-    epochs = [json.loads(line)["seconds"] for line in (workdir / METRICS_FILE).read_text().splitlines()]
+    epochs = [json.loads(line)["seconds"] for line in (workdir / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
     return {
         "summary": {key: summary[key] for key in _KEPT},
         "median_epoch_seconds": statistics.median(epochs),

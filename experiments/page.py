@@ -26,7 +26,7 @@ def with_tables(page: Path, results: Path) -> str:
                 raise ValueError(f"{page}: {name} {value}: must be one of {', '.join(allowed)}")
         return f"{start}{render(table, scale, results)}{end}"
 
-    return _BLOCK.sub(replaced, page.read_text())
+    return _BLOCK.sub(replaced, page.read_text(encoding="utf-8"))
 
 
 def update(page: Path, results: Path) -> None:

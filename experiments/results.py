@@ -35,7 +35,7 @@ def read(cell: Cell, results: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ResultError(f"{path}: not JSON ({error}); remove it to run the cell again") from error
     found = result.get("format") if isinstance(result, dict) else result

@@ -2,9 +2,12 @@
 
 from lipjax import data, layers, models, ops
 from lipjax.models import LipConvnet, Network, Proven, certify, fold, lipschitz_bound, prove
+from lipjax.system import versions
 
 __all__ = ["LipConvnet", "Network", "Proven", "certify", "data", "fold", "layers", "lipschitz_bound", "load_trained"]
 __all__ += ["models", "ops", "prove", "train"]
+
+versions.warn()
 
 
 def __getattr__(name):

@@ -3,8 +3,12 @@
 import contextlib
 import hashlib
 import json
+import logging
+import os
 import re
+import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -77,7 +81,7 @@ class Checkpoints:
           metrics: sums over the steps of an epoch that is not complete; None: there are none.
 
         Raises:
-          CheckpointError: orbax did not save.
+          CheckpointError: it could not be written; those that were there still are, and nothing of it is left.
         """
         metadata = {
             "epoch": epoch,
@@ -98,14 +102,41 @@ class Checkpoints:
     def _save(self, kind, kept, state, metadata):
         nested = traverse_util.unflatten_dict(flat_leaves(jax.tree.map(np.asarray, state)), sep="/")
         items = ocp.args.Composite(state=ocp.args.StandardSave(nested), metadata=ocp.args.JsonSave(metadata))
-        (self.directory / kind).mkdir(parents=True, exist_ok=True)
-        with self._manager(kind, kept) as manager:
+        with self._whole_or_not_at_all(kind, metadata["step"]), self._manager(kind, kept) as manager:
             # A run that was killed may come by again with other numbers, on other devices; orbax keeps what it has.
             for step in manager.all_steps():
                 if step >= metadata["step"]:
                     manager.delete(step)
             if not manager.save(metadata["step"], args=items):
                 raise CheckpointError(f"orbax did not save step {metadata['step']} in {self.directory / kind}")
+
+    @contextlib.contextmanager
+    def _whole_or_not_at_all(self, kind: str, step: int) -> Iterator[None]:
+        """While a checkpoint is written: a full disk is told in a line, and what was begun is removed."""
+        folder = self.directory / kind
+        # orbax's threads would print and log their own tracebacks, some of them later.
+        hook, threading.excepthook = threading.excepthook, lambda arguments: None
+        logging.disable(logging.CRITICAL)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._remove_unfinished(folder)  # of a run that was killed
+            yield
+        except CheckpointError:
+            raise
+        except Exception as error:  # orbax and tensorstore raise many types here, all of which mean the same
+            self._remove_unfinished(folder)
+            raise CheckpointError(
+                f"checkpoint {folder / str(step)} cannot be written ({_cause(error)}); those before it are kept, and "
+                "the same command goes on once it can be"
+            ) from error
+        finally:
+            threading.excepthook = hook
+            logging.disable(logging.NOTSET)
+
+    @staticmethod
+    def _remove_unfinished(folder: Path) -> None:
+        for path in folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def best_score(self) -> float:
         """The score of the best checkpoint, −inf if there is none."""
@@ -206,6 +237,12 @@ def _plainly_named(folder: Path) -> Iterator[Path]:
         link = Path(place) / folder.name
         link.symlink_to(folder, target_is_directory=True)
         yield link
+
+
+def _cause(error: Exception) -> str:
+    """What the system said, where tensorstore tells its number in a long message."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(number[1])) if number else str(error)
 
 
 def _describe(leaf: Any) -> str:

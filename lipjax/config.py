@@ -160,8 +160,9 @@ class Run:
       seed: of all randomness, and of which images are held out.
       radii: at which certified accuracy is reported: l2, pixels in [0, 1], such as '36/255,0.5'.
       eval_every: epochs between evaluations on held-out images.
-      checkpoint_every, checkpoint_steps, checkpoint_seconds: epochs between checkpoints, and steps, and seconds, if an
-        epoch has more.
+      checkpoint_every: epochs between checkpoints.
+      checkpoint_steps: steps between checkpoints, too; None: no matter how many.
+      checkpoint_seconds: seconds between checkpoints, too.
       keep_checkpoints: the newest so many stay on disk, and the best.
       shard_head: with several devices, split the hidden units of the curvature head over them.
       distributed: several processes, see docs/scale.md.

@@ -17,6 +17,7 @@ from lipjax.config import SECTIONS, Run, build, default_config, defaults
 from lipjax.data import DataOptions, Dataset, Description, loaded
 from lipjax.models import Classifier, Proven, prove
 from lipjax.models.architectures import build_model, file_of
+from lipjax.system.devices import in_float32
 from lipjax.system.files import atomic_write
 
 CONFIG_FILE = "config.json"
@@ -153,7 +154,7 @@ def read_config(workdir: Path) -> ConfigDict:
     if not path.exists():
         raise FileNotFoundError(f"workdir={str(workdir)!r} has no {CONFIG_FILE}: no training has started there")
     try:
-        return sectioned(json.loads(path.read_text()))
+        return sectioned(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is not a config written by train.py: {error}") from error
 
@@ -205,6 +206,7 @@ class Trained:
         return dataset
 
 
+@in_float32
 def load_trained(workdir: str | os.PathLike, data_dir: str | None = None, trust_code: bool = True) -> Trained:
     """The network of a workdir, from its best checkpoint if there is one, else its last.  No image is read.
 

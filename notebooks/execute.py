@@ -45,7 +45,7 @@ def main(paths: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             notebook = executed(path, Path(folder))
         clean(notebook)
-        path.write_text(nbformat.writes(notebook) + "\n")
+        path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

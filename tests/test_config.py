@@ -42,7 +42,7 @@ def test_every_config_is_valid_and_states_its_command(path):
         ("model.depth", 12, "a multiple of 5 from 5 to 40"),
         ("model.init_channels", 7, "an even number >= 2"),
         ("model.gradient", "slow", r"one of \('fast', 'exact'"),
-        ("model.std", 0.0, "a positive number"),
+        ("model.std", 0.0, r"a number in \[1e-30, 1e\+30\]"),
         ("model.polynomial", "exp", r"one of \('equiripple', 'taylor'"),
         ("model.degree", 1, "an integer from 2 to 10"),
         ("model.norm", 3.0, r"a number in \[0.5, 2.9\]"),
@@ -196,7 +196,7 @@ def test_optimisers_and_schedules_of_optax_by_name():
     assert float(found[0]["stem"]["kernel"][0, 0, 0, 0]) < float(found[0]["stem"]["bias"][0])  # the bias does not decay
 
     for name in ("cosine_decay_schedule", "linear_schedule", "warmup_constant_schedule", "exponential_decay"):
-        own = {"warmup_steps": 3} if "warmup" in name else {"decay_rate": 0.5} if "exponential" in name else {}
+        own = {"warmup_steps": 1} if "warmup" in name else {"decay_rate": 0.5} if "exponential" in name else {}
         updates(Optimizer("lion", schedule={"name": name, **own}), steps=2)
     with pytest.raises(ValueError, match=r"schedule\.warmup_steps: missing; warmup_constant_schedule needs it"):
         Optimizer(schedule={"name": "warmup_constant_schedule"})
@@ -206,3 +206,43 @@ def test_another_name_does_not_inherit_the_keys_of_the_default():
     whole = Recipe.of(sectioned(ConfigDict({"optimizer": {"name": "adamw", "b2": 0.95}}))).whole()
     assert "momentum" not in whole["optimizer"]
     assert whole["optimizer"]["schedule"]["name"] == "drops"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps", "told"),
+    [
+        (
+            {"name": "drops"},
+            1,
+            r"milestones=\(0\.5, 0\.75\): must fall on different .* within the 1 of .* got \[0, 1\]",
+        ),
+        ({"name": "drops"}, 2, r"milestones=.*got \[1, 2\]"),
+        ({"name": "drops", "milestones": (0.5, 0.51)}, 20, r"milestones=.*got \[10, 10\]"),
+        (
+            {"name": "warmup_cosine_decay_schedule", "warmup_steps": 50},
+            40,
+            r"warmup_steps=50: .* below the 40 of the run",
+        ),
+        (
+            {"name": "warmup_cosine_decay_schedule", "warmup_steps": 0.9},
+            1,
+            r"warmup_steps=0\.9: .* below the 1 of the run",
+        ),
+        ({"name": "linear_schedule", "transition_begin": 40, "end_value": 0.0}, 40, r"transition_begin=40: must"),
+        ({"name": "cosine_decay_schedule", "decay_steps": 0.1}, 1, r"\{.*\}: .*positive .*a run of 1 steps"),
+    ],
+)
+def test_a_schedule_that_a_run_is_too_short_for_is_told_by_its_key(schedule, steps, told):
+    optimizer = Optimizer(schedule=schedule)  # of its own nothing is wrong with it
+    with pytest.raises(ValueError, match=rf"^config\.optimizer\.schedule\.?=?{told}"):
+        optimizer.transformation(MODEL, steps)
+    optimizer.transformation(MODEL, 1000)
+
+
+def test_a_warm_up_longer_than_a_hundred_steps_is_no_mistake():
+    schedule = {"name": "warmup_cosine_decay_schedule", "warmup_steps": 500}
+    Optimizer(schedule=schedule).transformation(MODEL, 10_000)
+    with pytest.raises(ValueError, match=r"^schedule\.warmup_steps=-1: must be a fraction, or a whole number"):
+        Optimizer(schedule=schedule | {"warmup_steps": -1})
+    with pytest.raises(ValueError, match=r"^schedule\.warmup_steps='x': must be a fraction, or a whole number"):
+        Optimizer(schedule=schedule | {"warmup_steps": "x"})

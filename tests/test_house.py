@@ -11,7 +11,7 @@ import lipjax
 HOUSE = Path(lipjax.__file__).parent
 # A module imports its own package and lower ones.  `ops` and `system` stand on nothing; siblings have one number.
 FLOORS = {"ops": 0, "system": 0, "config": 0, "data": 1, "checkpoint": 1, "certificates": 2, "layers": 3, "models": 4}
-FLOORS |= {"workdir": 6, "interop": 6, "training": 7, "evaluation": 7, "__init__": 8}
+FLOORS |= {"workdir": 6, "interop": 6, "training": 7, "evaluation": 7, "__init__": 8, "commands": 9}
 FILES = {path.relative_to(HOUSE.parent).with_suffix(""): path for path in sorted(HOUSE.rglob("*.py"))}
 MODULES = {".".join(name.parts).removesuffix(".__init__"): path for name, path in FILES.items()}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
@@ -66,6 +66,33 @@ def test_lengths():
     assert not {f"{name}.{f.name}": n for name, f in functions if (n := f.end_lineno - f.lineno + 1) > 60}
     assert sum(n for name, n in LINES.items() if package(name) in ("ops", "certificates", "layers", "models")) <= 5800
     assert sum(LINES.values()) <= 9700
+
+
+def test_every_text_file_is_opened_as_utf_8():
+    """The locale of a machine must not decide what is read and written."""
+    root, found = HOUSE.parent, []
+    scripts = [root / "train.py", root / "certify.py", *(root / "configs").glob("*.py")]
+    folders = (HOUSE, root / "experiments", root / "benchmarks", root / "notebooks")
+    for path in [*scripts, *(path for folder in folders for path in folder.rglob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and _opens_text(node):
+                keywords = {keyword.arg for keyword in node.keywords}
+                if not keywords & {"encoding", None}:  # None: **, which has it
+                    found.append(f"{path.relative_to(root)}:{node.lineno}")
+    assert not found
+
+
+def _opens_text(call):
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", None)
+    if name in ("read_text", "write_text"):
+        return True
+    modes = [node.value for node in ast.walk(call) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return name in ("open", "fdopen") and not any(set(mode) <= set("rwaxb+") and "b" in mode for mode in modes)
+
+
+def test_the_check_of_encodings_sees_what_names_none():
+    calls = {"open(p)": True, "p.open('w')": True, "p.read_text()": True, "os.fdopen(h, 'wb')": False}
+    assert {text: _opens_text(ast.parse(text).body[0].value) for text in calls} == calls
 
 
 def test_importing_lipjax_loads_neither_training_nor_what_is_slow():

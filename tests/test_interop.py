@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,3 +108,42 @@ def test_names_missing_or_unknown(network):
         interop.from_pytorch({name: value for name, value in state.items() if name != "block2.0.ortho._v3"})
     with pytest.raises(ValueError, match="not a LipConvnet"):
         interop.from_pytorch({"conv1.weight": np.zeros((3, 3))})
+
+
+@pytest.mark.parametrize("pooling", ["max", "projection"])
+@pytest.mark.parametrize("activation", ["householder", "householder2"])
+def test_hh1_and_hh2_are_read_beside_either_pooling(rng, pooling, activation):
+    """Angles stand under .act, as do those of pooling, each in its own layers; both ways round the same network."""
+    model = lipjax.LipConvnet(10, 4, pooling=pooling, activation=activation, polynomial=ops.taylor(6))
+    state, expected = {"shift": np.zeros((3, 1, 1)), "scale": np.full((3, 1, 1), 0.25)}, {}
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    for theirs, path in interop._places(model):
+        shape = functools.reduce(lambda tree, key: tree[key], path, shapes).shape
+        expected[path] = rng.normal(size=shape)
+        array = expected[path].transpose(3, 2, 0, 1) if path[-1] == "kernel" else expected[path]
+        state[theirs] = array.reshape(1, -1, 1, 1) if path[-1] == "angle" else array
+    read, variables = interop.from_pytorch(state)
+    assert (read.depth, read.activation, read.pooling) == (10, activation, pooling)
+    assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda leaf: leaf.shape, dict(shapes))
+    for path, array in expected.items():
+        np.testing.assert_array_equal(functools.reduce(lambda tree, key: tree[key], path, variables), array)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"features_layer.weight": np.zeros(3)},
+            "not understood: features_layer.weight; read are networks",
+        ),
+        (
+            {"logits_layer.weight": None},
+            "'logits_layer.weight' is missing; read are networks",
+        ),
+        ({"init_layer.ortho.weight": None}, "not a LipConvnet of convolutions soc; read are .* hh1 and hh2"),
+    ],
+)
+def test_networks_that_are_not_read_are_told_by_their_authors_names(network, given, told):
+    state = {name: value for name, value in (lln_state(network[0]) | given).items() if value is not None}
+    with pytest.raises(ValueError, match=told):
+        interop.from_pytorch(state)

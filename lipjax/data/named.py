@@ -24,6 +24,7 @@ from tensorflow_datasets.core.download import downloader
 from lipjax.data.dataset import DataError
 from lipjax.data.pictures import in_parallel, tell_memory
 from lipjax.data.without_tensorflow import without_tensorflow
+from lipjax.system.files import cache_folder
 
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -90,10 +91,11 @@ def load_named(
     about = f"{sum(sizes.values())} images of {len(task.class_names)} classes, {name} in {root}"
     tell_memory(about, sum(sizes.values()) * math.prod(task.shape), say)
     cache = _cache_path(builder)
-    splits = _read_cache(cache, builder, task, sources)
+    splits = None if cache is None else _read_cache(cache, builder, task, sources)
     if splits is None:
         splits = {split: _decode(builder, source, task) for split, source in sources.items()}
-        _write_cache(cache, splits)
+        if cache is not None:
+            _write_cache(cache, splits)
     return splits, task.class_names
 
 
@@ -266,14 +268,14 @@ def _decode(builder: Any, split: str, task: _Task) -> Split:
     return images, labels
 
 
-def _cache_path(builder: Any) -> Path:
+def _cache_path(builder: Any) -> Path | None:
     """Where the decoded arrays belong; another file name as soon as any file of the prepared dataset changes."""
     files = sorted((entry.name, entry.stat()) for entry in os.scandir(builder.data_dir) if entry.is_file())
     state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
     full_name = builder.info.full_name
     key = hashlib.sha256(repr((_CACHE_FORMAT, full_name, state)).encode()).hexdigest()[:32]
-    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(folder) / "lipjax" / f"{full_name.replace('/', '-')}-{key}.npz"
+    folder = cache_folder()
+    return folder and folder / f"{full_name.replace('/', '-')}-{key}.npz"
 
 
 def _read_cache(path: Path, builder: Any, task: _Task, sources: dict[str, str]) -> dict[str, Split] | None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from lipjax.data import Split
-from lipjax.system.files import atomic_write
+from lipjax.system.files import atomic_write, naming
 from lipjax.system.progress import Count
 
 _DIGEST = hashlib.sha256().digest_size
@@ -93,7 +93,7 @@ class Rows:
         for name, column in columns.items():
             records[name] = column
         self._digest.update(records.tobytes())
-        with self._path.open("ab") as file:
+        with naming(self._path), self._path.open("ab") as file:
             file.write(records.tobytes() + self._digest.digest())
             file.flush()
             os.fsync(file.fileno())

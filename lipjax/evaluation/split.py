@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import time
@@ -28,6 +29,7 @@ from lipjax.evaluation.precision import Precision
 from lipjax.evaluation.radius import Radius
 from lipjax.evaluation.summary_table import table
 from lipjax.models import Proven
+from lipjax.system.devices import in_float32
 from lipjax.system.files import atomic_write
 from lipjax.system.lock import FolderLock
 from lipjax.workdir import Trained, load_trained
@@ -35,6 +37,7 @@ from lipjax.workdir import Trained, load_trained
 FILES = ("per_image", "attack", "precision", "float32", "paper_protocol")  # .csv
 
 
+@in_float32
 def certify_run(
     workdir: str | os.PathLike,
     data_dir: str | None = None,
@@ -178,8 +181,9 @@ def _write(folder: Path, summary: Mapping[str, Any], rows: Mapping[str, Rows], i
     closest = rows["attack"].found["distance"] if "attack" in rows else None
     right = certified["prediction"] == certified["label"]
     title = f"{summary['dataset']}, {summary['split']} split"
-    report.plot_certified_accuracy(folder / "curve.tmp", certified["radius"], right, closest, title)
-    (folder / "curve.tmp").replace(folder / "curve.png")
+    curve = io.BytesIO()
+    report.plot_certified_accuracy(curve, certified["radius"], right, closest, title)
+    atomic_write(folder / "curve.png", curve.getvalue())
     for name in FILES:
         if name in rows:
             rows[name].write()

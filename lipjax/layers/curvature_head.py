@@ -12,6 +12,7 @@ from lipjax.certificates import certify_crc
 from lipjax.certificates.curvature_cache import CurvatureCache
 from lipjax.layers.head import Head
 from lipjax.layers.initializers import symmetric_uniform
+from lipjax.layers.layer import tracked
 from lipjax.layers.rounding import gamma, largest, underflow
 
 
@@ -47,7 +48,7 @@ class CurvatureHead(Head):
         if self.is_initializing():
             self.variable("spectral", "power_vector", self._start, dimension, features.dtype)
         elif train and self.is_mutable_collection("spectral"):
-            vector: jax.Array = self.get_variable("spectral", "power_vector")
+            vector = tracked(self.variables, "CurvatureHead")["power_vector"]
             self.put_variable("spectral", "power_vector", power_step(head["w1"], vector))
         return softplus_mlp(head, features)
 

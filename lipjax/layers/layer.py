@@ -283,6 +283,16 @@ def own_of(variables: Variables, name: str) -> Variables:
     return {collection: tree[name] for collection, tree in variables.items() if name in tree}
 
 
+def tracked(own: Variables, kind: str) -> Mapping[str, Any]:
+    """The 'spectral' variables of a layer of that kind, ValueError where there are none."""
+    if not own.get("spectral"):
+        raise ValueError(
+            f"variables: {kind} has no 'spectral' collection, its tracked norms; give {{'params': …, 'spectral': …}}, "
+            "both as init, training or load_trained returns them"
+        )
+    return own["spectral"]
+
+
 def with_own(variables: Variables, name: str, own: Variables) -> Variables:
     """The variables with those of the child `name` replaced."""
     if not name:

@@ -14,7 +14,7 @@ from lipjax.ops.fusion import stored
 # Flattened distances are those of the entries, so both are permutations of coordinates.
 _PERMUTATION = "a permutation"
 
-_SMALLEST_STD = 1e-30  # its inverse is in the range of float32
+SMALLEST_STD, LARGEST_STD = 1e-30, 1e30  # their inverses are in the range of float32
 
 
 class InputScale(Layer):
@@ -24,8 +24,8 @@ class InputScale(Layer):
       mean, std: a number, or one per channel; std positive.
 
     Raises:
-      ValueError: a mean that is not finite, a std that is not positive and finite; as many numbers as neither 1 nor the
-        channels of the input, which would be broadcast and enlarge distances.
+      ValueError: a mean that is not finite, a std outside SMALLEST_STD … LARGEST_STD; as many numbers as neither 1 nor
+        the channels of the input, which would be broadcast and enlarge distances.
     """
 
     mean: float | tuple[float, ...] = 0.0
@@ -65,19 +65,17 @@ class InputScale(Layer):
         offset = norm_at_zero(np.abs(mean) * bound * (1 + 1e-6), shape)
         lost = (1 + bound) * underflow(math.prod(shape), 4)
         rounding = enlarged(bound * gamma(4), offset * gamma(5) + lost)
-        if not (np.min(self.std) > _SMALLEST_STD and np.max(self.std) < 1 / _SMALLEST_STD):
-            raise ValueError(f"InputScale: std must lie between {_SMALLEST_STD:g} and its inverse, got {self.std}")
         return Proof("(x − mean) / std", bound, why, offset, rounding=rounding)
 
 
 def scale_bound(std) -> float:
-    """1 / min(std), rounded up; ValueError unless all are positive and finite.
+    """1 / min(std), rounded up; ValueError unless all are from SMALLEST_STD to LARGEST_STD.
 
     A float32 network divides by the rounded std, which may be a little smaller.
     """
     smallest = float(np.min(std))
-    if not (smallest > 0 and np.isfinite(std).all() and float(np.float32(smallest)) > 0):
-        raise ValueError(f"std={std!r}: must be positive and finite, also in float32")
+    if not (SMALLEST_STD <= smallest and np.max(std) <= LARGEST_STD):
+        raise ValueError(f"InputScale: std must be from {SMALLEST_STD:g} to {LARGEST_STD:g}, got {std}")
     return math.nextafter(1.0 / min(smallest, float(np.float32(smallest))), math.inf)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from lipjax import ops
 from lipjax.layers.folded import apply_kernel, fold_conv, plain_polynomial, polynomial_proof, square
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.layer import Layer
+from lipjax.layers.layer import Layer, tracked
 from lipjax.layers.rounding import COARSEST, ROUNDOFF
 from lipjax.ops import skew
 from lipjax.ops.fusion import stored
@@ -122,6 +122,8 @@ class SkewOrthogonalConv(Layer):
             start = skew.random_power_vectors(self.make_rng("params"), kernel.shape, kernel.dtype)
             return skew.power_steps(skew.skew_kernel(kernel), start, SETTLING_STEPS)
 
+        if not self.is_initializing():
+            _tracked(self.variables)
         vectors = self.variable("spectral", "vectors", settled)
         if train and self.is_mutable_collection("spectral") and not self.is_initializing():
             vectors.value = skew.power_steps(skew.skew_kernel(kernel), vectors.value)
@@ -137,8 +139,8 @@ class SkewOrthogonalConv(Layer):
 
         if self.is_initializing():
             start_norm, start_image = settled()
-        elif not self.has_variable("spectral", "image"):
-            raise ValueError("SkewOrthogonalConv: the variables have no 'spectral' collection of held norms")
+        else:
+            _tracked(self.variables)
         image = self.variable("spectral", "image", lambda: start_image)
         norm = self.variable("spectral", "norm", lambda: start_norm)
         present = norm.value
@@ -182,7 +184,7 @@ class SkewOrthogonalConv(Layer):
     def _is_in_range(self, own: Mapping[str, Any]) -> bool:
         """Whether nothing underflows where the kernel is normalised, in float32 either."""
         largest = float(np.abs(np.asarray(own["params"]["kernel"])).max(initial=0.0))
-        norm = 1.0 if self.polynomial.norm is None else float(own["spectral"]["norm"])
+        norm = 1.0 if self.polynomial.norm is None else float(_tracked(own)["norm"])
         return largest == 0 or (_SMALLEST < largest < 1 / _SMALLEST and _SMALLEST < norm < 1 / _SMALLEST)
 
     @nn.nowrap
@@ -191,13 +193,13 @@ class SkewOrthogonalConv(Layer):
         if self.polynomial.norm is None:
             return ops.conv_norm_bound(kernel, size)
         tiny = float(jnp.finfo(variables["params"]["kernel"].dtype).tiny)  # as in `_scaled`
-        scale = self.held_norm / max(float(variables["spectral"]["norm"]), tiny)
+        scale = self.held_norm / max(float(_tracked(variables)["norm"]), tiny)
         return _proven_norm(variables["params"]["kernel"], size) * scale * (1 + 4 * np.finfo(float).eps)
 
     @nn.nowrap
     def normalised_kernel(self, variables: Mapping[str, Any]) -> jax.Array:
         """The normalised skew kernel of evaluation, (k, k, C, C)."""
-        kernel, spectral = variables["params"]["kernel"], variables["spectral"]
+        kernel, spectral = variables["params"]["kernel"], _tracked(variables)
         if self.polynomial.norm is None:
             return skew.normalised_skew_kernel(kernel, spectral["vectors"])
         return self._scaled(skew.skew_kernel(kernel), spectral["norm"])
@@ -212,7 +214,7 @@ class SkewOrthogonalConv(Layer):
 
         Training calls it in the middle of each epoch, where kernels have moved and the power steps may lag.
         """
-        kernel, spectral = skew.skew_kernel(own["params"]["kernel"]), own["spectral"]
+        kernel, spectral = skew.skew_kernel(own["params"]["kernel"]), _tracked(own)
         if self.polynomial.norm is None:
             return {**own, "spectral": {**spectral, "vectors": skew.power_steps(kernel, spectral["vectors"], steps)}}
         norm, image = skew.operator_power_steps(kernel, spectral["image"], steps)
@@ -227,7 +229,7 @@ class SkewOrthogonalConv(Layer):
         """
         if self.polynomial.norm is None:
             return own
-        params, norm = own["params"], own["spectral"]["norm"]
+        params, norm = own["params"], _tracked(own)["norm"]
         kernel = params["kernel"] * (RAW_NORM / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
         spectral = {**own["spectral"], "norm": jnp.full_like(norm, RAW_NORM)}
         return {**own, "params": {**params, "kernel": kernel}, "spectral": spectral}
@@ -243,7 +245,7 @@ class SkewOrthogonalConv(Layer):
         own = self.settled(own)
         interval = self.held_norm * HEADROOM
         proven = _proven_norm(own["params"]["kernel"], square(shape))
-        norm = np.asarray(own["spectral"]["norm"])
+        norm = np.asarray(_tracked(own)["norm"])
         least = np.nextafter(norm.dtype.type(proven * self.held_norm / interval * (1 + 1e-11)), norm.dtype.type(np.inf))
         return {**own, "spectral": {**own["spectral"], "norm": jnp.asarray(np.maximum(norm, least))}}
 
@@ -258,7 +260,7 @@ def _four_norm_error(own: Mapping[str, Any]) -> float:
     """By how many units of roundoff, relative to it, the four-norm of a kernel is off: γ |v|ᵀ |M| |u| of a matrix M."""
     with jax.enable_x64(True):
         kernel = skew.skew_kernel(_in_float64(own["params"]["kernel"]))
-        vectors = {name: _in_float64(vector) for name, vector in own["spectral"]["vectors"].items()}
+        vectors = {name: _in_float64(vector) for name, vector in _tracked(own)["vectors"].items()}
         norm = float(skew.four_norm(kernel, vectors))
         matrices = [np.abs(np.asarray(matrix)) for matrix in skew.reshaped_kernels(kernel)]
     if not any(matrix.any() for matrix in matrices):
@@ -271,6 +273,10 @@ def _four_norm_error(own: Mapping[str, Any]) -> float:
     if not part * ROUNDOFF * COARSEST < 0.5:
         raise ValueError(f"SkewOrthogonalConv: the tracked norm {norm:g} of the kernel is lost in its rounding")
     return part / (1 - part * ROUNDOFF * COARSEST)  # of the norm, and of its inverse
+
+
+def _tracked(own: Mapping[str, Any]) -> Mapping[str, Any]:
+    return tracked(own, "SkewOrthogonalConv")
 
 
 def _in_float64(leaf) -> jax.Array:

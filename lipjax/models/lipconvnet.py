@@ -7,7 +7,7 @@ import flax.linen as nn
 import numpy as np
 
 from lipjax import ops
-from lipjax.config import check, flag, integer, number, one_of, positive
+from lipjax.config import check, flag, integer, number, one_of
 from lipjax.layers import (
     ACTIVATIONS,
     CONVOLUTIONS,
@@ -20,6 +20,7 @@ from lipjax.layers import (
     Sequential,
     SpaceToDepth,
 )
+from lipjax.layers.shapes import LARGEST_STD, SMALLEST_STD
 from lipjax.layers.skew_orthogonal_conv import COMPUTE_DTYPES, DEFAULT_POLYNOMIAL, held_polynomial
 from lipjax.models.network import Classifier
 from lipjax.ops.equiripple import DEGREES, NORMS
@@ -211,8 +212,10 @@ def lip_convnet(
     Args:
       image_shape: (H, W, C), H = W a power of two >= 4.
       polynomial: 'equiripple', with the norms of the convolutions held; or 'taylor', the paper's.
-      degree, norm: equiripple: convolutions a layer, and the norm at which each operator is held.
-      terms, eval_terms: Taylor: terms of the series in training and in evaluation.
+      degree: equiripple: convolutions a layer.
+      norm: equiripple: at which each operator is held.
+      terms: Taylor: terms of the series in training.
+      eval_terms: Taylor: terms of the series in evaluation.
       mean: of pixels in [0, 1], one number a channel; None: CIFAR_MEAN for 3 channels, else 0.5.
       std: pixels are divided by it, so Lip(features) is 1/std.
 
@@ -244,7 +247,7 @@ _OPTIONS = {
     "terms": integer(2, 30),
     "eval_terms": integer(2, 30),
     "remat": flag(),
-    "std": positive(),
+    "std": number(SMALLEST_STD, LARGEST_STD),
 }
 
 
@@ -275,4 +278,5 @@ def _check(model: LipConvnet) -> None:
         shape_fits = value is None or np.shape(value) in ((), (channels,))
         require(name, f"a number or {channels} numbers, one per input channel", shape_fits)
         require(name, "finite", value is None or np.isfinite(value).all())
-    require("std", "positive", model.std is None or np.min(model.std) > 0)
+    within = model.std is None or SMALLEST_STD <= np.min(model.std) <= np.max(model.std) <= LARGEST_STD
+    require("std", f"from {SMALLEST_STD:g} to {LARGEST_STD:g}", within)

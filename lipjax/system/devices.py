@@ -1,7 +1,8 @@
 """Where arrays live when there are several devices: one mesh axis, over which batches are split."""
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,43 @@ AXIS = "batch"
 
 # Datasets up to this size stand whole on every device (CIFAR has 0.15 GB); larger ones are split over the devices.
 REPLICATED_BYTES = 1 << 30
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def in_float32(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The function with jax's own numbers float32 (and float64 where it says so itself), whatever JAX_ENABLE_X64 is.
+
+    What is trained in the one can then be certified, and is the same, in the other.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*arguments: _P.args, **named: _P.kwargs) -> _R:
+        with jax.enable_x64(False):
+            return function(*arguments, **named)
+
+    return wrapped
+
+
+class BackendError(RuntimeError):
+    """The platform that jax is told to use is not there."""
+
+
+def check_backend() -> None:
+    """Start jax on its devices.
+
+    Raises:
+      BackendError: JAX_PLATFORMS names one that is not there.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where no plugin of that name is installed
+        reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        raise BackendError(
+            f"JAX_PLATFORMS={jax.config.read('jax_platforms')!r}: no such device can be used here{reason}; 'cpu' can, "
+            "and where it is unset jax takes the best there is"
+        ) from error
 
 
 def mesh_of(devices: Sequence[jax.Device] | None = None) -> Mesh:

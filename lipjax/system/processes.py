@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import time
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -78,12 +78,10 @@ def _await_server(server: tuple[str, int], timeout_seconds: float) -> None:
             time.sleep(0.2)
 
 
-def abort(message: str) -> NoReturn:
-    """Exit with a message and code 1, at once: jax's own exit would wait for processes that wait for this one."""
-    print(message, file=sys.stderr, flush=True)
+def leave_others() -> None:
+    """End a process with code 1, at once, if it has joined others: jax's own exit would wait for theirs, as they do."""
     if jax.distributed.is_initialized():
         os._exit(1)
-    sys.exit(1)
 
 
 def is_first() -> bool:

@@ -21,6 +21,7 @@ from lipjax.layers import CurvatureHead
 from lipjax.models import Classifier
 from lipjax.system.devices import (
     dataset_on_devices,
+    in_float32,
     mesh_of,
     on_devices,
     on_host,
@@ -29,7 +30,7 @@ from lipjax.system.devices import (
     whole_on_each,
 )
 from lipjax.system.event_files import EventFiles
-from lipjax.system.files import atomic_write
+from lipjax.system.files import atomic_write, naming
 from lipjax.system.interruption import Interrupted, Interruption
 from lipjax.system.lock import FolderLock
 from lipjax.system.processes import any_process, broadcast_from_first, equal_in_all, is_first
@@ -61,6 +62,7 @@ class TrainingDiverged(RuntimeError):
     """The loss is not finite.  The last checkpoint is from before and stays as it was."""
 
 
+@in_float32
 def train(
     config: ConfigDict,
     workdir: str | os.PathLike,
@@ -242,7 +244,8 @@ class Training:
             # The record first: a run killed in between resumes before this epoch and drops the record.
             if self.lock:
                 self.lock.check()
-            with (self.workdir / METRICS_FILE).open("a", encoding="utf-8") as file:
+            path = self.workdir / METRICS_FILE
+            with naming(path), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         if events:
             events.write(record)

@@ -24,7 +24,7 @@ class Optimizer:
     Args:
       name: of a function of optax with a learning_rate, such as 'sgd' (the paper's, with momentum 0.9) or 'adamw'.
       learning_rate: the largest.
-      weight_decay: see above.
+      weight_decay: of the parameters that the layers say.
       clip_norm: of the global gradient; None or 0: no clipping.
       schedule: {'name': …, and its arguments}: 'drops' with milestones=(0.5, 0.75) and factor=0.1, the paper's: after
         these fractions of the steps the rate is multiplied by it; or a schedule of optax, such as
@@ -58,14 +58,22 @@ class Optimizer:
         self._decays_itself = {"weight_decay", "mask"} <= set(takes)
         schedule = {"name": "drops"} if schedule is None else dict(schedule)
         self._schedule = functools.partial(_schedule, schedule, learning_rate)
-        self._schedule(100)
+        self._schedule(_MANY)
         self.options = {
             **{"name": name, **shared, **self._own},
             "schedule": {**_DROPS, **schedule} if schedule.get("name") == "drops" else schedule,
         }
 
     def transformation(self, model: Classifier, steps: int) -> optax.GradientTransformation:
-        """The optax transformation for a run of so many steps."""
+        """The optax transformation for a run of so many steps.
+
+        Raises:
+          ValueError: "config.optimizer.KEY=VALUE: …", of a schedule that does not fit into them.
+        """
+        try:
+            self._schedule(steps)
+        except ValueError as error:
+            raise ValueError(f"config.optimizer.{error}") from error
         rate, decay, clip_norm = self._schedule(steps), self.options["weight_decay"], self.options["clip_norm"]
         clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
         if self._decays_itself:
@@ -75,6 +83,8 @@ class Optimizer:
             clip, optax.add_decayed_weights(decay, mask=model.decayed), self._function(rate, **self._own)
         )
 
+
+_MANY = 1_000_000_000  # of steps: enough for whatever is asked, before the run is known
 
 _DROPS = {"milestones": (0.5, 0.75), "factor": 0.1}
 
@@ -86,7 +96,13 @@ def _drops(rate: float, steps: int, milestones: Any, factor: float) -> optax.Sch
         raise ValueError(f"schedule.milestones={milestones!r}: must be increasing fractions in (0, 1)")
     if not (is_number(factor) and factor > 0):
         raise ValueError(f"schedule.factor={factor!r}: must be a positive number")
-    return optax.piecewise_constant_schedule(rate, {round(fraction * steps): factor for fraction in milestones})
+    at = [round(fraction * steps) for fraction in milestones]
+    if len({0, *at, steps}) < len(at) + 2:
+        raise ValueError(
+            f"schedule.milestones={milestones!r}: must fall on different steps after the first, within the {steps} of "
+            f"the run, got {at}; train longer, or set schedule.name=constant_schedule"
+        )
+    return optax.piecewise_constant_schedule(rate, dict.fromkeys(at, factor))
 
 
 def _schedule(given: Mapping[str, Any], rate: float, steps: int) -> optax.Schedule:
@@ -102,7 +118,7 @@ def _schedule(given: Mapping[str, Any], rate: float, steps: int) -> optax.Schedu
     for key, value in own.items():
         if key not in takes:
             raise ValueError(f"schedule.{key}={value!r}: unknown key of {name}; allowed: {', '.join(takes)}")
-    whole = {key: _steps(value, steps) if _counts_steps(key) else value for key, value in own.items()}
+    whole = {key: _steps(key, value, steps) if _counts_steps(key) else value for key, value in own.items()}
     main = next(key for key in ("value", "peak_value", "init_value") if key in takes)
     filled = {main: rate, **dict.fromkeys({"decay_steps", "transition_steps"} & set(takes), steps)}
     filled |= {"init_value": 0.0} if main == "peak_value" and "init_value" in takes else {}
@@ -116,7 +132,7 @@ def _schedule(given: Mapping[str, Any], rate: float, steps: int) -> optax.Schedu
         schedule = function(**{**filled, **whole})
         schedule(0)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"schedule={dict(given)!r}: {error}") from error
+        raise ValueError(f"schedule={dict(given)!r}: {error} (a run of {steps} steps)") from error
     return schedule
 
 
@@ -124,8 +140,15 @@ def _counts_steps(key: str) -> bool:
     return key.endswith("_steps") or key == "transition_begin"
 
 
-def _steps(value: Any, steps: int) -> Any:
-    return round(value * steps) if isinstance(value, float) and 0 <= value < 1 else value
+def _steps(key: str, value: Any, steps: int) -> Any:
+    """A number of steps, from a fraction of them too; a start or a warm-up must end within the run."""
+    count = round(value * steps) if isinstance(value, float) and 0 <= value < 1 else value
+    is_whole = isinstance(count, int | float) and not isinstance(count, bool) and count == int(count) and count >= 0
+    if not is_whole or (key in ("warmup_steps", "transition_begin") and count >= steps):
+        raise ValueError(
+            f"schedule.{key}={value!r}: must be a fraction, or a whole number below the {steps} of the run"
+        )
+    return int(count)
 
 
 def _of_optax(key: str, name: Any, what: str, one_of: set[str]) -> Callable[..., Any]:

@@ -306,7 +306,7 @@ def test_channel_cut_and_padding():
         ({"activation": "relu"}, r"^activation=.*: must be one of"),
         ({"gradient": "slow"}, r"^gradient=.*: must be one of"),
         ({"polynomial": 6}, r"^polynomial=.*: must be a Polynomial"),
-        ({"std": 0.0}, r"^std=.*: must be positive"),
+        ({"std": 0.0}, r"^std=.*: must be from 1e-30 to 1e\+30"),
         ({"std": (0.1, 0.2)}, r"^std=.*: must be a number or 3 numbers"),
         ({"mean": (0.1, np.nan, 0.1)}, r"^mean=.*: must be finite"),
     ],

@@ -1,0 +1,83 @@
+"""lipjax-certify, and certify.py: certifies a trained network on a split of its data."""
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from lipjax.commands import command
+from lipjax.commands.help import page
+from lipjax.config import default_config
+from lipjax.evaluation.attack import CertificateViolated
+from lipjax.evaluation.split import ATTACKS, SPLITS, certify_run
+from lipjax.evaluation.verify import NotVerified, verify_run
+from lipjax.models import program
+from lipjax.system.devices import check_backend
+from lipjax.training.recipe import Recipe
+from lipjax.workdir import read_config
+
+ABOUT = """
+    {name} --workdir=DIR [--attack=fast --split=test --num_examples=N --radii=36/255,0.5]
+
+    Certifies a trained classifier, and writes DIR/certificates/. The same command goes on where it was stopped; Ctrl-C
+    exits with code 75. The config is that of the run.
+"""
+
+
+def main(given: command.Given = None) -> int:
+    """The command with these arguments, None: those of the process; its exit code."""
+    name = "certify.py" if Path(sys.argv[0]).name == "certify.py" else "lipjax-certify"
+    return command.run(name, lambda: _certify(name, command.arguments(given)), [CertificateViolated, NotVerified])
+
+
+def _certify(name: str, given: list[str]) -> None:
+    own = _flags()
+    command.parsed(own, given)
+    value: dict[str, Any] = own.flag_values_dict()
+    workdir = value["workdir"]
+    if value["help"]:
+        config = default_config() if workdir is None else read_config(Path(workdir))
+        print(page(ABOUT.format(name=name), own, Recipe.of(config).whole(), workdir or "the default"))
+        return
+    if workdir is None:
+        raise flags.Error("workdir is missing: --workdir=DIR, the folder of a training; see --help")
+    check_backend()
+    if value["verify"]:
+        verify_run(Path(workdir), value["data_dir"], value["split"], trust_code=value["trust_code"])
+        return
+    options = {key: value[key] for key in inspect.signature(certify_run).parameters if key in value}
+    certify_run(**options | {"workdir": Path(workdir)})
+
+
+def _flags() -> flags.FlagValues:
+    own = command.own_flags()
+
+    def text(name, about):
+        flags.DEFINE_string(name, None, about, flag_values=own)
+
+    def choice(name, default, allowed, about):
+        flags.DEFINE_enum(name, default, allowed, about, flag_values=own)
+
+    def switch(name, about):
+        flags.DEFINE_bool(name, False, about, flag_values=own)
+
+    text("workdir", "Folder of a training.")
+    text("data_dir", "Where the data is, if not where training read it.")
+    text("radii", "Such as 36/255,0.5 (l2, pixels in [0, 1]); where not given, those of the config.")
+    choice("split", "test", SPLITS, "Which images; validation: held out of training; train: the rest.")
+    flags.DEFINE_integer("num_examples", None, "Certify only the first so many images.", flag_values=own)
+    about = "Images at a time; fewer need less memory."
+    flags.DEFINE_integer("batch_size", program.BATCH_SIZE, about, flag_values=own)
+    choice("attack", "none", ATTACKS, "Attack the images too: fast 10 steps, strong 50 steps × 5 starts.")
+    about = "An error of the features, in l2, that certificates shall cover."
+    flags.DEFINE_float("float_slack", 0.0, about, flag_values=own)
+    switch("precisions", "Measure float32 and bfloat16 features against float64 ones.")
+    about = "Print also what the paper's protocol gives: layers taken as 1-Lipschitz, 9 rivals; no proof."
+    switch("paper_protocol", about)
+    about = "float32: certify the float32 program too, less its rounding."
+    choice("precision", "float64", program.PRECISIONS, about)
+    switch("verify", "Certify again what is in the workdir, and compare; writes nothing.")
+    switch("trust_code", "Execute the Python file in the workdir that makes its network.")
+    return own
