@@ -1,5 +1,6 @@
 """What every command does: print under any locale, tell a mistake in one line, end with a code."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ _TOLD = (
     *(flags.Error, ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError),
     *(BackendError, CheckpointError, ConnectError, DataError),
 )
+
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 Given = Sequence[str] | None
 
@@ -77,7 +80,11 @@ def _told(name: str, message: str, code: int) -> int:
 
 def _in_a_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return f"out of memory: {text}" if isinstance(error, MemoryError) else text
+    if isinstance(error, MemoryError):
+        return f"out of memory: {text}"
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return f"{text}; the same command goes on once there is room"
+    return text
 
 
 def _print_under_any_locale() -> None:
