@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -114,8 +115,9 @@ class Checkpoints:
     def _whole_or_not_at_all(self, kind: str, step: int) -> Iterator[None]:
         """While a checkpoint is written: a full disk is told in a line, and what was begun is removed."""
         folder = self.directory / kind
-        # orbax's threads would print and log their own tracebacks, some of them later.
-        hook, threading.excepthook = threading.excepthook, lambda arguments: None
+        # orbax's threads and callbacks would print and log their own tracebacks.
+        hooks = threading.excepthook, sys.unraisablehook
+        threading.excepthook = sys.unraisablehook = lambda arguments: None
         logging.disable(logging.CRITICAL)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -130,7 +132,7 @@ class Checkpoints:
                 "the same command goes on once it can be"
             ) from error
         finally:
-            threading.excepthook = hook
+            threading.excepthook, sys.unraisablehook = hooks
             logging.disable(logging.NOTSET)
 
     @staticmethod

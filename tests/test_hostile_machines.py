@@ -1,4 +1,4 @@
-"""Machines that refuse: no HOME, another locale, no GPU, x64, a full disk, Ctrl-C.  A line each, and nothing is lost."""
+"""Machines that refuse: no HOME, another locale, no GPU, x64, a full disk, Ctrl-C.  A line each; nothing is lost."""
 
 import contextlib
 import errno
@@ -45,21 +45,27 @@ def typed(*command, **variables):
 
 
 def test_no_home_and_no_utf_8(tmp_path):
-    """One run with all that is missing in a bare container: no HOME that exists, the locale C, no cache."""
+    """A bare container: no HOME that exists, the locale C.  Compiled programs are kept, for this test's sake."""
     bare = {"HOME": "/proc/nowhere", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    told = typed("certify.py", f"--workdir={tmp_path / 'none'}", **bare).stderr.splitlines()
+    assert len(told) == 2
+    assert "lipjax caches nothing: " in told[0]
+    assert told[1].endswith("no training has started there")
+    bare["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir
+    bare["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     config = (
         (ROOT / "configs" / "digits.py").read_text(encoding="utf-8").replace("return config", "return config  # ≤ …")
     )
     (tmp_path / "mine.py").write_text(config, encoding="utf-8")
     trained = typed("train.py", f"--config={tmp_path / 'mine.py'}", *TINY, f"--workdir={tmp_path / 'run'}", **bare)
     assert trained.returncode == 0, trained.stderr
-    assert trained.stderr.count("\n") == trained.stderr.count("lipjax caches nothing: ") == 1, trained.stderr
+    assert trained.stderr == ""
     given = ("certify.py", f"--workdir={tmp_path / 'run'}")
     certified = typed(*given, "--num_examples=5", **bare)
     assert certified.returncode == 0, certified.stderr
-    assert certified.stderr.count("\n") == certified.stderr.count("lipjax caches nothing: ") == 1, certified.stderr
+    assert "matplotlib" not in certified.stderr
     assert "Lipschitz constant ?" in certified.stdout  # … cannot be printed there
-    assert "≤" in (tmp_path / "run" / "certificates" / "report.html").read_text(encoding="utf-8")
+    assert "(x − mean) / std" in (tmp_path / "run" / "certificates" / "report.html").read_text(encoding="utf-8")
 
 
 def test_no_home_and_no_such_user(monkeypatch):
@@ -137,8 +143,8 @@ def test_a_full_disk_in_the_midst_of_a_checkpoint(trained, tmp_path, capfd, size
         patch.setattr(Checkpoints, "_save", filled)
         train(tiny_config(), tmp_path, say=quiet)
     assert re.fullmatch(
-        r"checkpoint \S+/12 cannot be written \(.*File too large\); those before it are kept, and the same command goes on "
-        "once it can be",
+        r"checkpoint \S+/12 cannot be written \(.*File too large\); those before it are kept, and the same command "
+        "goes on once it can be",
         str(told.value),
     )
     assert capfd.readouterr().err == ""
@@ -175,19 +181,19 @@ def test_an_interrupted_certification_goes_on(trained, tmp_path):
     workdir.mkdir()
     for name in ("config.json", "checkpoints"):
         (workdir / name).symlink_to(trained[0] / name)
-    command = [sys.executable, "certify.py", f"--workdir={workdir}", "--batch_size=1", "--attack=strong"]
+    command = [sys.executable, "certify.py", f"--workdir={workdir}", "--batch_size=1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, cwd=ROOT, text=True, encoding="utf-8", **pipes)
     partial = workdir / "certificates" / "per_image.partial"
-    while process.poll() is None and not (partial.exists() and partial.stat().st_size > 1000):
+    while process.poll() is None and not (partial.exists() and len(partial.read_bytes().partition(b"\n")[2]) > 500):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=120)
     assert process.returncode == os.EX_TEMPFAIL, told
     assert told == "certify.py: interrupted; the same command goes on\n"
-    lines = []
-    certify_run(workdir, num_examples=360, batch_size=1, say=lines.append)
-    assert any(re.match(r"certified already: \d+ images; going on", line) for line in lines), lines
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^certified already: \d+ images; going on$", done.stdout, re.MULTILINE), done.stdout
 
 
 def test_errors_of_writing_have_the_name_of_the_file(tmp_path):
@@ -223,7 +229,7 @@ def test_variables_without_their_spectral_collection_are_told_by_its_name(polyno
         model.apply(rest, images, train=True, mutable=["spectral"])
 
 
-@pytest.mark.parametrize("std", [1e-320, 1e-44, 1e-31, 1e31, float("nan"), float("inf")])
+@pytest.mark.parametrize("std", [1e-320, 1e-44, 1e-31, 1e31, -1.0])
 def test_a_std_whose_inverse_leaves_the_range_is_refused_where_it_is_given(std):
     with pytest.raises(ValueError, match="^std=.*: must be from 1e-30"):
         lipjax.LipConvnet(input_size=4, in_channels=1, std=std)

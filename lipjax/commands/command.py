@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,6 +55,7 @@ def run(name: str, work: Callable[[], None], told: Sequence[type[Exception]] = (
     """
     _print_under_any_locale()
     logging.set_verbosity(logging.WARNING)
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache")  # compiled again, no more
     compilation.use_cache()
     try:
         work()

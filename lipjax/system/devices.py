@@ -45,9 +45,10 @@ def check_backend() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter where no plugin of that name is installed
+        name = getattr(jax.config, "jax_platforms", None)
         reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
         raise BackendError(
-            f"JAX_PLATFORMS={jax.config.read('jax_platforms')!r}: no such device can be used here{reason}; 'cpu' can, "
+            f"JAX_PLATFORMS={name!r}: no such device can be used here{reason}; 'cpu' can, "
             "and where it is unset jax takes the best there is"
         ) from error
 

@@ -275,7 +275,7 @@ def test_tightening_leaves_paper_networks_as_they_are():
 
 def test_held_norms_without_their_variables(held):
     model, variables = held
-    with pytest.raises(ValueError, match="no 'spectral' collection of held norms"):
+    with pytest.raises(ValueError, match="no 'spectral' collection, its tracked norms"):
         model.apply({"params": variables["params"]}, jnp.zeros((1, 8, 8, 2)))
 
 
