@@ -96,6 +96,8 @@ def test_none_is_taken_wherever_it_is_allowed():
             section, name_of_key = key.split(".")
             assert config[section][name_of_key] is None
             Recipe.of(config).model((8, 8, 1), 10)
+    overrides = {"data.name": "digits", "run.radii": "None"}  # text before, and None all the same
+    assert configs.read("digits", overrides).run.radii is None
     with pytest.raises(ValueError, match=r"config\.model\.std=None: must be a number in"):
         Recipe.of(configs.read("digits", {"model.std": "None"})).model((8, 8, 1), 10)
 
