@@ -117,7 +117,8 @@ class Checkpoints:
         folder = self.directory / kind
         # orbax's threads and callbacks would print and log their own tracebacks.
         hooks = threading.excepthook, sys.unraisablehook
-        threading.excepthook = sys.unraisablehook = lambda arguments: None
+        silent: Any = lambda arguments: None  # noqa: E731
+        threading.excepthook, sys.unraisablehook = silent, silent
         logging.disable(logging.CRITICAL)
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -148,6 +148,11 @@ def test_help_shows_the_values_of_a_config(capsys):
         (certify.main, [], "workdir is missing: --workdir=DIR"),
         (certify.main, ["--workdir=x", "--attack=no"], "flag --attack=no: value should be one of <none"),
         (certify.main, ["--workdir=x", "--num_examples=x"], "flag --num_examples=x: invalid literal for int"),
+        (
+            certify.main,
+            ["--workdir=x", "--images=a.png", "--split=test"],
+            "--split: is of a whole split; it cannot go with",
+        ),
         (certify.main, ["--workdir=x"], "workdir='x' has no config.json: no training has started there"),
     ],
 )

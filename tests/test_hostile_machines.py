@@ -111,9 +111,9 @@ def test_training_and_certification_are_the_same_under_x64(trained, tmp_path):
     with x64():
         again = train(tiny_config(), tmp_path, say=quiet)
         assert sha256(again) == sha256(state)
-        _, _, _, variables = load_trained(tmp_path)
+        variables = load_trained(tmp_path).variables
         certify_run(tmp_path, num_examples=40, attack="fast", folder=tmp_path / "x64", say=quiet)
-    assert sha256(variables) == sha256(load_trained(workdir)[3])
+    assert sha256(variables) == sha256(load_trained(workdir).variables)
     certify_run(tmp_path, num_examples=40, attack="fast", folder=tmp_path / "x32", say=quiet)
     for name in ("per_image.csv", "attack.csv"):
         assert (tmp_path / "x64" / name).read_bytes() == (tmp_path / "x32" / name).read_bytes()
@@ -150,7 +150,7 @@ def test_a_full_disk_in_the_midst_of_a_checkpoint(trained, tmp_path, capfd, size
     assert capfd.readouterr().err == ""
     assert Checkpoints(tmp_path).metadata("last")["step"] == 8
     assert not list(tmp_path.rglob("*tmp*"))
-    assert load_trained(tmp_path)[3]["params"]
+    assert load_trained(tmp_path).variables["params"]
     assert sha256(train(tiny_config(), tmp_path, say=quiet)) == sha256(trained[1])
 
 

@@ -86,12 +86,20 @@ def _opens_text(call):
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", None)
     if name in ("read_text", "write_text"):
         return True
+    if isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", None) in ("os", "Image"):
+        return False  # descriptors and pictures
     modes = [node.value for node in ast.walk(call) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     return name in ("open", "fdopen") and not any(set(mode) <= set("rwaxb+") and "b" in mode for mode in modes)
 
 
 def test_the_check_of_encodings_sees_what_names_none():
-    calls = {"open(p)": True, "p.open('w')": True, "p.read_text()": True, "os.fdopen(h, 'wb')": False}
+    calls = {
+        "open(p)": True,
+        "p.open('w')": True,
+        "p.read_text()": True,
+        "os.fdopen(h, 'wb')": False,
+        "fdopen(h)": True,
+    }
     assert {text: _opens_text(ast.parse(text).body[0].value) for text in calls} == calls
 
 

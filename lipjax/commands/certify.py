@@ -1,6 +1,6 @@
 """lipjax-certify, and certify.py: certifies a trained network on a split of its data."""
 
-import inspect
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,20 +10,30 @@ from absl import flags
 from lipjax.commands import command
 from lipjax.commands.help import page
 from lipjax.config import default_config
+from lipjax.evaluation.asked import ATTACKS, SPLITS, Asked
 from lipjax.evaluation.attack import CertificateViolated
-from lipjax.evaluation.split import ATTACKS, SPLITS, certify_run
+from lipjax.evaluation.single_images import certify_files
+from lipjax.evaluation.split import certify_run
 from lipjax.evaluation.verify import NotVerified, verify_run
 from lipjax.models import program
+from lipjax.models.pgd import DOMAINS
 from lipjax.system.devices import check_backend
 from lipjax.training.recipe import Recipe
 from lipjax.workdir import read_config
 
 ABOUT = """
     {name} --workdir=DIR [--attack=fast --split=test --num_examples=N --radii=36/255,0.5]
+    {name} --workdir=DIR --images=a.png,b.png
 
     Certifies a trained classifier, and writes DIR/certificates/. The same command goes on where it was stopped; Ctrl-C
     exits with code 75. The config is that of the run.
 """
+
+# What --images does not take.
+_OF_SPLITS = (
+    *("data_dir", "num_examples", "split", "attack", "attack_domain", "precisions", "paper_protocol", "verify"),
+    "radii",
+)
 
 
 def main(given: command.Given = None) -> int:
@@ -44,11 +54,17 @@ def _certify(name: str, given: list[str]) -> None:
     if workdir is None:
         raise flags.Error("workdir is missing: --workdir=DIR, the folder of a training; see --help")
     check_backend()
+    if value["images"] is not None:
+        if given := [name for name in _OF_SPLITS if own[name].present]:
+            raise ValueError(f"--{given[0]}: is of a whole split; it cannot go with --images")
+        names = ("images", "batch_size", "float_slack", "trust_code", "precision")
+        certify_files(Path(workdir), **{name: value[name] for name in names})
+        return
     if value["verify"]:
         verify_run(Path(workdir), value["data_dir"], value["split"], trust_code=value["trust_code"])
         return
-    options = {key: value[key] for key in inspect.signature(certify_run).parameters if key in value}
-    certify_run(**options | {"workdir": Path(workdir)})
+    asked = {field.name: value[field.name] for field in dataclasses.fields(Asked)}
+    certify_run(Path(workdir), value["data_dir"], trust_code=value["trust_code"], **asked)
 
 
 def _flags() -> flags.FlagValues:
@@ -64,6 +80,7 @@ def _flags() -> flags.FlagValues:
         flags.DEFINE_bool(name, False, about, flag_values=own)
 
     text("workdir", "Folder of a training.")
+    text("images", "Certify these files instead: a.png,b.png, a folder, or a pattern.")
     text("data_dir", "Where the data is, if not where training read it.")
     text("radii", "Such as 36/255,0.5 (l2, pixels in [0, 1]); where not given, those of the config.")
     choice("split", "test", SPLITS, "Which images; validation: held out of training; train: the rest.")
@@ -71,6 +88,7 @@ def _flags() -> flags.FlagValues:
     about = "Images at a time; fewer need less memory."
     flags.DEFINE_integer("batch_size", program.BATCH_SIZE, about, flag_values=own)
     choice("attack", "none", ATTACKS, "Attack the images too: fast 10 steps, strong 50 steps × 5 starts.")
+    choice("attack_domain", "images", DOMAINS, "What the attack may reach: images (pixels in [0, 1]), or all of space.")
     about = "An error of the features, in l2, that certificates shall cover."
     flags.DEFINE_float("float_slack", 0.0, about, flag_values=own)
     switch("precisions", "Measure float32 and bfloat16 features against float64 ones.")

@@ -136,6 +136,10 @@ def cast(variables: Variables, precision: str) -> Variables:
     """Read-only arrays of a precision, each cast up and so unchanged; ValueError where one would be cast down."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r}: must be one of {PRECISIONS}")
+    if "params" not in variables:
+        raise ValueError(
+            f"variables: must have 'params' (and 'spectral'), got {', '.join(map(repr, variables)) or 'none'}"
+        )
 
     def of_leaf(path, leaf):
         if leaf.dtype == np.float64 and precision == "float32":

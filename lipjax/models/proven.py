@@ -315,11 +315,6 @@ def _check_features(backbone: Layer, variables: Variables, shape: tuple[int, ...
 def copied_variables(variables: Variables) -> Variables:
     """Read-only arrays of their own; ValueError for a half-precision or infinite one, by its path."""
 
-    if "params" not in variables:
-        raise ValueError(
-            f"variables: must have 'params' (and 'spectral'), got {', '.join(map(repr, variables)) or 'none'}"
-        )
-
     def copied(path, leaf):
         array = np.asarray(leaf)
         if array.dtype not in (np.float32, np.float64):
