@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lipjax.system.memory import available_on_host, in_words
+
 Border = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right)), in pixels
 
 
@@ -75,6 +77,7 @@ class Dataset:
 
         Raises:
           ValueError: see `Dataset`; a number below the largest label that no training label has.
+          DataError: too little memory for the images with their zeros.
         """
         parts = {"train": _as_arrays(f"dataset {name!r}: train", train)}
         parts["test"] = _as_arrays(f"dataset {name!r}: test", test)
@@ -84,6 +87,7 @@ class Dataset:
         border = border_of(shape[1]) if len(shape) == 4 and shape[1] == shape[2] else ((0, 0), (0, 0))
         for part, split in parts.items():
             if border != ((0, 0), (0, 0)) and split.images.shape[1:] == shape[1:]:
+                _check_room(name, len(split.images) * (shape[1] + sum(border[0])) ** 2 * shape[3])
                 parts[part] = Split(np.pad(split.images, ((0, 0), *border, (0, 0))), split.labels)
         names = tuple(class_names)
         return cls(name, parts["train"], parts["test"], len(names), pixel_max, border, names)
@@ -131,6 +135,14 @@ def inside(images: np.ndarray, border: Border) -> np.ndarray:
     """The images (N, H, W, C) without their border, a view."""
     (top, bottom), (left, right) = border
     return images[:, top : images.shape[1] - bottom, left : images.shape[2] - right]
+
+
+def _check_room(name: str, size: int) -> None:
+    if size > (free := available_on_host()):
+        raise DataError(
+            f"dataset {name!r}: with zeros to a power of two pixels a side its images need {in_words(size)} of memory, "
+            f"{in_words(free)} are available"
+        )
 
 
 def _pair(where: str, split: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -195,3 +195,12 @@ def test_more_than_the_memory_is_refused_before_it_is_taken(tmp_path, monkeypatc
     monkeypatch.setattr(arrays.np, "load", lambda *arguments, **options: pytest.fail("was loaded"))
     with pytest.raises(DataError, match="need 411 kB of memory, 410 kB are available"):
         load("npz", tmp_path / "a.npz", quiet)
+
+
+def test_the_copy_with_zeros_around_is_counted_too(monkeypatch):
+    images, labels = np.zeros((10, 5, 5, 1), np.uint8), np.arange(10) % 2
+    monkeypatch.setattr("lipjax.data.dataset.available_on_host", lambda: 10 * 8 * 8)
+    assert Dataset.of_arrays("mine", (images, labels), (images, labels)).image_shape == (8, 8, 1)
+    monkeypatch.setattr("lipjax.data.dataset.available_on_host", lambda: 10 * 8 * 8 - 1)
+    with pytest.raises(DataError, match=r"'mine': with zeros to a power of two .* need 640 bytes of memory, 639 bytes"):
+        Dataset.of_arrays("mine", (images, labels), (images, labels))
