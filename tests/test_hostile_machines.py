@@ -175,8 +175,9 @@ def test_a_full_disk_in_the_midst_of_certificates(trained, tmp_path, capsys, siz
     assert summary["num_examples"] == 40
 
 
-def test_an_interrupted_certification_goes_on(trained, tmp_path):
-    """Ctrl-C while images are certified: a line, code 75, and what was done is not done again."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_certification_goes_on(trained, tmp_path, number):
+    """Stopped while images are certified: told at once, code 75, and what was done is not done again."""
     workdir = tmp_path / "run"
     workdir.mkdir()
     for name in ("config.json", "checkpoints"):
@@ -187,10 +188,14 @@ def test_an_interrupted_certification_goes_on(trained, tmp_path):
     partial = workdir / "certificates" / "per_image.partial"
     while process.poll() is None and not (partial.exists() and len(partial.read_bytes().partition(b"\n")[2]) > 500):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, told = process.communicate(timeout=120)
     assert process.returncode == os.EX_TEMPFAIL, told
-    assert told == "certify.py: interrupted; the same command goes on\n"
+    assert told.splitlines() == [
+        "",
+        f"{number.name}: stopping; Ctrl-C stops without waiting",
+        f"certify.py: {number.name}; the same command goes on",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^certified already: \d+ images; going on$", done.stdout, re.MULTILINE), done.stdout

@@ -14,7 +14,7 @@ from lipjax.checkpoint import CheckpointError
 from lipjax.data import DataError
 from lipjax.system import compilation
 from lipjax.system.devices import BackendError
-from lipjax.system.interruption import Interrupted
+from lipjax.system.interruption import Interrupted, Interruption
 from lipjax.system.processes import ConnectError, leave_others
 
 # What a user can mend, or a machine refuses; all else is a fault of ours, and its traceback is wanted.
@@ -58,7 +58,8 @@ def run(name: str, work: Callable[[], None], told: Sequence[type[Exception]] = (
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache")  # compiled again, no more
     compilation.use_cache()
     try:
-        work()
+        with Interruption():
+            work()
     except (Interrupted, KeyboardInterrupt) as stopped:
         return _told(name, str(stopped) or "interrupted; the same command goes on", os.EX_TEMPFAIL)
     except (*_TOLD, *told) as error:
