@@ -183,6 +183,7 @@ def test_an_interrupted_certification_goes_on(trained, tmp_path, number):
     for name in ("config.json", "checkpoints"):
         (workdir / name).symlink_to(trained[0] / name)
     command = [sys.executable, "certify.py", f"--workdir={workdir}", "--batch_size=1"]
+    command += ["--num_examples=60", "--attack=fast"]  # long enough to be met in its midst
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, cwd=ROOT, text=True, encoding="utf-8", **pipes)
     partial = workdir / "certificates" / "per_image.partial"

@@ -481,7 +481,7 @@ def test_image_shapes():
     with pytest.raises(ValueError, match=r"image_shape=\(8, 8, 1\) must be \(4, 4, 1\)"):
         lipjax.prove(network(), variables, (8, 8, 1))
     with pytest.raises(ValueError, match="must end in features"):
-        lipjax.prove(Network(SpaceToDepth(), HEADS["lln"], SHAPE), {})
+        lipjax.prove(Network(SpaceToDepth(), HEADS["lln"], SHAPE), {"params": {}})
 
 
 def test_proofs_are_printed_as_a_tree():

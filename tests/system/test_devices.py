@@ -27,7 +27,9 @@ trained = lipjax.load_trained(sys.argv[1])
 dataset, model, variables = trained.dataset(), trained.model, trained.variables
 images, labels = dataset.test.images[:24].astype("float32") / 16, dataset.test.labels[:24]
 certificate = lipjax.certify(model, variables, images, labels)
-attack = pgd.l2_attack(lipjax.prove(model, variables), images, labels, np.full(24, 0.1), jax.random.key(0), 2, 1)
+limits = pgd.limits_of("images", images.shape[1:])
+proven, key = lipjax.prove(model, variables), jax.random.key(0)
+attack = pgd.l2_attack(proven, images, labels, np.full(24, 0.1), key, 2, 1, limits)
 print(json.dumps([certificate.radius.tolist(), attack.margins.tolist()]))
 """
 
@@ -46,7 +48,8 @@ def test_certification_and_attack_on_eight_devices(trained):
     dataset, model, variables = found.dataset(), found.model, found.variables
     images, labels = dataset.test.images[:24].astype("float32") / 16, dataset.test.labels[:24]
     certificate = lipjax.certify(model, variables, images, labels)
-    attack = pgd.l2_attack(lipjax.prove(model, variables), images, labels, np.full(24, 0.1), jax.random.key(0), 2, 1)
+    limits, key = pgd.limits_of("images", images.shape[1:]), jax.random.key(0)
+    attack = pgd.l2_attack(lipjax.prove(model, variables), images, labels, np.full(24, 0.1), key, 2, 1, limits)
     # float32 sums in another order.
     np.testing.assert_allclose(radius, certificate.radius, rtol=0, atol=1e-6)
     np.testing.assert_allclose(margins, attack.margins, rtol=0, atol=1e-4)

@@ -115,12 +115,12 @@ def test_the_account_of_memory_grows_as_the_batch_does(tmp_path):
 def test_a_signal_before_the_first_step_is_acknowledged_and_ends_the_run(tmp_path, monkeypatch, capfd, number):
     before = signal.getsignal(number)
 
-    def load(name, data_dir):
+    def loaded(options, say):
         os.kill(os.getpid(), number)
         np.ones(1000).sum()
         return pytest.fail("went on reading")
 
-    monkeypatch.setattr(training, "load", load)
+    monkeypatch.setattr(training, "loaded", loaded)
     with pytest.raises(Interrupted, match=f"{number.name}; the same command goes on"):
         train(tiny_config(), tmp_path, say=quiet)
     assert f"{number.name}: stopping; Ctrl-C stops without waiting" in capfd.readouterr().err

@@ -151,6 +151,7 @@ def test_parameters_that_overflow_are_never_saved_as_good(tmp_path):
     """The loss of the only step is finite, its update is not: the run stops at that step, without a checkpoint."""
     config = tiny_config()
     config.update_from_flattened_dict({"run.batch_size": 1150, "run.epochs": 1, "optimizer.learning_rate": 1e300})
+    config.optimizer.schedule = {"name": "constant_schedule"}
     with pytest.raises(TrainingDiverged, match=r"at step 0 \(epoch 1\)"):
         train(config, tmp_path, say=quiet)
     assert not Checkpoints(tmp_path).has("last")
