@@ -15,6 +15,7 @@ def get_config():
     config.data.name = "cifar100"
     config.model.head = "crc"
     config.model.pooling = "projection"
+    config.loss.name = "crc"
     config.optimizer.clip_norm = 1.0
     config.loss.attack_radius = 0.2
     config.loss.curvature_weight = 0.75

@@ -16,5 +16,6 @@ def get_config():
     config = default_config()
     config.model.head = "crc"
     config.model.pooling = "projection"
+    config.loss.name = "crc"
     config.optimizer.clip_norm = 1.0
     return config

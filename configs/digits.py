@@ -22,6 +22,7 @@ def get_config():
     config.model.init_channels = 8
     config.model.head = "crc"
     config.model.hidden = 64
+    config.loss.name = "crc"
     config.optimizer.clip_norm = 1.0
     config.loss.attack_radius = 0.5
     config.loss.curvature_weight = 0.05

@@ -19,6 +19,7 @@ def get_config():
     config.data.image_size = 32
     config.model.init_channels = 8
     config.model.head = "crc"
+    config.loss.name = "crc"
     config.model.hidden = 64
     config.optimizer.clip_norm = 1.0
     config.loss.attack_radius = 36 / 255

@@ -35,7 +35,7 @@ def default_config() -> ConfigDict:
     config = ConfigDict({section: {} for section in SECTIONS})
     config.data.name = "cifar10"
     config.model.name = "lipconvnet"
-    config.loss.name = "paper"
+    config.loss.name = "cross_entropy"
     config.optimizer.name = "sgd"
     config.optimizer.schedule = {"name": "drops"}
     return config

@@ -79,6 +79,12 @@ def sectioned(config: Mapping[str, Any]) -> ConfigDict:
             target = target[section]
         # rank2 was a third way to differentiate the same network.
         target[last] = "exact" if (key, value) == ("gradient", "rank2") else value
+    if result.loss.name == "paper" or set(given) & set(FLAT):  # there the loss was that of the head
+        own = result.loss if result.model.get("head") == "crc" else {}
+        crc = {key: value for key, value in own.items() if key != "name"}
+        result.loss = ConfigDict(
+            {"name": "crc", **crc} if result.model.get("head") == "crc" else {"name": "cross_entropy"}
+        )
     return result
 
 

@@ -88,6 +88,7 @@ def trained_crc(tmp_path_factory):
     config.update_from_flattened_dict(
         {
             "model.head": "crc",
+            "loss.name": "crc",
             "model.hidden": 8,
             "model.pooling": "projection",
             "optimizer.clip_norm": 1.0,

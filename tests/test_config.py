@@ -50,7 +50,7 @@ def test_every_config_is_valid_and_states_its_command(path):
         ("model.mean", (0.1, 0.2), "a number or 3 numbers, one per input channel"),
         ("data.validation_fraction", 1.0, r"a number in \[0, 1\)"),
         ("data.flip", 1, "True or False"),
-        ("loss.attack_radius", -1.0, "a number >= 0"),
+        ("loss.trainable_scale", -1.0, "True or False"),
         ("optimizer.learning_rate", float("nan"), "a number >= 0"),
         ("optimizer.name", "sdg", "an optimiser of optax"),
         ("optimizer.schedule.milestones", (0.75, 0.5), "increasing fractions"),
@@ -74,8 +74,8 @@ def test_errors_name_key_value_and_what_is_allowed(key, value, allowed):
         ({"run__epoch": 3}, r"config\.run\.epoch=3: unknown key; allowed: epochs, batch_size"),
         ({"data__dataset": "digits"}, r"config\.data\.dataset='digits': unknown key; allowed: name, data_dir"),
         ({"model__dept": 3}, r"config\.model\.dept=3: unknown key; allowed: depth, init_channels"),
-        ({"loss__gamma": 3}, r"config\.loss\.gamma=3: unknown key; allowed: attack_radius, curvature_weight"),
-        ({"loss__name": "hinge"}, r"config\.loss\.name='hinge': must be one of \('paper', 'cross_entropy'\)"),
+        ({"loss__gamma": 3}, r"config\.loss\.gamma=3: unknown key; allowed: trainable_scale"),
+        ({"loss__name": "hinge"}, r"config\.loss\.name='hinge': must be one of \('cross_entropy', 'offset', 'emma'"),
         ({"model__name": "resnet"}, r"config\.model\.name='resnet': must be one of \('lipconvnet',\), or FILE.py:FUN"),
         ({"optimizer__nesterof": True}, r"config\.optimizer\.nesterof=True: unknown key of sgd; .*nesterov"),
         ({"optimizer__mask": True}, r"config\.optimizer\.mask=True: unknown key of sgd"),
@@ -115,7 +115,7 @@ FLAT_CONFIG = {"dataset": "digits", "depth": 10, "head": "crc", "mean": (0.3,), 
 FLAT_CONFIG |= {"milestones": (0.25, 0.5), "epochs": 3, "radii": "0.5", "gradient": "rank2", "steps_per_dispatch": 4}
 SECTIONS = {"data.name": "digits", "model.depth": 10, "model.head": "crc", "model.mean": (0.3,), "run.radii": "0.5"}
 SECTIONS |= {"optimizer.schedule.milestones": (0.25, 0.5), "run.epochs": 3, "model.gradient": "exact"}
-SECTIONS |= {"loss.attack_radius": 0.5, "optimizer.momentum": 0.8}
+SECTIONS |= {"loss.name": "crc", "loss.attack_radius": 0.5, "optimizer.momentum": 0.8}
 
 
 def test_flat_configs_of_earlier_versions_are_read():
@@ -130,6 +130,15 @@ def test_flat_configs_of_earlier_versions_are_read():
         sectioned({"depth": 10, "model": {"depth": 5}})
     with pytest.raises(ValueError, match=r"config\.model=3: must be a section of keys"):
         sectioned({"model": 3})
+
+
+def test_the_loss_that_was_that_of_the_head_is_read():
+    """Until there were losses by name, 'paper' was cross entropy, or equation 7 for a curvature head."""
+    keys = {"name": "paper", "attack_radius": 0.3, "curvature_weight": 0.2}
+    crc = Recipe.of(sectioned({"model": {"name": "lipconvnet", "head": "crc"}, "loss": keys}))
+    assert crc.whole()["loss"] == {**keys, "name": "crc"}
+    lln = Recipe.of(sectioned({"model": {"name": "lipconvnet"}, "loss": keys}))
+    assert lln.whole()["loss"] == {"name": "cross_entropy", "trainable_scale": False}
 
 
 def test_config_file_round_trip_and_foreign_workdir(tmp_path):

@@ -15,6 +15,8 @@ from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import tracked
 from lipjax.layers.rounding import gamma, largest, underflow
 
+CURVATURE_STEPS = 2
+
 
 def softplus_mlp(head: Mapping[str, jax.Array], features: jax.Array) -> jax.Array:
     """h(y) = W2 softplus(W1 y + b1) + b2, (…, D) → (…, K); head: w1 (H, D), b1 (H,), w2 (K, H), b2 (K,)."""
@@ -74,6 +76,22 @@ class CurvatureHead(Head):
             return np.where(is_in_range, bound, np.inf)
 
     @nn.nowrap
+    def margin_drop(self, own, features, labels, radius):
+        """r ‖∇(f_l − f_i)‖ + m r² / 2, m the curvature of f_l − f_i from below by two power steps."""
+        head = own["params"]
+        slopes = jax.nn.sigmoid(features @ head["w1"].T + head["b1"])
+        gradients = jnp.einsum("nh,kh,hd->nkd", slopes, head["w2"], head["w1"])
+        difference = jnp.take_along_axis(gradients, labels[:, None, None], axis=1) - gradients
+        squares = jnp.sum(difference**2, axis=-1)
+        is_steep = squares > 0  # at 0 the root has no derivative
+        steepness = jnp.where(is_steep, jnp.sqrt(jnp.where(is_steep, squares, 1.0)), 0.0)
+        weights = head["w2"][:, None] - head["w2"]  # of f_l − f_i at [l, i]
+        curvature = pair_curvature(
+            head["w1"], jnp.maximum(-weights, 0).reshape(-1, self.hidden) / 4, own["spectral"]["power_vector"]
+        )
+        return radius * steepness + radius**2 / 2 * curvature.reshape(weights.shape[:2])[labels]
+
+    @nn.nowrap
     def _start(self, dimension: int, dtype) -> jax.Array:
         start = jax.random.normal(self.make_rng("params"), (dimension,), dtype)
         return start / jnp.linalg.norm(start)
@@ -84,3 +102,20 @@ def power_step(matrix: jax.Array, vector: jax.Array) -> jax.Array:
     matrix = jax.lax.stop_gradient(matrix)
     image = matrix.T @ (matrix @ vector)
     return image / jnp.maximum(jnp.linalg.norm(image), jnp.finfo(image.dtype).tiny)
+
+
+def pair_curvature(w1: jax.Array, weights: jax.Array, start: jax.Array) -> jax.Array:
+    """xᵀ W1ᵀ diag(weights) W1 x for each row of `weights` (P, H), (P,), x from two power steps from `start` (D,).
+
+    An estimate from below of the largest eigenvalue, for training.  x is held constant in the gradient.
+    """
+
+    def times(x):
+        return weights * (x @ w1.T)
+
+    x = jax.lax.stop_gradient(start)
+    for _ in range(CURVATURE_STEPS):
+        x = times(x) @ w1
+        x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), jnp.finfo(x.dtype).tiny)
+    x = jax.lax.stop_gradient(x)
+    return jnp.sum(times(x) * (x @ w1.T), axis=-1)

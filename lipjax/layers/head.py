@@ -60,6 +60,14 @@ class Head(nn.Module):
         return makers[0] is makers[1] and self.rounding(own, np.zeros(1)) is not None
 
     @nn.nowrap
+    def margin_drop(self, own: Variables, features: jax.Array, labels: jax.Array, radius: jax.Array) -> jax.Array:
+        """(N, K), traced: how far f_l − f_i may fall within a distance `radius` of features (N, D), labels l (N,).
+
+        Differentiable, for training; it can be an estimate, and no certificate uses it.
+        """
+        raise NotImplementedError
+
+    @nn.nowrap
     def evaluate(self, own: Variables, features: jax.Array) -> jax.Array:
         """The logits in evaluation."""
         return self.apply(own, features, False)  # type: ignore[return-value]

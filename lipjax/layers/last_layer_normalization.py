@@ -34,7 +34,7 @@ class LastLayerNormalization(Head):
         limit = features.shape[-1] ** -0.5
         weight = self.param("weight", symmetric_uniform(limit), (self.num_classes, features.shape[-1]))
         bias = self.param("bias", symmetric_uniform(limit), (self.num_classes,))
-        return features @ (weight / jnp.linalg.norm(weight, axis=1, keepdims=True)).T + bias
+        return features @ _unit_rows(weight).T + bias
 
     @nn.nowrap
     def certifier(self, own, curvature_file=None):
@@ -52,9 +52,21 @@ class LastLayerNormalization(Head):
         )
 
     @nn.nowrap
+    def margin_drop(self, own, features, labels, radius):
+        """r ‖w_l − w_i‖, which is exact."""
+        rows = _unit_rows(own["params"]["weight"])
+        squares = jnp.sum((rows[labels][:, None] - rows) ** 2, axis=-1)
+        is_apart = squares > 0  # at 0 the root has no derivative
+        return radius * jnp.where(is_apart, jnp.sqrt(jnp.where(is_apart, squares, 1.0)), 0.0)
+
+    @nn.nowrap
     def rounding(self, own, reach):
         """Two logits, each of D products with rows that are off by (D + 1) / 2 + SQUARE_ROOT + 1 units, and one sum."""
         bias, dimension = np.asarray(own["params"]["bias"], np.float64), np.shape(own["params"]["weight"])[1]
         size = reach + float(np.abs(bias).max(initial=0.0))
         bound = 2 * gamma(1.5 * dimension + SQUARE_ROOT + 4) * size + 2 * underflow(1, 4 * dimension + 4)
         return np.where(size < largest(own["params"]["bias"].dtype), bound, np.inf)
+
+
+def _unit_rows(weight: jax.Array) -> jax.Array:
+    return weight / jnp.linalg.norm(weight, axis=1, keepdims=True)

@@ -135,7 +135,7 @@ class Training:
     def start(self, lock: FolderLock | None) -> tuple[TrainState, Metrics]:
         """The state of the last checkpoint, or a new one, on the devices; the files of the run are begun."""
         run, workdir, metrics, self.lock = self.recipe.run, self.workdir, Metrics.zero(), lock
-        template = jax.eval_shape(lambda: initial_state(self.model, self.optimizer, run.seed))
+        template = jax.eval_shape(lambda: initial_state(self.model, self.optimizer, run.seed, self.recipe.loss))
         check_room(workdir, template, run.keep_checkpoints)
         if is_first():
             begin_or_go_on(workdir, self.recipe, self.say)
@@ -154,7 +154,7 @@ class Training:
             epochs, position = divmod(int(state.step), self.steps_per_epoch)
             self.say(f"resuming {workdir} after epoch {epochs}" + (f" and {position} steps" if position else ""))
         else:
-            state, epochs = initial_state(self.model, self.optimizer, run.seed), 0
+            state, epochs = initial_state(self.model, self.optimizer, run.seed, self.recipe.loss), 0
             if is_first():
                 atomic_write(workdir / NETWORK_FILE, table(self.model))
         if is_first():
@@ -170,7 +170,7 @@ class Training:
         state, metrics = shapes_of(template, self._places(template)), shapes_of(jax.eval_shape(Metrics.zero), whole)
         data = (shape_on_devices(array, self.mesh) for array in self.split)
         arguments = (state, metrics, *data, shapes_of(order, whole))
-        step = make_train_step(self.model, self.optimizer, self.recipe, self.dataset.pixel_max, self.mesh)
+        step = make_train_step(self.model, self.optimizer, self.recipe, self.dataset.pixel_max, self.mesh, self.total)
         self.step = compiled_step(step, arguments, self.say, run.check_memory)
 
     def run(self, state: TrainState, metrics: Metrics) -> TrainState:

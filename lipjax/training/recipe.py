@@ -17,7 +17,7 @@ from lipjax.layers import CurvatureHead
 from lipjax.models import Classifier
 from lipjax.models.architectures import build_model, model_options
 from lipjax.system.devices import batch_over, mesh_of, split_over, whole_on_each
-from lipjax.training.losses import LOSSES, Loss
+from lipjax.training.losses import LOSSES, Loss, Moment
 from lipjax.training.optimizers import Optimizer
 
 # The axis of the hidden units in the parameters of a curvature head.
@@ -48,27 +48,37 @@ class Recipe(NamedTuple):
 
     def whole(self) -> dict[str, Any]:
         """The config with all values, for config.json."""
-        name = next(name for name, kind in LOSSES.items() if isinstance(self.loss, kind))
+        name = next(name for name, kind in LOSSES.items() if type(self.loss) is kind)
         return {
             "data": dataclasses.asdict(self.data),
             "model": dict(self.model_options),
-            "loss": {"name": name, **dataclasses.asdict(self.loss)},  # type: ignore[call-overload]
+            "loss": {"name": name, **dataclasses.asdict(self.loss)},
             "optimizer": dict(self.optimizer.options),
             "run": dataclasses.asdict(self.run),
         }
 
     def model(self, image_shape: tuple[int, ...], num_classes: int) -> Classifier:
-        """The network for images (H, W, C)."""
-        return build_model(self.model_options, image_shape, num_classes)
+        """The network for images (H, W, C); ValueError where its head cannot carry the loss."""
+        model = build_model(self.model_options, image_shape, num_classes)
+        self.loss.check_head(model)
+        return model
 
 
 class TrainState(NamedTuple):
-    """All that a step changes; the next state depends on nothing else but data, config and seed."""
+    """All that a step changes; the next state depends on nothing else but data, config and seed.
+
+    `beside`: what is trained beside the network, see `Loss.parameters`.
+    """
 
     step: jax.Array
     params: Any
     spectral: Any
     opt_state: Any
+    beside: Any = {}  # noqa: RUF012 (a default that nobody changes)
+
+    def trained(self) -> Any:
+        """What the optimiser changes: params, with 'loss' for what is beside them."""
+        return {**self.params, "loss": self.beside} if self.beside else self.params
 
 
 class Metrics(NamedTuple):
@@ -94,15 +104,18 @@ class Metrics(NamedTuple):
         return cls(**{name: jnp.asarray(numbers[name], zero.dtype) for name, zero in cls.zero()._asdict().items()})
 
 
-def initial_state(model: Classifier, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """Step 0, from the seed alone."""
+def initial_state(
+    model: Classifier, optimizer: optax.GradientTransformation, seed: int, loss: Loss | None = None
+) -> TrainState:
+    """Step 0, from the seed alone; `loss` where it has parameters of its own."""
 
     @jax.jit
     def init(key):
         image = jnp.zeros((1, *model.shape_of_images()))
         variables = model.init(key, image)
-        opt_state = optimizer.init(variables["params"])
-        return TrainState(jnp.zeros((), jnp.int32), variables["params"], variables.get("spectral", {}), opt_state)
+        beside = {} if loss is None else loss.parameters()
+        state = TrainState(jnp.zeros((), jnp.int32), variables["params"], variables.get("spectral", {}), (), beside)
+        return state._replace(opt_state=optimizer.init(state.trained()))
 
     return init(jax.random.key(seed))
 
@@ -139,6 +152,7 @@ def make_train_step(
     recipe: Recipe,
     pixel_max: int,
     mesh: Mesh | None = None,
+    total: int = 1,
 ) -> jax.stages.Wrapped:
     """One jitted step (state, metrics, images, labels, order) → (state, metrics); the first two are donated.
 
@@ -150,6 +164,7 @@ def make_train_step(
 
     Args:
       mesh: of the devices; None: all there are.
+      total: the steps of the run, for losses that change in its course.
     """
     mesh = mesh_of() if mesh is None else mesh
 
@@ -160,20 +175,25 @@ def make_train_step(
         x = batch_over(augment(key, x, recipe.data), mesh)
         x = x.astype(jax.tree.leaves(state.params)[0].dtype) / pixel_max
 
-        def loss_function(params):
+        def loss_function(trained):
+            params = {name: tree for name, tree in trained.items() if name != "loss"} if state.beside else trained
             variables = {"params": params, "spectral": state.spectral}
             features, updated = model.apply(variables, x, train=True, method="features", mutable=["spectral"])
-            spectral = {**state.spectral, **updated.get("spectral", {})}
+            spectral: Any = {**state.spectral, **updated.get("spectral", {})}
             variables = {"params": params, "spectral": spectral}
-            loss, logits, spectral = recipe.loss(model, variables, features, y, jax.random.fold_in(key, 2))
+            moment = Moment(jnp.minimum(state.step / total, 1), trained["loss"] if state.beside else {})
+            loss, logits, spectral = recipe.loss(model, variables, features, y, jax.random.fold_in(key, 2), moment)
             return loss, (logits, spectral)
 
-        (loss, (logits, spectral)), gradient = jax.value_and_grad(loss_function, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        moved = model.projected({"params": optax.apply_updates(state.params, updates), "spectral": spectral})
-        params, spectral = moved["params"], moved["spectral"]
+        trained = state.trained()
+        (loss, (logits, spectral)), gradient = jax.value_and_grad(loss_function, has_aux=True)(trained)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
+        params: Any = dict(optax.apply_updates(trained, updates))
+        beside = params.pop("loss") if state.beside else state.beside
+        moved = model.projected({"params": params, "spectral": spectral})
+        params, spectral = dict(moved["params"]), moved["spectral"]
 
-        is_bad = ~(jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(params)))
+        is_bad = ~(jnp.isfinite(loss) & jnp.isfinite(optax.global_norm((params, beside))))
         is_first_bad = is_bad & (metrics.first_bad_step < 0)
         metrics = Metrics(
             metrics.loss + loss * len(y),
@@ -181,9 +201,9 @@ def make_train_step(
             metrics.examples + len(y),
             jnp.where(is_first_bad, state.step, metrics.first_bad_step),
         )
-        return TrainState(state.step + 1, params, spectral, opt_state), metrics
+        return TrainState(state.step + 1, params, spectral, opt_state, beside), metrics
 
-    state = jax.eval_shape(lambda: initial_state(model, optimizer, recipe.run.seed))
+    state = jax.eval_shape(lambda: initial_state(model, optimizer, recipe.run.seed, recipe.loss))
     places = state_sharding(state, model, recipe.run, mesh), whole_on_each(mesh)
     return jax.jit(train_step, donate_argnums=(0, 1), out_shardings=places)
 

@@ -16,6 +16,7 @@ from lipjax.training.recipe import Metrics, Recipe, epoch_order, initial_state, 
 
 CRC = {
     "model.head": "crc",
+    "loss.name": "crc",
     "model.hidden": 16,
     "model.pooling": "projection",
     "optimizer.clip_norm": 1.0,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lipjax.layers.curvature_head import softplus_mlp
-from lipjax.training.feature_attack import feature_attack
-from lipjax.training.losses import curvature_regulariser, top_rivals
+from lipjax.training.losses.crc import curvature_regulariser, top_rivals
+from lipjax.training.losses.feature_attack import feature_attack
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -57,8 +57,8 @@ def test_attack_equals_theirs_until_they_stop(g, monkeypatch):
     radius = float(g["attack_radius"])
     # Step length is 1.5·radius/STEPS: with four steps of the five, radius and STEPS are scaled together.
     five = attack(g, radius)
-    monkeypatch.setattr("lipjax.training.feature_attack.STEPS", 4)
-    monkeypatch.setattr("lipjax.training.feature_attack.STEP_FACTOR", 1.5 * 4 / 5)
+    monkeypatch.setattr("lipjax.training.losses.feature_attack.STEPS", 4)
+    monkeypatch.setattr("lipjax.training.losses.feature_attack.STEP_FACTOR", 1.5 * 4 / 5)
     np.testing.assert_allclose(attack(g, radius), g["attack_delta"], rtol=0, atol=1e-12)
     assert np.abs(five - g["attack_delta"]).max() > 1e-3
 

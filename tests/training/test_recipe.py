@@ -8,8 +8,10 @@ from conftest import tiny_config
 from lipjax.layers import LastLayerNormalization, Sequential, SkewOrthogonalConv
 from lipjax.layers.curvature_head import softplus_mlp
 from lipjax.models import Network
-from lipjax.training.feature_attack import feature_attack
-from lipjax.training.losses import top_rivals
+from lipjax.training.losses import Moment
+from lipjax.training.losses.crc import top_rivals
+from lipjax.training.losses.feature_attack import feature_attack
+from lipjax.training.optimizers import Optimizer
 from lipjax.training.recipe import Metrics, Recipe, epoch_order, initial_state, make_train_step
 
 
@@ -100,6 +102,7 @@ def curvature_setting():
     config.update_from_flattened_dict(
         {
             "model.head": "crc",
+            "loss.name": "crc",
             "model.hidden": 8,
             "model.pooling": "projection",
             "optimizer.clip_norm": 1.0,
@@ -144,7 +147,7 @@ def test_gradient_passes_the_attack_as_the_identity(curvature_setting):
     def loss(features):
         key = jax.random.key(2)
         variables = {"params": state.params, "spectral": state.spectral}
-        return Recipe.of(config).loss(model, variables, features, labels, key)[0]
+        return Recipe.of(config).loss(model, variables, features, labels, key, Moment(jnp.ones(())))[0]
 
     head = state.params["head"]
     rivals = top_rivals(softplus_mlp(head, features), labels)
@@ -208,3 +211,46 @@ def test_memory_of_the_fast_step_does_not_grow_with_the_terms():
     assert fast[1] < 1.05 * fast[0]
     assert exact[1] > 1.3 * exact[0]
     assert fast[1] < exact[1]
+
+
+@pytest.mark.parametrize("name", ["nadam", "adamw", "lion", "muon"])
+def test_optimisers_by_name_train_and_decay_what_layers_say(setting, name):
+    """One step with a gradient of zero moves what decays, and nothing else."""
+    model = setting[1]
+    optimizer = Optimizer(name, learning_rate=0.1, weight_decay=0.5, schedule={"name": "constant_schedule"})
+    transformation = optimizer.transformation(model, 10)
+    params = initial_state(model, transformation, 0).params
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = transformation.update(zero, transformation.init(params), params)
+    moved = jax.tree.map(lambda update: bool(jnp.abs(update).max() > 0), updates)
+    assert moved == jax.tree.map(bool, model.decayed(params))
+
+
+def test_lookahead_returns_half_way(setting):
+    """Every third step to the middle between where it would be and where it was three steps before."""
+    rate = {"learning_rate": 0.1, "weight_decay": 0.0, "momentum": 0.0, "schedule": {"name": "constant_schedule"}}
+    seen = {}
+    for period in (None, 3):
+        transformation = Optimizer(lookahead=period, **rate).transformation(setting[1], 10)
+        params = jax.tree.map(jnp.zeros_like, initial_state(setting[1], transformation, 0).params)
+        state, gradient = transformation.init(params), jax.tree.map(jnp.ones_like, params)
+        seen[period] = []
+        for _ in range(7):
+            updates, state = transformation.update(gradient, state, params)
+            params = jax.tree.map(jnp.add, params, updates)
+            seen[period].append(float(params["head"]["bias"][0]))
+    np.testing.assert_allclose(seen[None], -0.1 * np.arange(1, 8), rtol=1e-5)
+    np.testing.assert_allclose(seen[3], [-0.1, -0.2, -0.15, -0.25, -0.35, -0.3, -0.4], rtol=1e-5)
+
+
+def test_optimisers_that_cannot_be_are_named():
+    with pytest.raises(
+        ValueError, match=r"name='schedule_free_sgd': averages parameters, which layers here bring back"
+    ):
+        Optimizer("schedule_free_sgd")
+    with pytest.raises(ValueError, match=r"mask=1: unknown key of adamw; allowed: b1"):
+        Optimizer("adamw", mask=1)
+    with pytest.raises(ValueError, match=r"muon_weight_dimension_numbers=1: unknown key of muon; allowed: "):
+        Optimizer("muon", muon_weight_dimension_numbers=1)
+    with pytest.raises(ValueError, match=r"lookahead=0: must be an integer >= 1, or None"):
+        Optimizer(lookahead=0)

@@ -1,8 +1,6 @@
-"""What training minimises: LOSSES by name, and the regulariser of the curvature head (paper, equation 7)."""
+"""The paper's loss of the curvature head (equation 7): an attack on features, and a regulariser of curvature."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +9,13 @@ from jax import lax
 
 from lipjax.config import check, number
 from lipjax.layers import CurvatureHead
+from lipjax.layers.curvature_head import pair_curvature
 from lipjax.models import Classifier
-from lipjax.training.feature_attack import feature_attack
-
-# loss(model, variables, features, labels, key) → (loss, clean logits, spectral variables with the head's caught up).
-# The fields of its class are the keys of config.loss.
-Loss = Callable[..., tuple[jax.Array, jax.Array, Any]]
+from lipjax.training.losses.feature_attack import feature_attack
+from lipjax.training.losses.loss import Loss, logits_of
 
 # The attack and the regulariser look at the rivals with the highest clean logits only; certificates look at all.
 TRAINING_RIVALS = 9
-CURVATURE_STEPS = 2
 
 
 def top_rivals(logits: jax.Array, labels: jax.Array, count: int = TRAINING_RIVALS) -> jax.Array:
@@ -58,38 +53,16 @@ def curvature_regulariser(
 
 def _pair_curvature(w1, difference, power_vector):
     """max(m, M) for each row w of `difference` (P, H), (P,)."""
-
-    def curvature(weights):
-        def times(x):
-            return weights * (x @ w1.T)
-
-        x = lax.stop_gradient(power_vector)
-        for _ in range(CURVATURE_STEPS):
-            x = times(x) @ w1
-            x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), jnp.finfo(x.dtype).tiny)
-        x = lax.stop_gradient(x)
-        return jnp.sum(times(x) * (x @ w1.T), axis=-1)
-
-    return jnp.maximum(curvature(jnp.maximum(-difference, 0) / 4), curvature(jnp.maximum(difference, 0) / 4))
+    sides = (jnp.maximum(side * difference, 0) / 4 for side in (-1, 1))
+    return jnp.maximum(*(pair_curvature(w1, weights, power_vector) for weights in sides))
 
 
 @dataclasses.dataclass(frozen=True)
-class CrossEntropy:
-    """The cross entropy of the logits, whatever the head."""
+class Crc(Loss):
+    """The paper's loss of the curvature head (equation 7): cross entropy at g(x) + δ, plus γ K_h.
 
-    def __call__(self, model: Classifier, variables, features, labels, key):
-        del key
-        logits, updated = model.apply(variables, features, train=True, method="classify", mutable=["spectral"])
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return loss, logits, {**variables["spectral"], **updated.get("spectral", {})}
-
-
-@dataclasses.dataclass(frozen=True)
-class Paper:
-    """The paper's: cross entropy for a linear head, equation 7 for the curvature head.
-
-    There cross entropy at g(x) + δ plus γ times the curvature regulariser.  δ is held constant, so that the gradient
-    reaches g(x) as if the attack were the identity.
+    δ is an attack within ρ, held constant, so that the gradient reaches g(x) as if it were the identity; K_h is the
+    curvature regulariser.
 
     Attributes:
       attack_radius: ρ, an input radius (l2, pixels in [0, 1]).
@@ -102,11 +75,16 @@ class Paper:
     def __post_init__(self):
         check(vars(self), attack_radius=number(0), curvature_weight=number(0))
 
-    def __call__(self, model: Classifier, variables, features, labels, key):
-        logits_loss = CrossEntropy()(model, variables, features, labels, key)
-        if not isinstance(model.parts()[1], CurvatureHead):
-            return logits_loss
-        _, logits, spectral = logits_loss
+    def check_head(self, model):
+        head = model.parts()[1]
+        if not isinstance(head, CurvatureHead):
+            raise ValueError(
+                f"config.loss.name='crc': needs a CurvatureHead, config.model.head='crc'; got {type(head).__name__}"
+            )
+
+    def __call__(self, model: Classifier, variables, features, labels, key, moment):
+        del moment
+        logits, spectral = logits_of(model, variables, features)
 
         def classify(y):
             return model.apply(variables, y, method="classify")
@@ -119,6 +97,3 @@ class Paper:
         curvature = curvature_regulariser(head["w1"], head["w2"], labels, rivals, spectral["head"]["power_vector"])
         loss = optax.softmax_cross_entropy_with_integer_labels(classify(features + delta), labels).mean()
         return loss + self.curvature_weight * curvature, logits, spectral
-
-
-LOSSES: dict[str, type] = {"paper": Paper, "cross_entropy": CrossEntropy}
