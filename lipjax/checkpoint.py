@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,17 @@ class Checkpoints:
         Raises:
           CheckpointError: no such checkpoint, or metadata that cannot be read or was altered.
         """
-        return self._metadata(kind, self._newest(kind))
+        return self._at_one_step(kind, lambda step: self._metadata(kind, step))
+
+    def _at_one_step(self, kind: str, read: Callable[[int | None], Any]) -> Any:
+        """read(step) of the newest step, again where a training that goes on has replaced it meanwhile."""
+        while True:
+            step = self._newest(kind)
+            try:
+                return read(step)
+            except CheckpointError:
+                if self._newest(kind) == step:
+                    raise
 
     def _metadata(self, kind: str, step: int | None) -> dict[str, Any]:
         metadata = self._read(kind, step, "metadata", ocp.args.JsonRestore())
@@ -193,13 +203,7 @@ class Checkpoints:
           CheckpointError: no such checkpoint, one that cannot be read, one whose content is not what was saved, or one
             of another architecture (the first leaf that differs is named).
         """
-        while True:
-            step = self._newest(kind)
-            try:
-                return self._restored(kind, step, template, partial)
-            except CheckpointError:
-                if self._newest(kind) == step:  # else a training that goes on has replaced it meanwhile
-                    raise
+        return self._at_one_step(kind, lambda step: self._restored(kind, step, template, partial))
 
     def _restored(self, kind: str, step: int | None, template: Any, partial: bool) -> tuple[Any, dict[str, Any]]:
         metadata = self._metadata(kind, step)

@@ -173,6 +173,7 @@ class Trained:
       config: with every value of its sections data and run.
       model, variables: for `lipjax.prove` and whatever else takes a network.
       data: of what it was trained on: shape of images, names of classes, …
+      epochs: that the training has done so far, of config.run.epochs.
     """
 
     workdir: Path
@@ -180,6 +181,7 @@ class Trained:
     model: Classifier
     variables: Mapping[str, Any]
     data: Description
+    epochs: int
 
     def prove(self, precision: str = "float64") -> Proven:
         """The proof of the network, see `lipjax.prove`; costly bounds of a curvature head are kept in the workdir."""
@@ -259,4 +261,5 @@ def load_trained(workdir: str | os.PathLike, data_dir: str | None = None, trust_
     image = jnp.zeros((1, *data.image_shape))
     template = jax.eval_shape(lambda: dict(model.init(jax.random.key(0), image)))
     variables, _ = checkpoints.restore(kind, template, partial=True)
-    return Trained(workdir, config, model, model.tightened(variables), data)
+    epochs = int(metadata["epoch"] if kind == "last" else checkpoints.metadata("last")["epoch"])
+    return Trained(workdir, config, model, model.tightened(variables), data, epochs)

@@ -29,11 +29,12 @@ ABOUT = """
     exits with code 75. The config is that of the run.
 """
 
-# What --images does not take.
-_OF_SPLITS = (
-    *("data_dir", "num_examples", "split", "attack", "attack_domain", "precisions", "paper_protocol", "verify"),
-    "radii",
+# What --verify does not take, as it is that of the summary, and --images, as it is of a split.
+_OF_SUMMARY = (
+    *("num_examples", "attack", "attack_domain", "precisions", "paper_protocol", "radii", "precision", "float_slack"),
+    "batch_size",
 )
+_OF_SPLITS = ("data_dir", "split", "verify", *_OF_SUMMARY[:6])
 
 
 def main(given: command.Given = None) -> int:
@@ -61,6 +62,8 @@ def _certify(name: str, given: list[str]) -> None:
         certify_files(Path(workdir), **{name: value[name] for name in names})
         return
     if value["verify"]:
+        if given := [name for name in _OF_SUMMARY if own[name].present]:
+            raise ValueError(f"--{given[0]}: is that of the summary; it cannot go with --verify")
         verify_run(Path(workdir), value["data_dir"], value["split"], trust_code=value["trust_code"])
         return
     asked = {field.name: value[field.name] for field in dataclasses.fields(Asked)}

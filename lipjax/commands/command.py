@@ -14,7 +14,7 @@ from lipjax.checkpoint import CheckpointError
 from lipjax.data import DataError
 from lipjax.system import compilation
 from lipjax.system.devices import BackendError
-from lipjax.system.interruption import Interrupted, Interruption
+from lipjax.system.interruption import Interruption
 from lipjax.system.processes import ConnectError, leave_others
 
 # What a user can mend, or a machine refuses; all else is a fault of ours, and its traceback is wanted.
@@ -60,7 +60,7 @@ def run(name: str, work: Callable[[], None], told: Sequence[type[Exception]] = (
     try:
         with Interruption():
             work()
-    except (Interrupted, KeyboardInterrupt) as stopped:
+    except KeyboardInterrupt as stopped:
         return _told(name, str(stopped) or "interrupted; the same command goes on", os.EX_TEMPFAIL)
     except (*_TOLD, *told) as error:
         code = _told(name, _in_a_line(error), 1)

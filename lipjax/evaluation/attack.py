@@ -1,5 +1,7 @@
 """Attacks on certified images, and the check that none succeeds inside a certified radius."""
 
+import io
+import zipfile
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,6 +11,7 @@ import numpy as np
 from lipjax.data.dataset import Border
 from lipjax.evaluation.measure import Measure
 from lipjax.models import Proven, pgd
+from lipjax.system.files import atomic_write
 
 INSIDE = 1 - 1e-6  # the fraction of its certified radius at which each image is attacked
 SLACK = 1e-4  # float32 margins up to this are looked at in float64
@@ -34,7 +37,7 @@ class Attack(Measure):
       radii: l2.
       strength: a key of `pgd.STRENGTHS`.
       folder: where a violation is saved, as violation_INDEX.npz.
-      certification: what the certificates depend on; a violation is remembered for these (`check_remembered`).
+      network: what is certified; a violation is remembered for it (`check_remembered`).
       domain, border: see `pgd.limits_of`; robust accuracy is bounded over the points of this domain.
     """
 
@@ -48,12 +51,12 @@ class Attack(Measure):
         radii: list[float],
         strength: str,
         folder: Path,
-        certification: str = "",
+        network: str = "",
         domain: str = "images",
         border: Border = pgd.NO_BORDER,
     ):
         self._proven, self._radii, self._strength, self._folder = proven, radii, strength, folder
-        self._certification, self._domain, self._border = certification, domain, border
+        self._network, self._domain, self._border = network, domain, border
         self._limits = pgd.limits_of(domain, proven.image_shape, border)
 
     def key(self):
@@ -102,17 +105,37 @@ class Attack(Measure):
                     f"image {index}: certified radius {radius!r}, but at distance {distance[i]!r} the margin of "
                     f"label {label} is {margin!r}; saved as {path}"
                 )
-                arrays = {"image": batch.images[i], "adversarial": attack.images[i], "label": label, "radius": radius}
-                np.savez(path, **arrays, of=self._certification, message=message)
+                found = {"image": batch.images[i], "adversarial": attack.images[i], "label": label, "radius": radius}
+                about = {"index": index, "distance": distance[i], "of": self._network, "message": message}
+                content = io.BytesIO()
+                np.savez(content, **found, **about)
+                atomic_write(path, content.getvalue())
                 raise CertificateViolated(message)
 
 
-def check_remembered(folder: Path, certification: str, forget: bool = True) -> None:
-    """Raise `CertificateViolated` if one was found for this certification before; forget those of others if asked."""
+def check_remembered(folder: Path, network: str, images: np.ndarray, radius: np.ndarray, forget: bool = True) -> None:
+    """Raise `CertificateViolated` if one of these images was misclassified before within what is now its radius.
+
+    However many images are asked for: a violation is forgotten only where it is of another network or program.
+
+    Args:
+      network: what is certified, as `Attack` has it.
+      images: (N, H, W, C) as they are certified, float32 in [0, 1]; radius: (N,), their certificates.
+      forget: remove those of other networks.
+    """
     for path in sorted(folder.glob("violation_*.npz")):
-        with np.load(path, allow_pickle=False) as file:
-            same, message = str(file.get("of", "")) == certification, str(file.get("message", path))
-        if same:
-            raise CertificateViolated(f"found before, and not forgotten while the certificates are the same: {message}")
-        if forget:
-            path.unlink()
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                there = {name: file[name] for name in ("image", "index", "distance", "of", "message")}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise CertificateViolated(
+                f"{path}: a violation that cannot be read ({error}); look at it, and remove it"
+            ) from error
+        if str(there["of"]) != network:
+            if forget:
+                path.unlink()
+            continue
+        index = int(there["index"])
+        is_here = index < len(images) and np.array_equal(images[index], there["image"])
+        if is_here and radius[index] > float(there["distance"]):
+            raise CertificateViolated(f"found before, and remembered while the network is the same: {there['message']}")

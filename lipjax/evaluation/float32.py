@@ -17,20 +17,23 @@ class Float32(Measure):
 
     Args:
       proven, deployed: of one network, in float64 and in float32.
+      float_slack: a further error of the features, in l2, that is taken off (`Proven.certify`).
     """
 
     name = "float32"
     done = "certified in float32"
     columns: ClassVar = {"radius": "f8", "error_bound": "f8", "error_measured": "f8"}
 
-    def __init__(self, proven: Proven, deployed: Proven):
-        self._proven, self._deployed = proven, deployed
+    def __init__(self, proven: Proven, deployed: Proven, float_slack: float = 0.0):
+        self._proven, self._deployed, self._float_slack = proven, deployed, float_slack
 
     def key(self):
-        return [self._deployed.lipschitz_bound]
+        return [self._deployed.lipschitz_bound, self._float_slack]
 
     def batch(self, batch):
-        certificate, error = self._deployed.certify_with_error(batch.images, batch.labels)
+        certificate, error = self._deployed.certify_with_error(
+            batch.images, batch.labels, float_slack=self._float_slack
+        )
         features = [proven.features(batch.images).astype(np.float64) for proven in (self._deployed, self._proven)]
         measured = np.linalg.norm(features[0] - features[1], axis=1)
         return {"radius": certificate.radius, "error_bound": error, "error_measured": measured}

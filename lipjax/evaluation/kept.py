@@ -13,11 +13,12 @@ _ASKED = ("dataset", "split", "num_examples", "float_slack", "params_sha256", "i
 
 def name_of(summary: Mapping[str, Any]) -> str:
     """Of a result: what was asked in words, and eight digits of the SHA-256 of all of it."""
-    attack, images = summary["attack"], summary["num_examples"]
-    asked = {key: summary[key] for key in _ASKED} | {"radii": list(summary["certified_accuracy"])}
-    asked |= {"attack": attack and [attack["strength"], attack["domain"]], "precision": bool(summary["precision"])}
-    asked |= {"float32": bool(summary["float32"]), "paper": bool(summary["paper_protocol_not_a_proof"])}
-    words = [f"first-{images}" if images < summary["images_in_split"] else "all"]
+    attack, images = summary.get("attack"), summary["num_examples"]
+    asked: dict[str, Any] = {key: summary.get(key) for key in _ASKED} | {"radii": list(summary["certified_accuracy"])}
+    asked |= {"attack": attack and [attack["strength"], attack.get("domain", "space")]}
+    asked |= {"precision": bool(summary.get("precision")), "float32": bool(summary.get("float32"))}
+    asked |= {"paper": bool(summary.get("paper_protocol_not_a_proof"))}
+    words = ["all" if images == summary.get("images_in_split") else f"first-{images}"]
     words += [f"attack-{attack['strength']}"] if attack else []
     words += [name for name in ("float32", "precision", "paper") if asked[name]]
     return "_".join([*words, hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]])
@@ -34,3 +35,15 @@ def keep(folder: Path, names: Sequence[str], summary: Mapping[str, Any]) -> Path
     shutil.rmtree(place, ignore_errors=True)
     beside.rename(place)
     return place
+
+
+def keep_present(folder: Path) -> None:
+    """Keep what is in FOLDER itself, if it is not kept: the result of a lipjax that kept none."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        is_kept = (folder / "kept" / name_of(summary)).is_dir()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not one of ours
+        return
+    if not is_kept:
+        names = [path.name for path in folder.iterdir() if path.suffix in (".csv", ".html", ".json", ".png")]
+        keep(folder, names, summary)

@@ -131,7 +131,9 @@ def measured(
       say: takes a line.
       radius: (N,) certified radii, for a measure that asks for them.
     """
-    rows = Rows(folder, measure, json.dumps([*network, batch_size, len(split.labels), *measure.key()]), batch_size)
+    of = None if radius is None else hashlib.sha256(np.ascontiguousarray(radius, "<f8").tobytes()).hexdigest()
+    key = json.dumps([*network, batch_size, len(split.labels), of, *measure.key()])
+    rows = Rows(folder, measure, key, batch_size)
     first, total = len(rows.found), len(split.labels)
     if first:
         say(f"{measure.done} already: {first} images; going on")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from lipjax.checkpoint import sha256
@@ -22,7 +23,7 @@ from lipjax.evaluation.asked import Asked
 from lipjax.evaluation.attack import Attack, check_remembered
 from lipjax.evaluation.float32 import Float32
 from lipjax.evaluation.html_report import write_html_report
-from lipjax.evaluation.kept import keep
+from lipjax.evaluation.kept import keep, keep_present
 from lipjax.evaluation.measure import Measure, Rows, measured
 from lipjax.evaluation.paper_protocol import PaperProtocol
 from lipjax.evaluation.precision import Precision
@@ -69,6 +70,8 @@ def certify_run(
     """
     wanted, workdir = Asked(**asked), Path(workdir)
     trained = load_trained(workdir, data_dir, trust_code)
+    if trained.epochs < trained.config.run.epochs:
+        say(f"the training is not finished: {trained.epochs} of {trained.config.run.epochs} epochs are done")
     say(f"reading {trained.data.name} …")
     dataset = trained.dataset(say=say, given=dataset)
     whole, own = images_of(dataset, wanted.split, trained.config), wanted.folder(workdir)
@@ -97,15 +100,19 @@ class _Certification:
         images = Split(*(part[: wanted.num_examples] for part in self.whole))
         images_sha256 = sha256(images._asdict())
         network = [sha256(trained.variables), trained.config.to_json(), wanted.split, images_sha256, *_program()]
-        certification = hashlib.sha256(json.dumps([*network, wanted.float_slack]).encode()).hexdigest()
-        check_remembered(self.own, certification, forget=self.folder == self.own)
         say("proving a bound of the Lipschitz constant …")
         proven = trained.prove()
         say(f"certifying {len(images.labels)} images …")
-        others = self._others(proven, list(radii.values()), certification)
+        identity = [sha256(trained.variables), trained.config.model.to_json(), *_program()]
+        identity_sha256 = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+        others = self._others(proven, list(radii.values()), identity_sha256)
         about = (images, self.dataset.pixel_max, self.folder, network, wanted.batch_size, say)
-        rows = _measured(Radius(proven, wanted.float_slack), others, lambda m, **known: measured(m, *about, **known))
-        summary = {"dataset": trained.data.name, "split": wanted.split, "num_examples": len(images.labels)}
+        measure = Radius(proven, wanted.float_slack)
+        first = measured(measure, *about)
+        self._check_remembered(identity_sha256, images, first.found["radius"])
+        rows: dict[str, tuple[Measure, Rows]] = {measure.name: (measure, first)}
+        rows |= {other.name: (other, measured(other, *about, radius=first.found["radius"])) for other in others}
+        summary = {"dataset": self.dataset.name, "split": wanted.split, "num_examples": len(images.labels)}
         summary |= {"images_in_split": len(self.whole.labels)} | _summarised(rows, radii)
         summary |= {"float_slack": wanted.float_slack, "seconds": time.perf_counter() - started}
         summary |= _about(trained, proven, images_sha256, rows["per_image"][1])
@@ -115,13 +122,17 @@ class _Certification:
         say(f"{table(summary)}\nwrote {self.folder}/{files}; they stay in {kept}")
         return summary
 
-    def _others(self, proven: Proven, radii: list[float], certification: str) -> list[Measure]:
+    def _check_remembered(self, network: str, images: Split, radius: np.ndarray) -> None:
+        pixels = images.images.astype(np.float32) / np.float32(self.dataset.pixel_max)
+        check_remembered(self.own, network, pixels, radius, forget=self.folder == self.own)
+
+    def _others(self, proven: Proven, radii: list[float], network: str) -> list[Measure]:
         """The measures that are asked for beside the certified radius."""
         wanted, trained, border = self.wanted, self.trained, self.dataset.border
-        of_attack = (radii, wanted.attack, self.folder, certification, wanted.attack_domain, border)
+        of_attack = (radii, wanted.attack, self.folder, network, wanted.attack_domain, border)
         makers: list[tuple[bool, Callable[[], Measure]]] = [
             (wanted.attack != "none", lambda: Attack(proven, *of_attack)),
-            (wanted.precision == "float32", lambda: Float32(proven, trained.prove("float32"))),
+            (wanted.precision == "float32", lambda: Float32(proven, trained.prove("float32"), wanted.float_slack)),
             (wanted.precisions, lambda: Precision(proven)),
             (wanted.paper_protocol, lambda: PaperProtocol(proven, trained.model.nominal_bound())),
         ]
@@ -142,6 +153,7 @@ def _summarised(rows: Mapping[str, tuple[Measure, Rows]], radii: Mapping[str, fl
 def _about(trained: Trained, proven: Proven, images_sha256: str, rows: Rows) -> dict[str, Any]:
     """What the numbers of a summary are of: the proof, and digests of all that they come from."""
     return {
+        "epochs": trained.epochs,
         "class_names": list(trained.data.class_names),
         "lipschitz_bound": proven.lipschitz_bound,
         "rounding": {"precision": proven.precision, "error_bound": proven.rounding, "unknown": proven.unproven},
@@ -151,13 +163,6 @@ def _about(trained: Trained, proven: Proven, images_sha256: str, rows: Rows) -> 
         "per_image_sha256": hashlib.sha256(rows.text().encode()).hexdigest(),
         "lipjax": metadata.version("lipjax"),
     }
-
-
-def _measured(radius: Radius, others: list[Measure], run: Callable[..., Rows]) -> dict[str, tuple[Measure, Rows]]:
-    """{name: (measure, its rows)}, the certified radius first: an attack asks for it."""
-    first = run(radius)
-    found: dict[str, tuple[Measure, Rows]] = {radius.name: (radius, first)}
-    return found | {other.name: (other, run(other, radius=first.found["radius"])) for other in others}
 
 
 def images_of(dataset: Dataset, split: str, config: ConfigDict) -> Split:
@@ -177,6 +182,7 @@ def images_of(dataset: Dataset, split: str, config: ConfigDict) -> Split:
 
 def _write(folder: Path, summary: Mapping[str, Any], rows: Mapping[str, Rows], images: Split, pixel_max: int) -> Path:
     """All files; those of an earlier certification stay until these are whole.  Where they are kept."""
+    keep_present(folder)
     certified = rows["per_image"].found
     closest = rows["attack"].found["distance"] if "attack" in rows else None
     right = certified["prediction"] == certified["label"]

@@ -116,9 +116,9 @@ class Proven:
         labels = self._classes(features) if labels is None else labels
         return self._certified(features, norms, labels, float_slack)[0]
 
-    def certify_with_error(self, images, labels) -> tuple[Certificate, np.ndarray]:
+    def certify_with_error(self, images, labels, *, float_slack: float = 0.0) -> tuple[Certificate, np.ndarray]:
         """`certify`, and the error bound E, (N,), of each image and of what is within its radius; 2 E is subtracted."""
-        return self._certified(*self._features(images), labels, 0.0)
+        return self._certified(*self._features(images), labels, float_slack)
 
     def _certified(self, features, norms, labels, float_slack) -> tuple[Certificate, np.ndarray]:
         if not 0 <= float_slack < np.inf:

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from types import FrameType
 
 
-class Interrupted(RuntimeError):
-    """A command was asked to stop by a signal; all that was done is on disk, and the same command goes on."""
+class Interrupted(KeyboardInterrupt):
+    """A command was asked to stop by a signal; all that was done is on disk, and the same command goes on.
+
+    No `Exception`: whoever catches these, to say what went wrong, would take it for a fault of a file.
+    """
 
 
 class Interruption:

@@ -5,11 +5,12 @@ import os
 import shutil
 
 import pytest
-from conftest import quiet
+from conftest import quiet, tiny_config
 
 from lipjax.evaluation.kept import name_of
 from lipjax.evaluation.split import certify_run
 from lipjax.system.lock import FolderLock, LockedError
+from lipjax.training.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +81,28 @@ def test_a_line_before_whatever_takes_time(workdir):
     lines = []
     certify_run(workdir, say=lines.append, num_examples=5, radii="0.1")
     assert lines[:3] == ["reading digits …", "proving a bound of the Lipschitz constant …", "certifying 5 images …"]
+
+
+def test_results_of_a_lipjax_that_kept_none_are_kept_first(workdir):
+    folder = workdir / "certificates"
+    certify_run(workdir, say=quiet, num_examples=12, radii="0.1")
+    shutil.rmtree(folder / "kept")
+    summary = json.loads((folder / "summary.json").read_text())
+    old = {key: value for key, value in summary.items() if key not in ("images_in_split", "precision")}
+    (folder / "summary.json").write_text(json.dumps(old))
+    before = contents(folder)
+    certify_run(workdir, say=quiet, num_examples=5, radii="0.1")
+    assert before in [contents(path) for path in (folder / "kept").iterdir()]
+
+
+def test_a_training_that_is_not_finished_is_named(tmp_path):
+    config = tiny_config()
+    config.run.epochs = 1
+    train(config, tmp_path, say=quiet)
+    path = tmp_path / "config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"run": json.loads(path.read_text())["run"] | {"epochs": 3}})
+    )
+    lines = []
+    assert certify_run(tmp_path, say=lines.append, num_examples=5, radii="0.1")["epochs"] == 1
+    assert lines[0] == "the training is not finished: 1 of 3 epochs are done"

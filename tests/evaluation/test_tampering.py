@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lipjax.evaluation.attack import Attack, CertificateViolated
+from lipjax.evaluation.radius import Radius
 from lipjax.evaluation.split import certify_run
 from lipjax.evaluation.verify import NotVerified, verify_run
 from lipjax.workdir import load_trained
@@ -126,22 +127,60 @@ def test_nothing_to_verify(copied):
         verify_run(copied, say=quiet)
 
 
-def test_a_violation_is_remembered_until_the_certificates_are_made_anew(copied, monkeypatch):
-    """Found once, by an attack on radii that are too large; then without any attack, and gone with other parameters."""
-    batch = Attack.batch
-    monkeypatch.setattr(Attack, "batch", lambda self, given: batch(self, given._replace(radius=5 * given.radius + 1)))
-    arguments = {"num_examples": COUNT, "radii": "0.1", "say": quiet}
+def test_a_violation_is_remembered_whatever_is_asked_of_the_network(copied, monkeypatch):
+    """Found once, by an attack on radii that are too large; then by no attack, of more or fewer images, with a slack."""
+    batch = Radius.batch
+
+    def too_large(self, given):
+        return batch(self, given) | {"radius": 5 * batch(self, given)["radius"] + 1}
+
+    arguments = {"radii": "0.1", "say": quiet}
+    monkeypatch.setattr(Radius, "batch", too_large)
     with pytest.raises(CertificateViolated, match="but at distance"):
-        certify_run(copied, attack="fast", **arguments)
+        certify_run(copied, attack="fast", num_examples=COUNT, **arguments)
+    (path,) = (copied / "certificates").glob("violation_*.npz")
+    index = int(path.stem.partition("_")[2])
+    for asked in ({"attack": "fast"}, {"num_examples": COUNT}, {"num_examples": COUNT + 1}, {"float_slack": 1e-6}):
+        with pytest.raises(
+            CertificateViolated, match="found before, and remembered while the network .* certified radius"
+        ):
+            certify_run(copied, **{"num_examples": COUNT, **asked}, **arguments)
+    if index:
+        certify_run(copied, num_examples=index, **arguments)  # it is not among these
+        assert path.exists()
     monkeypatch.undo()
-    with pytest.raises(CertificateViolated, match="found before"):
-        verify_run(copied, say=quiet)
-    for attack in ("none", "fast"):
-        with pytest.raises(CertificateViolated, match="found before, and not forgotten .* image .* certified radius"):
-            certify_run(copied, attack=attack, **arguments)
-    summary = certify_run(copied, float_slack=1e-6, **arguments)  # other certificates
-    assert not list((copied / "certificates").glob("violation_*"))
+    for partial in (copied / "certificates").glob("*.partial"):
+        partial.unlink()
+    summary = certify_run(copied, num_examples=COUNT, **arguments)  # its radius is smaller than that distance
     assert 0 < summary["certified_accuracy"]["0.1"] <= 1
+    with np.load(path) as file:
+        other = dict(file) | {"of": "another network"}
+    np.savez(path, **other)
+    certify_run(copied, num_examples=COUNT, **arguments)
+    assert not path.exists()
+    path.write_bytes(b"")
+    with pytest.raises(CertificateViolated, match=r"violation_\d+\.npz: a violation that cannot be read"):
+        certify_run(copied, num_examples=COUNT, **arguments)
+
+
+def test_results_of_an_attack_are_of_its_radii(copied, monkeypatch):
+    """Interrupted with another slack, so with other radii to attack inside of, it starts anew."""
+    asked = {"num_examples": 8, "radii": "0.25", "attack": "fast", "batch_size": 4}
+    whole = certify_run(copied, say=quiet, **asked)["attack"]
+    batch, done = Attack.batch, []
+
+    def once(self, given):
+        if done:
+            raise KeyboardInterrupt
+        done.append(given)
+        return batch(self, given)
+
+    monkeypatch.setattr(Attack, "batch", once)
+    with pytest.raises(KeyboardInterrupt):
+        certify_run(copied, say=quiet, float_slack=10.0, **asked)
+    monkeypatch.undo()
+    assert certify_run(copied, say=quiet, **asked)["attack"] == whole
+    assert whole["detection_factor"] > 1
 
 
 def test_the_detection_factor_is_the_least_by_which_radii_would_be_wrong(copied):
