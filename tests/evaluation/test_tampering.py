@@ -128,7 +128,7 @@ def test_nothing_to_verify(copied):
 
 
 def test_a_violation_is_remembered_whatever_is_asked_of_the_network(copied, monkeypatch):
-    """Found once, by an attack on radii that are too large; then by no attack, of more or fewer images, with a slack."""
+    """Found once, by an attack on radii that are too large; then without one, of more or fewer images, with a slack."""
     batch = Radius.batch
 
     def too_large(self, given):
