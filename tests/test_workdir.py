@@ -1,5 +1,6 @@
 """What a run's folder holds: a network that needs no data, and which data it was trained on."""
 
+import dataclasses
 import json
 import shutil
 
@@ -122,6 +123,14 @@ def test_the_same_run_goes_on(given):
     assert any(line.startswith("resuming") for line in lines)
 
 
-def test_what_is_of_a_name_is_not_hashed():
+@pytest.mark.parametrize("name", ["digits", "of_tensorflow_datasets"])
+def test_every_set_is_hashed_also_one_of_a_name(name):
+    """The images of a name may be others too: those of another version, or that someone prepared anew."""
     digits = load("digits")
-    assert lipjax.data.Description.of(digits, lipjax.data.DataOptions("digits")).training_sha256 is None
+    found = lipjax.data.Description.of(digits, lipjax.data.DataOptions(name))
+    found.check(digits)
+    mirrored = digits.train._replace(images=digits.train.images[:, :, ::-1])
+    with pytest.raises(ValueError, match="dataset 'digits': is not the one of the training: training_sha256 was"):
+        found.check(dataclasses.replace(digits, train=mirrored))
+    before = dataclasses.asdict(dataclasses.replace(found, training_sha256=None))  # as older runs have it
+    lipjax.data.Description.from_json(before).check(digits)

@@ -20,7 +20,7 @@ class Description:
       name, image_shape, class_names, pixel_max, border: as of `Dataset`.
       image_size, fit, channels: as of `DataOptions`.
       given: whether the dataset was given from Python: then it is in no file that could be loaded.
-      training_sha256: of `Dataset`; None for sets that have a name of their own.
+      training_sha256: of `Dataset`; None: of a training by an older lipjax, which kept none.
     """
 
     name: str
@@ -37,11 +37,10 @@ class Description:
     @classmethod
     def of(cls, dataset: Dataset, options: DataOptions, given: bool = False) -> "Description":
         """Of a dataset that was loaded as the options say, or given."""
-        own = given or options.name in ("folder", "npz")
         return cls(
             *(dataset.name, dataset.image_shape, dataset.class_names, int(dataset.pixel_max), dataset.border),
             *(options.image_size, options.fit, options.channels),
-            *(given, dataset.training_sha256() if own else None),
+            *(given, dataset.training_sha256()),
         )
 
     @classmethod
