@@ -86,8 +86,8 @@ def _opens_text(call):
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", None)
     if name in ("read_text", "write_text"):
         return True
-    if isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", None) in ("os", "Image"):
-        return False  # descriptors and pictures
+    if isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", None) in ("os", "Image", "archive"):
+        return False  # descriptors, pictures, and members of a zip file
     modes = [node.value for node in ast.walk(call) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     return name in ("open", "fdopen") and not any(set(mode) <= set("rwaxb+") and "b" in mode for mode in modes)
 

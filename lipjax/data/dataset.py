@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -85,9 +86,9 @@ class Dataset:
             class_names = _numbers(f"dataset {name!r}: train labels:", parts["train"].labels)
         shape = parts["train"].images.shape
         border = border_of(shape[1]) if len(shape) == 4 and shape[1] == shape[2] else ((0, 0), (0, 0))
-        for part, split in parts.items():
-            if border != ((0, 0), (0, 0)) and split.images.shape[1:] == shape[1:]:
-                _check_room(name, len(split.images) * (shape[1] + sum(border[0])) ** 2 * shape[3])
+        if border != ((0, 0), (0, 0)) and parts["test"].images.shape[1:] == shape[1:]:
+            _check_room(name, sum(surrounded_bytes(split.images.shape) for split in parts.values()))
+            for part, split in parts.items():
                 parts[part] = Split(np.pad(split.images, ((0, 0), *border, (0, 0))), split.labels)
         names = tuple(class_names)
         return cls(name, parts["train"], parts["test"], len(names), pixel_max, border, names)
@@ -129,6 +130,12 @@ def border_of(size: int) -> Border:
     missing = max(4, 1 << max(size - 1, 0).bit_length()) - size
     around = (missing // 2, missing - missing // 2)
     return around, around
+
+
+def surrounded_bytes(shape: Sequence[int]) -> int:
+    """What the copy with zeros around takes of images uint8 (N, H, H) or (N, H, H, C); 0 where none is made."""
+    border, _ = border_of(shape[1])
+    return math.prod((shape[0], shape[1] + sum(border), shape[2] + sum(border), *shape[3:])) if any(border) else 0
 
 
 def inside(images: np.ndarray, border: Border) -> np.ndarray:

@@ -21,7 +21,7 @@ from absl import logging
 from tensorflow_datasets.core import read_only_builder
 from tensorflow_datasets.core.download import downloader
 
-from lipjax.data.dataset import DataError
+from lipjax.data.dataset import DataError, surrounded_bytes
 from lipjax.data.pictures import in_parallel, tell_memory
 from lipjax.data.without_tensorflow import without_tensorflow
 from lipjax.system.files import cache_folder
@@ -89,7 +89,8 @@ def load_named(
     sources = {"train": "train", "test": _test_split(name, builder.info)}
     sizes = {split: builder.info.splits[source].num_examples for split, source in sources.items()}
     about = f"{sum(sizes.values())} images of {len(task.class_names)} classes, {name} in {root}"
-    tell_memory(about, sum(sizes.values()) * math.prod(task.shape), say)
+    shape = (sum(sizes.values()), *task.shape)
+    tell_memory(about, math.prod(shape) + surrounded_bytes(shape), say)
     cache = _cache_path(builder)
     splits = None if cache is None else _read_cache(cache, builder, task, sources)
     if splits is None:

@@ -1,5 +1,7 @@
 """Datasets of arrays, from Python and from .npz files: right, or refused in one line."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from conftest import quiet
@@ -164,6 +166,37 @@ def test_without_test_images_some_are_held_out(tmp_path, names):
     np.testing.assert_array_equal(np.unique(found, axis=0), np.unique(x.reshape(30, -1), axis=0))
 
 
+IMAGES, LABELS = images(4, 8, 8), np.array([0, 0, 1, 1])
+OURS = {"train_images": IMAGES, "train_labels": LABELS}
+
+
+def changed_in_place(path, changes):
+    """A file in which bytes of the headers of its members are others: at so many from the signature of each."""
+    np.savez_compressed(path, **OURS)
+    content = bytearray(path.read_bytes())
+    for signature, offset, value in changes:
+        start = content.find(signature)
+        while start >= 0:
+            content[start + offset] = value
+            start = content.find(signature, start + 4)
+    path.write_bytes(content)
+
+
+def encrypted(path):
+    changed_in_place(path, [(b"PK\x03\x04", 6, 1), (b"PK\x01\x02", 8, 1)])
+
+
+def packed_otherwise(path):
+    changed_in_place(path, [(b"PK\x03\x04", 8, 97), (b"PK\x01\x02", 10, 97)])
+
+
+def damaged(path):
+    np.savez_compressed(path, **OURS)
+    content = bytearray(path.read_bytes())
+    content[100:200] = b"\xff" * 100
+    path.write_bytes(content)
+
+
 def pickled(path):
     np.savez(path, x_train=np.array([None, {}], object), y_train=np.arange(2))
 
@@ -174,6 +207,23 @@ def pickled(path):
         (lambda path: None, r"a.npz: cannot be read as a .npz file of arrays \(FileNotFoundError"),
         (lambda path: path.write_bytes(b"x" * 100), r"a.npz: cannot be read as a .npz file of arrays \(BadZipFile"),
         (pickled, r"a.npz: cannot be read as a .npz file of arrays \(ValueError: Object arrays"),
+        (lambda path: path.write_bytes(b""), r"a.npz: cannot be read as a .npz file of arrays \(BadZipFile"),
+        (np.savez, "a.npz: has no arrays; needed: train_images"),
+        (encrypted, r"a.npz: cannot be read as a .npz file of arrays \(RuntimeError: .*encrypted"),
+        (packed_otherwise, r"a.npz: cannot be read as a .npz file of arrays \(NotImplementedError"),
+        (damaged, r"a.npz: cannot be read as a .npz file of arrays \((error|BadZipFile)"),
+        (lambda path: np.savez(path, **OURS, test_images=IMAGES), "a.npz: has test_images without test_labels; needed"),
+        (lambda path: np.savez(path, **OURS, y_test=LABELS), "a.npz: has y_test without x_test; needed"),
+        (lambda path: np.savez(path, train_images=IMAGES, y_train=LABELS), "has train_images without train_labels"),
+        (lambda path: np.savez(path, labels=LABELS), "a.npz: has labels without images; needed"),
+        (
+            lambda path: np.savez(path, **OURS, class_names="cat"),
+            r"a.npz: class_names is an array of the shape \(\); needed: \(N,\)",
+        ),
+        (lambda path: np.savez(path, images=IMAGES, labels=1), r"a.npz: labels is an array of the shape \(\); needed"),
+        (lambda path: np.savez(path, images=1, labels=LABELS), r"a.npz: images is an array of the shape \(\); needed"),
+        (lambda path: np.savez(path, images=IMAGES[:0], labels=LABELS[:0]), "a.npz: has 0 images and 0 labels"),
+        (lambda path: np.savez(path, images=IMAGES, labels=np.zeros((4, 0), int)), "a.npz: has 4 images and 0 labels"),
         (lambda path: np.savez(path, a=np.zeros(1)), "has the arrays a; needed: train_images, train_labels"),
         (lambda path: np.savez(path, images=images(4, 8, 8), labels=np.arange(3)), "has 4 images and 3 labels"),
         (lambda path: np.savez(path, images=images(3, 8, 8), labels=[0, 0, 1]), "label 1: has 1 image; at least 2"),
@@ -185,22 +235,40 @@ def pickled(path):
 )
 def test_wrong_files_are_refused_by_their_name(tmp_path, write, message):
     write(tmp_path / "a.npz")
-    with pytest.raises((DataError, ValueError), match=message):
+    with pytest.raises((DataError, ValueError), match=message) as raised:
         load("npz", tmp_path / "a.npz", quiet)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("size", [32, 33, 63])
+@pytest.mark.parametrize("with_test", [False, True])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_what_is_told_is_the_peak(tmp_path, monkeypatch, size, with_test, save):
+    x, y = images(600, size, size, 3), np.arange(600) % 3
+    save(tmp_path / "a.npz", x_train=x, y_train=y, **({"x_test": x[:200], "y_test": y[:200]} if with_test else {}))
+    told = []
+    monkeypatch.setattr(arrays, "tell_memory", lambda what, peak, say: told.append(peak))
+    tracemalloc.start()
+    try:
+        load("npz", tmp_path / "a.npz", quiet)
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 0.9 * told[0] < taken < 1.05 * told[0] + 2**20
 
 
 def test_more_than_the_memory_is_refused_before_it_is_taken(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", images=np.zeros((100, 64, 64), np.uint8), labels=np.zeros(100, int))
-    monkeypatch.setattr(pictures, "available_on_host", lambda: 100 * 64 * 64)
+    monkeypatch.setattr(pictures, "available_on_host", lambda: 2 * 100 * 64 * 64)
     monkeypatch.setattr(arrays.np, "load", lambda *arguments, **options: pytest.fail("was loaded"))
-    with pytest.raises(DataError, match="need 411 kB of memory, 410 kB are available"):
+    with pytest.raises(DataError, match="need 821 kB of memory, 819 kB are available"):
         load("npz", tmp_path / "a.npz", quiet)
 
 
 def test_the_copy_with_zeros_around_is_counted_too(monkeypatch):
     images, labels = np.zeros((10, 5, 5, 1), np.uint8), np.arange(10) % 2
-    monkeypatch.setattr("lipjax.data.dataset.available_on_host", lambda: 10 * 8 * 8)
+    monkeypatch.setattr("lipjax.data.dataset.available_on_host", lambda: 2 * 10 * 8 * 8)
     assert Dataset.of_arrays("mine", (images, labels), (images, labels)).image_shape == (8, 8, 1)
-    monkeypatch.setattr("lipjax.data.dataset.available_on_host", lambda: 10 * 8 * 8 - 1)
-    with pytest.raises(DataError, match=r"'mine': with zeros to a power of two .* need 640 bytes of memory, 639 bytes"):
+    monkeypatch.setattr("lipjax.data.dataset.available_on_host", lambda: 2 * 10 * 8 * 8 - 1)
+    with pytest.raises(DataError, match=r"'mine': with zeros to a power of two .* need 1.28 kB of memory, 1.28 kB"):
         Dataset.of_arrays("mine", (images, labels), (images, labels))

@@ -29,6 +29,7 @@ from tensorflow_datasets.image_classification import cifar, mnist
 
 from lipjax.data import DataError, load, named, pictures, without_tensorflow
 from lipjax.evaluation.split import certify_run
+from lipjax.system.memory import in_words
 from lipjax.training.loop import train
 from lipjax.workdir import load_trained
 
@@ -255,7 +256,7 @@ def test_cifar100_is_prepared_and_read_with_its_fine_labels(tmp_path, server, mo
     assert variables["params"]["head"]["w2"].shape == (100, 8)
 
 
-def test_fashion_mnist_is_prepared_and_read(tmp_path, server, monkeypatch, asked_hosts):
+def test_fashion_mnist_is_prepared_and_read(tmp_path, server, monkeypatch, asked_hosts, capsys):
     splits = {"train": synthetic(TRAIN, (28, 28, 1), 10), "test": synthetic(TEST, (28, 28, 1), 10, RNG_SEED + 1)}
     for prefix, (images, labels) in zip(("train", "t10k"), splits.values(), strict=True):
         server.files[f"{prefix}-images-idx3-ubyte.gz"] = gzip.compress(bytes(16) + images.tobytes())
@@ -265,6 +266,8 @@ def test_fashion_mnist_is_prepared_and_read(tmp_path, server, monkeypatch, asked
     monkeypatch.setattr(mnist, "_TRAIN_EXAMPLES", TRAIN)
     monkeypatch.setattr(mnist, "_TEST_EXAMPLES", TEST)
     loaded = named.load_named("fashion_mnist", tmp_path)
+    told = in_words((TRAIN + TEST) * (28 * 28 + 32 * 32))  # and the copy with zeros around
+    assert capsys.readouterr().out.endswith(f"fashion_mnist in {tmp_path}: {told} of memory\n")
     assert_loaded(loaded, splits, 10)
     assert_stock_reads_the_same("fashion_mnist", tmp_path, loaded)
     assert asked_hosts == []
