@@ -81,7 +81,7 @@ def train(
 
     Raises:
       ValueError: a bad config key, a batch that the devices cannot share, more memory than is free, or a workdir with a
-        run of another config or other images.
+        run of another config or other images, or within the folder of its images.
       OSError: the workdir cannot be written to, or has no room for the checkpoints, or another process trains there.
       CheckpointError: a damaged checkpoint.
       Interrupted: SIGTERM or SIGINT; the step was finished and is in the last checkpoint.
@@ -96,11 +96,25 @@ def train(
         raise ValueError("config: differs between the processes; give all the same, but for config.data.data_dir")
     say = (tqdm.tqdm.write if say is None else say) if is_first() else _silent
     workdir = Path(workdir)
+    _check_outside(workdir, recipe)
     with Interruption() as interruption:
         training = Training(recipe, workdir, say, interruption, dataset)
         workdir.mkdir(parents=True, exist_ok=True)
         with FolderLock(workdir, LOCK_FILE, "training", say) if is_first() else contextlib.nullcontext() as lock:
             return training.run(*training.start(lock))
+
+
+def _check_outside(workdir: Path, recipe: Recipe) -> None:
+    """ValueError where a folder of images has the workdir in it: read again, it would be a class."""
+    data_dir = recipe.data.data_dir
+    if recipe.data.name != "folder" or data_dir is None:
+        return
+    here, images = workdir.resolve(), Path(data_dir).resolve()
+    inside = here.is_relative_to(images)
+    if inside and not any(part.startswith(".") for part in here.relative_to(images).parts):  # hidden ones are not read
+        raise ValueError(
+            f"workdir={str(workdir)!r}: is in config.data.data_dir={data_dir!r}, the images; must be outside of it"
+        )
 
 
 class Training:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import quiet
+from conftest import quiet, tiny_config
 from PIL import Image
 
 from lipjax.data import DataError, folder, load, pictures
 from lipjax.data.pictures import Form, decoded
+from lipjax.training.loop import train
 
 
 def picture(shape, seed=0):
@@ -299,3 +300,16 @@ def test_a_relative_folder_is_the_same_from_everywhere(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     assert DataOptions("folder", "pictures").data_dir == str(Path.cwd() / "pictures")
+
+
+@pytest.mark.parametrize("inside", [".", "run", "train/run"])
+def test_a_run_within_its_images_is_refused_before_it_begins(tmp_path, inside):
+    """Of which it would be a class when they are read again."""
+    root = tmp_path / "pictures"
+    fill(root, {"train/cat": 3, "train/dog": 3})
+    files = sorted(root.rglob("*"))
+    config = tiny_config()
+    config.update_from_flattened_dict({"data.name": "folder", "data.data_dir": str(root)})
+    with pytest.raises(ValueError, match=r"^workdir='.*': is in config.data.data_dir='.*'.*; must be outside of it$"):
+        train(config, root / inside, quiet)
+    assert sorted(root.rglob("*")) == files
