@@ -2,12 +2,14 @@
 
 import decimal
 import glob
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from lipjax.data import DataError
 from lipjax.data.folder import images_of
+from lipjax.evaluation.asked import Asked
 from lipjax.models.program import BATCH_SIZE
 from lipjax.workdir import load_trained
 
@@ -40,6 +42,7 @@ def certify_files(
       ValueError, FileNotFoundError, CheckpointError: bad arguments, no training there.
       DataError: a picture that cannot be read, or not as it is, by its name.
     """
+    Asked(batch_size=batch_size, float_slack=float_slack, precision=precision)
     paths = files_of(images)
     trained = load_trained(workdir, trust_code=trust_code)
     names, pictures = trained.data.class_names, trained.data.read(paths)
@@ -65,13 +68,13 @@ def rounded_down(radius: float) -> str:
 def files_of(images: str) -> list[Path]:
     """The files that a text names, see `certify_files`; DataError where there is none."""
     found: list[Path] = []
-    for text in [images] if Path(images).exists() and images else images.split(","):
+    for text in [images] if os.path.exists(images) else images.split(","):
         path, some = Path(text), []
         if not text:  # which would be the folder that one is in
             pass
-        elif path.is_dir():
+        elif os.path.isdir(path):
             some = images_of(path, [])
-        elif path.exists() or not glob.has_magic(text):
+        elif os.path.exists(path) or not glob.has_magic(text):
             some = [path]
         else:
             some = [Path(name) for name in sorted(glob.glob(text))]

@@ -172,6 +172,34 @@ def test_files_folders_and_patterns(tmp_path, monkeypatch):
             files_of(text)
 
 
+def test_a_list_longer_than_a_name_may_be(tmp_path):
+    paths = [tmp_path / f"{index}.png" for index in range(1000)]
+    paths[0].touch()
+    assert files_of(",".join(map(str, paths))) == paths
+    long = "x" * 5000 + ".png"
+    assert files_of(f"{long},{paths[0]}") == [Path(long), paths[0]]
+    with pytest.raises(DataError, match="no PNG, JPEG or WebP file there"):
+        files_of("x" * 5000 + "*")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0: must be at least 1"),
+        ({"batch_size": -1}, "batch_size=-1: must be at least 1"),
+        ({"float_slack": -0.1}, "float_slack=-0.1: must be a finite number >= 0"),
+        ({"float_slack": float("nan")}, "float_slack=nan: must be a finite number >= 0"),
+        ({"precision": "float16"}, "precision='float16': must be one of"),
+    ],
+)
+def test_wrong_options_are_refused_before_the_proof(trained, tmp_path, options, message):
+    save(tmp_path / "a.png", np.zeros((8, 8), np.uint8))
+    told = []
+    with pytest.raises(ValueError, match=message):
+        certify_files(trained[0], str(tmp_path / "a.png"), told.append, told.append, **options)
+    assert not told
+
+
 def test_the_command(trained, tmp_path):
     save(tmp_path / "a.png", np.zeros((8, 8), np.uint8))
     command = [sys.executable, "certify.py", f"--workdir={trained[0]}", f"--images={tmp_path / 'a.png'}"]
