@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lipjax.data.dataset import Border, Dataset, inside
+from lipjax.data.dataset import Border, DataError, Dataset, inside
 from lipjax.data.options import DataOptions
 
 
@@ -73,8 +73,8 @@ class Description:
         was not takes pictures of the very size and channels; the border of zeros is added.
 
         Raises:
-          DataError: a file that cannot be decoded, or is of another size or number of channels, by its name; too little
-            memory.
+          DataError: a file that cannot be decoded, or is of another size or number of channels, or has values of 0 …
+            pixel_max < 255 where 255 is white, by its name; too little memory.
         """
         from lipjax.data.pictures import Form, check_memory, decode_into
 
@@ -83,4 +83,16 @@ class Description:
         images = np.zeros((len(paths), *self.image_shape), np.uint8)
         form = Form(self.image_size, self.fit, self.channels)
         decode_into(inside(images, self.border), paths, form, f", as the images of {self.name!r} have")
+        self._check_white(paths, images)
         return images.astype(np.float32) / np.float32(255)
+
+    def _check_white(self, paths: Sequence[Path], images: np.ndarray) -> None:
+        """DataError for a picture that seems to have the dataset's values; one of zeros is the same in both."""
+        if self.pixel_max == 255:
+            return
+        for path, largest in zip(paths, images.max((1, 2, 3)), strict=True):
+            if 0 < largest <= self.pixel_max:
+                raise DataError(
+                    f"{path}: its largest value is {largest}, as in the images of {self.name!r}, which are 0 … "
+                    f"{self.pixel_max}; needed: 0 … 255, of which 255 is white"
+                )

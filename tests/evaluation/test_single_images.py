@@ -1,5 +1,6 @@
 """Single pictures from files: each is brought to the network as those of its training, or refused by its name."""
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -128,6 +129,18 @@ def test_a_network_of_digits_takes_grey_pictures_of_8_by_8(trained, tmp_path):
     certificate = found.prove().certify(digits.test.images[:5].astype(np.float32) / 16)
     assert [int(line[1]) for line in lines] == certificate.prediction.tolist()
     np.testing.assert_allclose([float(line[2]) for line in lines], certificate.radius, atol=0.02)
+
+
+def test_pictures_with_the_values_of_the_digits_are_refused_by_their_name(trained, tmp_path):
+    """0 … 16, as in the arrays: divided by 255 they would be all but black."""
+    digit = load("digits").test.images[0, ..., 0]
+    save(tmp_path / "a.png", digit * 15)
+    save(tmp_path / "b.png", digit)
+    data = load_trained(trained[0]).data
+    with pytest.raises(DataError, match=r"b.png: its largest value is 16, .* 'digits', .* 0 … 16; needed: 0 … 255"):
+        data.read([tmp_path / "a.png", tmp_path / "b.png"])
+    of_255 = dataclasses.replace(data, pixel_max=255)
+    np.testing.assert_array_equal(of_255.read([tmp_path / "b.png"])[0, ..., 0], digit / np.float32(255))
 
 
 @pytest.mark.parametrize(
