@@ -47,9 +47,9 @@ from lipjax.training.recipe import (
     make_train_step,
     state_sharding,
 )
-from lipjax.training.resume import METRICS_FILE, begin_or_go_on, check_fresh, check_room, keep_metrics
+from lipjax.training.resume import METRICS_FILE, check_config, check_fresh, check_room, keep_metrics
 from lipjax.training.validation import evaluate
-from lipjax.workdir import sectioned, what_is_trained
+from lipjax.workdir import sectioned, what_is_trained, write_config
 
 NETWORK_FILE = "network.txt"
 LOCK_FILE = "training.lock"
@@ -59,7 +59,7 @@ AGREE_EVERY = 16
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss is not finite.  The last checkpoint is from before and stays as it was."""
+    """The loss is not finite.  The last checkpoint, if there is one, is from before and stays as it was."""
 
 
 @in_float32
@@ -147,15 +147,18 @@ class Training:
         self.checkpoints = Checkpoints(workdir, recipe.run.keep_checkpoints, *trained)
 
     def start(self, lock: FolderLock | None) -> tuple[TrainState, Metrics]:
-        """The state of the last checkpoint, or a new one, on the devices; the files of the run are begun."""
+        """The state of the last checkpoint, or a new one, on the devices; the files of the run are begun.
+
+        They are written last: a command that is refused changes none.
+        """
         run, workdir, metrics, self.lock = self.recipe.run, self.workdir, Metrics.zero(), lock
         template = jax.eval_shape(lambda: initial_state(self.model, self.optimizer, run.seed, self.recipe.loss))
         check_room(workdir, template, run.keep_checkpoints)
-        if is_first():
-            begin_or_go_on(workdir, self.recipe, self.say)
         there = self.checkpoints.metadata("last") if self.checkpoints.has("last") else None
         if there is None:
             check_fresh(workdir, self.recipe)
+        elif is_first():
+            check_config(workdir, self.recipe, -(-there["step"] // self.steps_per_epoch), self.say)
         self.say(f"{type(self.model).__name__}: {parameters_of(template):,} parameters")
         if there is None or there["step"] < self.total:
             self._compile(template)
@@ -169,11 +172,13 @@ class Training:
             self.say(f"resuming {workdir} after epoch {epochs}" + (f" and {position} steps" if position else ""))
         else:
             state, epochs = initial_state(self.model, self.optimizer, run.seed, self.recipe.loss), 0
-            if is_first():
-                atomic_write(workdir / NETWORK_FILE, table(self.model))
+        started = placed(state, self._places(template)), on_devices(metrics, self.mesh)
         if is_first():
+            if there is None:
+                atomic_write(workdir / NETWORK_FILE, table(self.model))
             keep_metrics(workdir / METRICS_FILE, epochs)
-        return placed(state, self._places(template)), on_devices(metrics, self.mesh)
+            write_config(self.recipe.whole(), workdir)
+        return started
 
     def _places(self, state: TrainState) -> TrainState:
         return state_sharding(state, self.model, self.recipe.run, self.mesh)
@@ -215,13 +220,13 @@ class Training:
                 is_epoch_end = done % self.steps_per_epoch == 0
                 is_stopping, is_due = self._agreed(done, last_saved)
                 if is_epoch_end:
-                    record = _epoch_record(epoch, metrics) | {"seconds": time.monotonic() - started}
+                    record = _epoch_record(epoch, metrics, self.checkpoints) | {"seconds": time.monotonic() - started}
                     metrics = on_devices(Metrics.zero(), mesh)
                     if self._end_epoch(state, record, done, is_due, events):
                         last_saved = time.monotonic()
                     progress.epoch(record)
                 elif is_due:
-                    _epoch_record(epoch, metrics)  # raises where the state is no longer finite
+                    _epoch_record(epoch, metrics, self.checkpoints)  # raises where the state is no longer finite
                     self._save(on_host(state, mesh), epoch - 1, None, metrics.to_json())
                     last_saved = time.monotonic()
                 if is_stopping and done < self.total:
@@ -300,12 +305,13 @@ def _settled(model, params, spectral):
     return model.settled({"params": params, "spectral": spectral}).get("spectral", {})
 
 
-def _epoch_record(epoch: int, metrics: Metrics) -> dict[str, Any]:
+def _epoch_record(epoch: int, metrics: Metrics, checkpoints: Checkpoints) -> dict[str, Any]:
     bad_step = int(metrics.first_bad_step)
     if bad_step >= 0:
+        kept = "; the last checkpoint is kept" if checkpoints.has("last") else ""
         raise TrainingDiverged(
-            f"the loss at step {bad_step} (epoch {epoch}) is not finite, or the parameters after it are not; "
-            "the last checkpoint is kept. A smaller config.optimizer.learning_rate may help"
+            f"the loss at step {bad_step} (epoch {epoch}) is not finite, or the parameters after it are not{kept}. "
+            "A smaller config.optimizer.learning_rate may help"
         )
     return _means(epoch, metrics)
 

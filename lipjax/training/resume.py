@@ -1,5 +1,6 @@
 """What a workdir holds of earlier runs, and whether a training can go on there."""
 
+import contextlib
 import json
 import math
 import os
@@ -14,33 +15,37 @@ from ml_collections import ConfigDict
 from lipjax.checkpoint import CheckpointError
 from lipjax.system.files import atomic_write
 from lipjax.training.recipe import Recipe, TrainState
-from lipjax.workdir import CONFIG_FILE, check_same, read_config, write_config
+from lipjax.workdir import CONFIG_FILE, check_same, read_config
 
 METRICS_FILE = "metrics.jsonl"
 
 
-def begin_or_go_on(workdir: Path, recipe: Recipe, say: Callable[[str], None]) -> None:
-    """Write config.json; where there is one, it must be of the same training, but for where and how it runs.
+def check_config(workdir: Path, recipe: Recipe, done: int, say: Callable[[str], None]) -> None:
+    """Raise ValueError unless config.json, if there is one, is of the same training, but for where and how it runs.
 
-    More epochs than it says lengthen the training.
+    The epochs may be others, as long as those that are done are among them; nothing is written.
+
+    Args:
+      done: epochs that the last checkpoint has begun.
 
     Raises:
-      ValueError: a run of another config, each key that differs named.
+      ValueError: a run of another config, each key that differs named; fewer epochs than are done.
     """
-    whole = recipe.whole()
-    if (workdir / CONFIG_FILE).exists():
-        there = read_config(workdir)
-        if "sha256" in there.model:
-            there.model.name = whole["model"]["name"]  # the file may lie elsewhere; its content may not change
-        before, now = there.run.get("epochs"), whole["run"]["epochs"]
-        if isinstance(before, int) and now > before:
-            there.run.epochs = now
-            say(
-                f"lengthened from {before} to {now} epochs: from here on the schedule is that of {now} epochs, so the "
-                "result is not that of a run that was so long from its start"
-            )
-        check_same(_filled(there), whole, workdir)
-    write_config(whole, workdir)
+    if not (workdir / CONFIG_FILE).exists():
+        return
+    whole, there = recipe.whole(), read_config(workdir)
+    if "sha256" in there.model:
+        there.model.name = whole["model"]["name"]  # the file may lie elsewhere; its content may not change
+    before, now = there.run.get("epochs", whole["run"]["epochs"]), whole["run"]["epochs"]
+    there.run.epochs = now
+    check_same(_filled(there), whole, workdir)
+    if now < done:
+        raise ValueError(f"config.run.epochs={now}: must be >= {done}, the epochs trained in workdir={str(workdir)!r}")
+    if before != now:
+        say(
+            f"{'lengthened' if now > before else 'shortened'} from {before} to {now} epochs: from here on the schedule "
+            f"is that of {now} epochs, so the result is not that of a run that was so long from its start"
+        )
 
 
 def _filled(there: ConfigDict) -> dict[str, Any]:
@@ -66,9 +71,14 @@ def check_room(workdir: Path, template: TrainState, kept: int) -> None:
 
 
 def check_fresh(workdir: Path, recipe: Recipe) -> None:
-    """Raise CheckpointError if epochs are on record for which there must have been a checkpoint, now gone."""
+    """Raise CheckpointError if epochs are on record for which there must have been a checkpoint, now gone.
+
+    Where there was none yet, config.json may be of another run, of which nothing was trained that is to be kept.
+    """
     path = workdir / METRICS_FILE
     lines = len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        recipe = Recipe.of(read_config(workdir))  # that by which the epochs were recorded
     held_out, run = recipe.data.validation_fraction, recipe.run
     first_checkpoint = min(run.checkpoint_every, run.eval_every if held_out else math.inf)
     if lines > first_checkpoint:
@@ -84,9 +94,7 @@ def keep_metrics(path: Path, epochs: int) -> None:
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        try:
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # no record of an epoch
             if json.loads(line)["epoch"] <= epochs:
                 kept.append(line + "\n")
-        except ValueError:
-            continue
     atomic_write(path, "".join(kept))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -9,12 +10,15 @@ import numpy as np
 import pytest
 from conftest import quiet, records, tiny_config
 
-from lipjax.checkpoint import Checkpoints, sha256
+from lipjax.checkpoint import CheckpointError, Checkpoints, sha256
+from lipjax.data import DataError, Description
 from lipjax.system.interruption import Interrupted
 from lipjax.system.lock import LockedError
 from lipjax.training import loop as training
 from lipjax.training import memory
 from lipjax.training.loop import LOCK_FILE, train
+from lipjax.training.recipe import Metrics
+from lipjax.training.resume import keep_metrics
 from lipjax.workdir import read_config
 
 
@@ -58,9 +62,93 @@ def test_a_finished_run_is_lengthened_and_never_shortened(tmp_path):
     assert any(line.startswith("lengthened from 1 to 2 epochs: from here on the schedule") for line in lines)
     assert [record["epoch"] for record in records(tmp_path)] == [1, 2]
     assert read_config(tmp_path).run.epochs == 2
-    with pytest.raises(ValueError, match=r"run\.epochs: 2 there, 1 now"):
+    with pytest.raises(ValueError, match=r"config\.run\.epochs=1: must be >= 2, the epochs trained in workdir="):
         train(with_changes(run__epochs=1), tmp_path, say=quiet)
     assert read_config(tmp_path).run.epochs == 2
+
+
+def test_epochs_mistyped_and_stopped_are_typed_again(tmp_path):
+    train(with_changes(run__epochs=1), tmp_path, say=quiet)
+
+    def stop(line):
+        if line.startswith("epoch 2/2000  loss"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        train(with_changes(run__epochs=2000), tmp_path, say=stop)
+    assert read_config(tmp_path).run.epochs == 2000
+    with pytest.raises(ValueError, match=r"config\.run\.epochs=1: must be >= [23], the epochs trained in workdir="):
+        train(with_changes(run__epochs=1), tmp_path, say=quiet)
+    lines = []
+    assert int(train(with_changes(run__epochs=3), tmp_path, say=lines.append).step) == 12
+    assert any(line.startswith("shortened from 2000 to 3 epochs: from here on the schedule") for line in lines)
+
+
+@pytest.mark.parametrize("refusal", ["memory", "data", "checkpoint"])
+def test_a_refused_command_changes_no_file(tmp_path, monkeypatch, trained, refusal):
+    workdir = shutil.copytree(trained[0], tmp_path / "run")
+    before = contents(workdir)
+    config = with_changes(run__epochs=9, data__data_dir="elsewhere")
+    error, message = ValueError, "training needs"
+    if refusal == "memory":
+        monkeypatch.setattr(memory, "available_on_device", lambda: 1000)
+    elif refusal == "data":
+        monkeypatch.setattr(Description, "check", raising(DataError("other images")))
+        error, message = DataError, "other images"
+    else:
+        monkeypatch.setattr(Checkpoints, "restore", raising(CheckpointError("was altered")))
+        error, message = CheckpointError, "was altered"
+    with pytest.raises(error, match=message):
+        train(config, workdir, say=quiet)
+    assert contents(workdir) == before
+
+
+def test_a_refused_first_command_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available_on_device", lambda: 1000)
+    with pytest.raises(ValueError, match="training needs"):
+        train(tiny_config(), tmp_path, say=quiet)
+    assert contents(tmp_path) == {}
+
+
+def test_where_nothing_was_trained_another_config_may_begin(tmp_path, trained):
+    shutil.copy(trained[0] / "config.json", tmp_path)
+    train(with_changes(run__epochs=1, run__seed=5), tmp_path, say=quiet)
+    assert read_config(tmp_path).run.seed == 5
+    shutil.rmtree(tmp_path / "checkpoints")
+    shutil.copy(trained[0] / "config.json", tmp_path)
+    shutil.copy(trained[0] / "metrics.jsonl", tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(CheckpointError, match="records 4 epochs but has no 'last' checkpoint"):
+        train(with_changes(run__checkpoint_every=10, data__validation_fraction=0.0), tmp_path, say=quiet)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("has_one", [True, False])
+def test_a_checkpoint_is_told_of_only_where_there_is_one(tmp_path, has_one):
+    if has_one:
+        train(with_changes(run__epochs=1), tmp_path, say=quiet)
+    checkpoints, bad = Checkpoints(tmp_path), Metrics.zero()._replace(first_bad_step=3)
+    with pytest.raises(training.TrainingDiverged, match="the loss at step 3 .*A smaller config") as raised:
+        training._epoch_record(1, bad, checkpoints)
+    assert ("; the last checkpoint is kept." in str(raised.value)) == has_one
+
+
+def test_a_line_of_the_metrics_that_is_no_record_is_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('3\n{"epoch": 1}\n{"epoch": "x"}\n{"a": 1}\n[]\n{"epoch": 2}\n{"epo', encoding="utf-8")
+    keep_metrics(path, 1)
+    assert path.read_text(encoding="utf-8") == '{"epoch": 1}\n'
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def raising(error):
+    def refuse(*given, **named):
+        raise error
+
+    return refuse
 
 
 def test_paths_are_written_whole(tmp_path, monkeypatch):
