@@ -132,7 +132,10 @@ def or_none(allowed: Allowed) -> Allowed:
 
 def is_number(value: Any) -> bool:
     """Whether it is a finite real number, and no flag."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def parse_radii(text: Any) -> dict[str, float]:

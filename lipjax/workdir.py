@@ -61,8 +61,9 @@ def sectioned(config: Mapping[str, Any]) -> ConfigDict:
             result[section] = ConfigDict({"name": values["name"]})
             if section == "optimizer":
                 result.optimizer.schedule = default_config().optimizer.schedule
-        for key, value in values.items():
-            result[section][key] = ConfigDict(value) if isinstance(value, Mapping) else value
+        with result.ignore_type():
+            for key, value in values.items():
+                result[section][key] = ConfigDict(value) if isinstance(value, Mapping) else value
     for key, value in given.items():
         if key in SECTIONS or key in _WITHOUT_EFFECT:
             continue
@@ -89,13 +90,22 @@ def sectioned(config: Mapping[str, Any]) -> ConfigDict:
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{'section.key': value} of a config in sections, values as JSON gives them back."""
+    """{'section.key': value} of a config in sections, values as JSON gives them back.
+
+    Raises:
+      ValueError: a value that JSON has not, its key named.
+    """
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
             flat |= flattened(value, f"{prefix}{key}.")
-        else:
+            continue
+        try:
             flat[prefix + key] = json.loads(json.dumps(value))
+        except TypeError as error:
+            told = value.to_dict() if isinstance(value, ConfigDict) else value
+            allowed = "a number, text, True, False, None, or a list of these"
+            raise ValueError(f"config.{prefix}{key}={told!r}: must be {allowed}") from error
     return flat
 
 

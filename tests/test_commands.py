@@ -58,6 +58,34 @@ def test_a_bad_config_file_is_told_in_a_line(tmp_path, capsys, text, error):
     assert re.fullmatch(rf"lipjax-train: config='{path}': .*{error}.*\n", told), told
 
 
+@pytest.mark.parametrize("section", ["model", "loss", "run", "data", "optimizer"])
+@pytest.mark.parametrize("text", ["None", "-1", "True", "1j", "['name']", "x"])
+def test_a_section_that_is_none(section, text):
+    with pytest.raises(ValueError, match=rf"config\.{section}=.*: must be a section of keys"):
+        configs.read("digits", {section: text})
+
+
+@pytest.mark.parametrize("key", ["hidden", "init_channels", "mean", "std", "pool_vertices"])
+@pytest.mark.parametrize("text", ["{}", "b'a'", "1j", "{'a': 1}", "{1}", "[b'a']"])
+def test_a_value_that_json_has_not(tmp_path, key, text):
+    with pytest.raises(ValueError, match=rf"^config\.model\.{key}.*: must be "):
+        train.train(configs.read("digits", {f"model.{key}": text}), tmp_path, say=lambda line: None)
+
+
+@pytest.mark.parametrize("key", ["init_channels", "mean", "hidden", "pool_vertices", "head", "gradient", "std"])
+@pytest.mark.parametrize("text", ["None", "", "nan", "[]", "x", "['x']", "[[1], [2, 3]]"])
+def test_a_value_of_the_model_is_refused_by_its_key(key, text):
+    if (key, text) == ("mean", "None"):
+        return
+    with pytest.raises(ValueError, match=rf"^config\.model\.{key}=.*: must be "):
+        Recipe.of(configs.read("digits", {f"model.{key}": text})).model((8, 8, 1), 10)
+
+
+def test_an_integer_beyond_all_floats():
+    with pytest.raises(ValueError, match=r"^config\.model\.std='10*': int too large to convert to float"):
+        configs.read("digits", {"model.std": "1" + "0" * 400})
+
+
 def test_overrides():
     given = ["--config.run.epochs=1e3", "--config", "digits", "-config.model.std", "0.5", "--noconfig.data.flip"]
     given += ["--config.data.crop_padding=None", "--config.run.tensorboard", "--workdir=x", "--config.run.radii=0.50"]

@@ -64,9 +64,13 @@ def read(name: str, overrides: Mapping[str, str]) -> ConfigDict:
     original, config = _executed(name), _executed(name)
     for key, text in overrides.items():
         _override(config, key, text)
-    if all("name" in each.get(section, {}) for each in (original, config) for section in ("model", "loss")):
+    if all(_is_named(each.get(section)) for each in (original, config) for section in ("model", "loss")):
         config = renamed(config, original, list(overrides))
     return sectioned(config)
+
+
+def _is_named(section: Any) -> bool:
+    return isinstance(section, ConfigDict) and "name" in section
 
 
 def _executed(name: str) -> ConfigDict:
@@ -101,7 +105,7 @@ def _override(config: ConfigDict, key: str, text: str) -> None:
                 )
         try:
             section[last] = _value(text, section.get(last))
-        except TypeError as error:  # a dict whose keys are no text
+        except (TypeError, OverflowError) as error:  # a dict whose keys are no text; an integer beyond all floats
             raise ValueError(f"config.{key}={text!r}: {error}") from error
 
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import numpy as np
 
 from lipjax import ops
-from lipjax.config import check, flag, integer, number, one_of
+from lipjax.config import Allowed, check, flag, integer, number, one_of
 from lipjax.layers import (
     ACTIVATIONS,
     CONVOLUTIONS,
@@ -130,7 +130,8 @@ class LipConvnet(Classifier):
         for name in ("mean", "std"):  # an array could be changed later
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, tuple(np.ravel(value).tolist()) if np.ndim(value) else float(value))
+                numbers = _numbers(name, value)
+                object.__setattr__(self, name, tuple(np.ravel(numbers).tolist()) if numbers.ndim else float(numbers))
         super().__post_init__()
         _check(self)
 
@@ -251,6 +252,36 @@ _OPTIONS = {
 }
 
 
+def _numbers(name: str, value: Any) -> np.ndarray:
+    try:
+        numbers = np.asarray(value)
+    except ValueError:  # lists of several lengths
+        numbers = np.asarray(None)
+    if numbers.dtype.kind not in "iuf":
+        raise ValueError(f"{name}={value!r}: must be a number, or one per input channel")
+    return numbers
+
+
+def _even(low: int) -> Allowed:
+    is_integer = integer(low)[1]
+    return f"an even number >= {low}", lambda value: is_integer(value) and value % 2 == 0
+
+
+_ATTRIBUTES = {
+    "init_channels": _even(2),
+    "in_channels": integer(1),
+    "num_classes": integer(2),
+    "head": one_of(*HEADS),
+    "hidden": integer(1),
+    "pooling": one_of(*POOLINGS),
+    "pool_vertices": integer(3),
+    "activation": one_of(*ACTIVATIONS),
+    "convolution": one_of(*CONVOLUTIONS),
+    "gradient": one_of(*ops.GRADIENTS),
+    "compute_dtype": one_of(*COMPUTE_DTYPES),
+}
+
+
 def _check(model: LipConvnet) -> None:
     def require(name, allowed, holds):
         if not holds:
@@ -258,18 +289,8 @@ def _check(model: LipConvnet) -> None:
 
     size, channels = model.input_size, model.in_channels
     require("depth", "a multiple of 5 from 5 to 40", isinstance(model.depth, int) and model.depth in range(5, 41, 5))
-    require("init_channels", "an even number >= 2", model.init_channels >= 2 and model.init_channels % 2 == 0)
+    check(vars(model), **_ATTRIBUTES)
     require("input_size", "a power of two >= 4", size >= 4 and size & (size - 1) == 0)
-    require("in_channels", ">= 1", channels >= 1)
-    require("num_classes", ">= 2", model.num_classes >= 2)
-    require("head", f"one of {tuple(HEADS)}", model.head in HEADS)
-    require("hidden", "an integer >= 1", model.hidden >= 1)
-    require("pooling", f"one of {tuple(POOLINGS)}", model.pooling in POOLINGS)
-    require("pool_vertices", "an integer >= 3", model.pool_vertices >= 3)
-    require("activation", f"one of {tuple(ACTIVATIONS)}", model.activation in ACTIVATIONS)
-    require("convolution", f"one of {tuple(CONVOLUTIONS)}", model.convolution in CONVOLUTIONS)
-    require("gradient", f"one of {ops.GRADIENTS}", model.gradient in ops.GRADIENTS)
-    require("compute_dtype", f"one of {COMPUTE_DTYPES}", model.compute_dtype in COMPUTE_DTYPES)
     for name in ("polynomial", "eval_polynomial"):
         value = getattr(model, name)
         require(name, "a Polynomial", isinstance(value, Polynomial) or (name == "eval_polynomial" and value is None))

@@ -1,5 +1,6 @@
 """One process at a time in a folder."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -81,13 +82,18 @@ class FolderLock:
 
     def _live(self) -> None:
         while not self._ended.wait(BEAT):
-            os.utime(self._file)
+            with contextlib.suppress(OSError):  # a share that is away for a while: the next one may be seen
+                os.utime(self._file)
 
     def _there(self) -> Mapping[str, Any]:
         try:
-            return json.loads(self._path.read_text(encoding="utf-8"))
+            there = json.loads(self._path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return {}
+        is_whole = (
+            isinstance(there, dict) and {*self._own, "since"} <= {*there} and isinstance(there["since"], int | float)
+        )
+        return there if is_whole else {}
 
     def _taken(self, there: Mapping[str, Any]) -> LockedError:
         if not there:

@@ -49,7 +49,7 @@ from lipjax.training.recipe import (
 )
 from lipjax.training.resume import METRICS_FILE, check_config, check_fresh, check_room, keep_metrics
 from lipjax.training.validation import evaluate
-from lipjax.workdir import sectioned, what_is_trained, write_config
+from lipjax.workdir import flattened, sectioned, what_is_trained, write_config
 
 NETWORK_FILE = "network.txt"
 LOCK_FILE = "training.lock"
@@ -92,6 +92,7 @@ def train(
     if dataset is not None:
         recipe = recipe._replace(data=dataclasses.replace(recipe.data, name=dataset.name, data_dir=None))
     whole = recipe.whole()
+    flattened(whole)  # raises where config.json could not hold a value
     if not equal_in_all(json.dumps({**whole, "data": {**whole["data"], "data_dir": None}}, sort_keys=True)):
         raise ValueError("config: differs between the processes; give all the same, but for config.data.data_dir")
     say = (tqdm.tqdm.write if say is None else say) if is_first() else _silent

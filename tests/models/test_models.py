@@ -300,7 +300,7 @@ def test_channel_cut_and_padding():
         ({"init_channels": 5}, r"^init_channels=.*: must be an even number"),
         ({"input_size": 24}, r"^input_size=24: must be a power of two >= 4"),
         ({"input_size": 2}, r"^input_size=2: must be a power of two >= 4"),
-        ({"num_classes": 1}, r"^num_classes=.*: must be >= 2"),
+        ({"num_classes": 1}, r"^num_classes=.*: must be an integer >= 2"),
         ({"head": "mlp"}, r"^head='mlp': must be one of .*'lln'.*"),
         ({"pooling": "mean"}, r"^pooling=.*: must be one of"),
         ({"activation": "relu"}, r"^activation=.*: must be one of"),

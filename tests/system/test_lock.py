@@ -90,6 +90,32 @@ def test_whoever_lost_it_finds_out_before_writing(tmp_path):
             held.check()
 
 
+@pytest.mark.parametrize("content", ["3", '"x"', '{"a": 1}', "[]", "null", '{"host": "elsewhere", "since": 1}', "{"])
+def test_a_file_that_is_no_lock_is_replaced(tmp_path, content):
+    (tmp_path / "x.lock").write_text(content)
+    with enter(tmp_path) as held:
+        held.check()
+        (tmp_path / "x.lock").write_text(content)
+        with pytest.raises(LockedError, match="was removed while training went on"):
+            held.check()
+
+
+def test_a_sign_of_life_that_fails_is_not_the_last(tmp_path, monkeypatch):
+    calls = []
+
+    def utime(file):
+        calls.append(file)
+        raise OSError("stale file handle")
+
+    monkeypatch.setattr(lock, "BEAT", 0.01)
+    monkeypatch.setattr(lock.os, "utime", utime)
+    with enter(tmp_path):
+        deadline = time.monotonic() + 30
+        while len(calls) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 def test_it_shows_signs_of_life(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 0.01)
     with enter(tmp_path):
