@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 import os
 import tempfile
 import time
@@ -119,17 +120,26 @@ class CurvatureCache:
                 self._cheap, self._parts, self._tight = (cheap if cheap.size else None), parts, tight
 
     def _save(self) -> None:
+        """Where it cannot be written, that is told once: the bounds are known all the same."""
         if self._path is None:
             return
+        try:
+            self._write(self._path)
+        except OSError as error:
+            text = "%s cannot be written (%s): curvature bounds will be computed again"
+            logging.getLogger("lipjax").warning(text, self._path, error.strerror or error)
+            self._path = None
+
+    def _write(self, path: Path) -> None:
         cheap = np.zeros((0, 0)) if self._cheap is None else self._cheap
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         # Written beside its place and then moved: a reader sees the old file or the new one.
-        handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
                 digest = self._digest(cheap, self._parts, self._tight)
                 np.savez(file, cheap=cheap, parts=self._parts, tight=self._tight, sha256=digest)
-            os.replace(name, self._path)
+            os.replace(name, path)
         except BaseException:
             os.unlink(name)
             raise

@@ -1,3 +1,6 @@
+import errno
+import os
+
 import numpy as np
 import pytest
 
@@ -203,3 +206,21 @@ def test_cache_ignores_a_damaged_or_foreign_file(large_head, tmp_path, damage):
         np.savez(path, **entries)
     assert CurvatureCache(path, w1, w2).tight([(0, 1)]) == curvature_bound(w1, w2, [(0, 1)])
     assert CurvatureCache(path, w1, w2)._tight[0, 1] == curvature_bound(w1, w2, [(0, 1)])  # replaced on disk
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC])
+def test_where_bounds_cannot_be_kept_that_is_told_once(large_head, tmp_path, monkeypatch, caplog, number):
+    def refuse(**given):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(curvature_cache.tempfile, "mkstemp", refuse)
+    path = tmp_path / "curvature.npz"
+    cache = CurvatureCache(path, *large_head)
+    with caplog.at_level("WARNING", "lipjax"):
+        found = cache.tight([[0, 1]]), cache.tight([[1, 0]])
+    monkeypatch.undo()
+    alone = CurvatureCache(None, *large_head)
+    assert found == (alone.tight([[0, 1]]), alone.tight([[1, 0]]))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} cannot be written ({os.strerror(number)}): curvature bounds will be computed again"
+    ]
