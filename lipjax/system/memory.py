@@ -1,23 +1,51 @@
 """How much memory there is, before it is taken."""
 
 import contextlib
-from pathlib import Path
+import resource
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 import jax
 import psutil
 
-_CONTAINER = Path("/sys/fs/cgroup")  # where Linux tells a container its limits
+_GROUPS = Path("/sys/fs/cgroup")  # where Linux tells the limits of groups of processes, such as a container
+_OWN = Path("/proc/self/cgroup")  # the groups that this process is in
+
+# Of cgroup v2 and v1: the files of the limit and of what is used, and the line of what may be dropped at once.
+_V2 = ("memory.max", "memory.current", "inactive_file")
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
 def available_on_host() -> int:
-    """Bytes that a process can still take of the machine, or of the container that it is in."""
-    free = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):  # "max": no limit
-        allowed = int((_CONTAINER / "memory.max").read_text(encoding="ascii"))
-        used = int((_CONTAINER / "memory.current").read_text(encoding="ascii"))
-        stat = dict(line.split() for line in (_CONTAINER / "memory.stat").read_text(encoding="ascii").splitlines())
-        free = min(free, allowed - used + int(stat["inactive_file"]))  # a cache of files makes room
-    return max(free, 0)
+    """Bytes that a process can still take: of the machine, of each group that it is in, of its address space."""
+    free = [psutil.virtual_memory().available]
+    for folder, names in _groups():
+        with contextlib.suppress(OSError, ValueError, KeyError):  # "max": no limit
+            allowed, used = (int((folder / name).read_text(encoding="ascii")) for name in names[:2])
+            lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+            stat = dict(line.split() for line in lines)
+            free.append(allowed - used + int(stat[names[2]]))  # a cache of files makes room
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        free.append(limit - psutil.Process().memory_info().vms)
+    return max(min(free), 0)
+
+
+def _groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:
+    """The groups that may limit this process, from its own up to the root, with the names of their files.
+
+    In a container the path of /proc/self/cgroup may be one of the host, of which only the root is seen.
+    """
+    paths = {"": "/", "memory": "/"}
+    with contextlib.suppress(OSError, ValueError):
+        for line in _OWN.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            paths |= {name: path for name in controllers.split(",") if name in paths}
+    for controller, root, names in (("", _GROUPS, _V2), ("memory", _GROUPS / "memory", _V1)):
+        own = PurePosixPath(paths[controller].lstrip("/"))
+        for part in () if ".." in own.parts else (own, *own.parents):
+            yield root / part, names
+        yield root, names
 
 
 def available_on_device() -> int:

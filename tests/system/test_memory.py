@@ -1,4 +1,6 @@
-"""Memory that is left: never more than the machine has, nor than a container's limit leaves."""
+"""Memory that is left: never more than the machine has, nor than the limits of a process and its groups leave."""
+
+import resource
 
 import psutil
 import pytest
@@ -9,9 +11,50 @@ from lipjax.system import memory
 @pytest.mark.parametrize(("limit", "left"), [("1000", 700), ("max", None), (str(1 << 62), None), ("200", 0)])
 def test_the_limit_of_a_container_counts(tmp_path, monkeypatch, limit, left):
     """500 bytes are used, 200 of these by files that may be dropped."""
-    monkeypatch.setattr(memory, "_CONTAINER", tmp_path)
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
     contents = {"max": limit, "current": "500", "stat": "anon 300\ninactive_file 200"}
     for name, content in contents.items():
         (tmp_path / f"memory.{name}").write_text(content + "\n", encoding="utf-8")
     found = memory.available_on_host()
     assert (found == left) if left is not None else 1000 < found <= psutil.virtual_memory().total
+
+
+def write_group(folder, names, limit, used, droppable):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / names[0]).write_text(f"{limit}\n", encoding="utf-8")
+    (folder / names[1]).write_text(f"{used}\n", encoding="utf-8")
+    (folder / "memory.stat").write_text(f"anon 1\n{names[2]} {droppable}\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("own", "left"),
+    [
+        ("0::/a/b", 600),  # of its own
+        ("0::/c/d", 800),  # of the one above
+        ("0::/../x", 2000),  # outside what is mounted here
+        ("4:cpu,memory:/e\n0::/", 300),  # of version 1
+        ("4:memory:/gone\n0::/", 400),
+        ("nonsense", 400),
+    ],
+)
+def test_the_limits_of_all_groups_count(tmp_path, monkeypatch, own, left):
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
+    monkeypatch.setattr(memory, "_OWN", tmp_path / "cgroup")
+    (tmp_path / "cgroup").write_text(own + "\n", encoding="utf-8")
+    write_group(tmp_path, memory._V2, 3000, 1000, 0)
+    write_group(tmp_path / "a", memory._V2, 1000, 300, 0)
+    write_group(tmp_path / "a" / "b", memory._V2, 900, 400, 100)
+    write_group(tmp_path / "c", memory._V2, 900, 100, 0)
+    write_group(tmp_path / "c" / "d", memory._V2, "max", 100, 0)
+    if "memory" in own or own == "nonsense":
+        write_group(tmp_path / "memory", memory._V1, 500, 100, 0)
+        write_group(tmp_path / "memory" / "e", memory._V1, 400, 300, 200)
+    assert memory.available_on_host() == left
+
+
+def test_the_limit_of_the_address_space_counts(monkeypatch):
+    taken = psutil.Process().memory_info().vms
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda kind: (taken + 10**7, resource.RLIM_INFINITY))
+    assert memory.available_on_host() <= 10**7
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda kind: (1000, resource.RLIM_INFINITY))
+    assert memory.available_on_host() == 0
