@@ -6,8 +6,14 @@
 Kept short: it is `lipjax-certify`, from a clone.  See `lipjax.commands.certify`, and --help.
 """
 
-from lipjax.commands.certify import main
-from lipjax.commands.command import leave
+import sys
+
+try:
+    from lipjax.commands.certify import main
+    from lipjax.commands.command import leave
+except KeyboardInterrupt:  # a command tells it itself, once it runs
+    print("certify.py: interrupted; the same command goes on", file=sys.stderr)
+    sys.exit(75)
 
 if __name__ == "__main__":
     leave(main())

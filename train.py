@@ -5,8 +5,14 @@
 Kept short: it is `lipjax-train`, from a clone.  See `lipjax.commands.train`, and --help.
 """
 
-from lipjax.commands.command import leave
-from lipjax.commands.train import main
+import sys
+
+try:
+    from lipjax.commands.command import leave
+    from lipjax.commands.train import main
+except KeyboardInterrupt:  # a command tells it itself, once it runs
+    print("train.py: interrupted; the same command goes on", file=sys.stderr)
+    sys.exit(75)
 
 if __name__ == "__main__":
     leave(main())

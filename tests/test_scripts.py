@@ -1,9 +1,12 @@
 """The two commands as a user types them, each in a process of its own."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -52,3 +55,17 @@ def test_errors_are_one_line(tmp_path):
     assert missing.returncode != 0
     assert "no training has started there" in missing.stderr
     assert "Traceback" not in missing.stderr
+
+
+@pytest.mark.parametrize("name", ["train.py", "certify.py"])
+@pytest.mark.parametrize("module", ["jax", "orbax.checkpoint"])
+def test_an_interrupt_while_importing_is_one_line(tmp_path, name, module):
+    folder = tmp_path.joinpath(*module.split(".")[:1])
+    folder.mkdir()
+    (folder / "__init__.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    source = f"import runpy, sys; sys.path[0:0] = [{str(tmp_path)!r}]; runpy.run_path({name!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (75, f"{name}: interrupted; the same command goes on\n")
