@@ -45,6 +45,17 @@ FLAT = {
 _WITHOUT_EFFECT = ("steps_per_dispatch",)
 
 
+def folder_of(workdir: str | os.PathLike) -> Path:
+    """The folder that a workdir is, ~ and ~USER written out; ValueError for a URL, and where there is no such home."""
+    text = os.fspath(workdir)
+    if "://" in text:
+        raise ValueError(f"workdir={text!r}: must be a folder of a file system that is mounted, not a URL")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"workdir={text!r}: must be a folder: {error}") from error
+
+
 def sectioned(config: Mapping[str, Any]) -> ConfigDict:
     """A config in sections, from one that is, or from a flat one of lipjax 0.1.
 
@@ -244,7 +255,7 @@ def load_trained(workdir: str | os.PathLike, data_dir: str | None = None, trust_
       FileNotFoundError, ValueError, CheckpointError, DataError: no training there, a damaged config or checkpoint, a
         file that is not trusted.
     """
-    workdir = Path(workdir)
+    workdir = folder_of(workdir)
     config = read_config(workdir)
     if data_dir is not None:
         config.data.data_dir = data_dir

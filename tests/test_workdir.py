@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -11,9 +12,11 @@ from conftest import quiet, tiny_config
 import lipjax
 from lipjax import workdir as module
 from lipjax.checkpoint import Checkpoints
+from lipjax.config import default_config
 from lipjax.data import Dataset, load
 from lipjax.evaluation.split import certify_run
-from lipjax.workdir import load_trained
+from lipjax.training.loop import train
+from lipjax.workdir import folder_of, load_trained
 
 
 def two_classes(seed=0, **changes):
@@ -134,3 +137,17 @@ def test_every_set_is_hashed_also_one_of_a_name(name):
         found.check(dataclasses.replace(digits, train=mirrored))
     before = dataclasses.asdict(dataclasses.replace(found, training_sha256=None))  # as older runs have it
     lipjax.data.Description.from_json(before).check(digits)
+
+
+def test_a_workdir_below_home_and_one_that_is_a_url(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert folder_of("~/r1") == tmp_path / "r1"
+    assert folder_of(tmp_path) == tmp_path
+    for call in (load_trained, certify_run, lambda workdir: train(default_config(), workdir)):
+        with pytest.raises(ValueError, match=r"^workdir='gs://bucket/r1': must be a folder of a file system"):
+            call("gs://bucket/r1")
+    for call in (load_trained, certify_run):
+        with pytest.raises(FileNotFoundError, match=re.escape(f"workdir={str(tmp_path / 'r1')!r} has no config.json")):
+            call("~/r1")
+    with pytest.raises(ValueError, match="^workdir='~nobody_of_that_name/r1': must be a folder"):
+        folder_of("~nobody_of_that_name/r1")

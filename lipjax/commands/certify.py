@@ -19,7 +19,7 @@ from lipjax.models import program
 from lipjax.models.pgd import DOMAINS
 from lipjax.system.devices import check_backend
 from lipjax.training.recipe import Recipe
-from lipjax.workdir import read_config
+from lipjax.workdir import folder_of, read_config
 
 ABOUT = """
     {name} --workdir=DIR [--attack=fast --split=test --num_examples=N --radii=36/255,0.5]
@@ -47,10 +47,10 @@ def _certify(name: str, given: list[str]) -> None:
     own = _flags()
     command.parsed(own, given)
     value: dict[str, Any] = own.flag_values_dict()
-    workdir = value["workdir"]
+    workdir = None if value["workdir"] is None else folder_of(value["workdir"])
     if value["help"]:
-        config = default_config() if workdir is None else read_config(Path(workdir))
-        print(page(ABOUT.format(name=name), own, Recipe.of(config).whole(), workdir or "the default"))
+        config = default_config() if workdir is None else read_config(workdir)
+        print(page(ABOUT.format(name=name), own, Recipe.of(config).whole(), str(workdir or "the default")))
         return
     if workdir is None:
         raise flags.Error("workdir is missing: --workdir=DIR, the folder of a training; see --help")
@@ -59,15 +59,15 @@ def _certify(name: str, given: list[str]) -> None:
         if given := [name for name in _OF_SPLITS if own[name].present]:
             raise ValueError(f"--{given[0]}: is of a whole split; it cannot go with --images")
         names = ("images", "batch_size", "float_slack", "trust_code", "precision")
-        certify_files(Path(workdir), **{name: value[name] for name in names})
+        certify_files(workdir, **{name: value[name] for name in names})
         return
     if value["verify"]:
         if given := [name for name in _OF_SUMMARY if own[name].present]:
             raise ValueError(f"--{given[0]}: is that of the summary; it cannot go with --verify")
-        verify_run(Path(workdir), value["data_dir"], value["split"], trust_code=value["trust_code"])
+        verify_run(workdir, value["data_dir"], value["split"], trust_code=value["trust_code"])
         return
     asked = {field.name: value[field.name] for field in dataclasses.fields(Asked)}
-    certify_run(Path(workdir), value["data_dir"], trust_code=value["trust_code"], **asked)
+    certify_run(workdir, value["data_dir"], trust_code=value["trust_code"], **asked)
 
 
 def _flags() -> flags.FlagValues:

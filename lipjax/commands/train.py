@@ -13,6 +13,7 @@ from lipjax.system.devices import check_backend
 from lipjax.system.processes import connect, is_first
 from lipjax.training.loop import TrainingDiverged, train
 from lipjax.training.recipe import Recipe
+from lipjax.workdir import folder_of
 
 # How each command is typed, and the other one, by the name of the file that was started.
 _NAMES = {"train.py": ("train.py", "python certify.py"), "lipjax-train": ("lipjax-train", "lipjax-certify")}
@@ -48,7 +49,7 @@ def _train(name: str, other: str, given: list[str]) -> None:
     if config.value is None:
         raise flags.Error(f"config is missing: --config=FILE.py, or one of {shipped}; see --help")
     chosen = configs.read(config.value, overrides)
-    folder = Path(workdir.value or Path("runs") / Path(config.value.partition(":")[0]).stem)
+    folder = folder_of(workdir.value or Path("runs") / Path(config.value.partition(":")[0]).stem)
     if chosen.run.get("distributed"):
         connect()
     check_backend()

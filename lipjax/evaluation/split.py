@@ -33,7 +33,7 @@ from lipjax.models import Proven
 from lipjax.system.devices import in_float32
 from lipjax.system.files import atomic_write
 from lipjax.system.lock import FolderLock
-from lipjax.workdir import Trained, load_trained
+from lipjax.workdir import Trained, folder_of, load_trained
 
 FILES = ("per_image", "attack", "precision", "float32", "paper_protocol")  # .csv
 
@@ -68,7 +68,7 @@ def certify_run(
       LockedError: another process is certifying there.
       CertificateViolated: an attack succeeded inside a certified radius.
     """
-    wanted, workdir = Asked(**asked), Path(workdir)
+    wanted, workdir = Asked(**asked), folder_of(workdir)
     trained = load_trained(workdir, data_dir, trust_code)
     if trained.epochs < trained.config.run.epochs:
         say(f"the training is not finished: {trained.epochs} of {trained.config.run.epochs} epochs are done")

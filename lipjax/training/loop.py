@@ -49,7 +49,7 @@ from lipjax.training.recipe import (
 )
 from lipjax.training.resume import METRICS_FILE, check_config, check_fresh, check_room, keep_metrics
 from lipjax.training.validation import evaluate
-from lipjax.workdir import flattened, sectioned, what_is_trained, write_config
+from lipjax.workdir import flattened, folder_of, sectioned, what_is_trained, write_config
 
 NETWORK_FILE = "network.txt"
 LOCK_FILE = "training.lock"
@@ -96,7 +96,7 @@ def train(
     if not equal_in_all(json.dumps({**whole, "data": {**whole["data"], "data_dir": None}}, sort_keys=True)):
         raise ValueError("config: differs between the processes; give all the same, but for config.data.data_dir")
     say = (tqdm.tqdm.write if say is None else say) if is_first() else _silent
-    workdir = Path(workdir)
+    workdir = folder_of(workdir)
     _check_outside(workdir, recipe)
     with Interruption() as interruption:
         training = Training(recipe, workdir, say, interruption, dataset)
