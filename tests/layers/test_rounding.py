@@ -126,6 +126,19 @@ def test_sums_are_attained_in_a_block_and_over_blocks(channels, part):
     assert attained(run, (kernel, x), np.array([rounding.relative]), attempts=0) > part
 
 
+def test_a_nest_carries_every_error():
+    """Ten applications, each off by as much in the same direction: p((1 + δ) A) differs by δ A p'(A)."""
+    kernel, x, polynomial = arrow(32), np.zeros((1, 1, 1, 32)), Polynomial((1.0,) * 10)
+    x[..., 1] = 1.0
+    absolute = nonnegative_conv_norm_bound(kernel, 1)
+    rounding = polynomial_rounding(polynomial, 1.9, absolute, kernel.shape, 0.0, x.shape[1:], 0.0)
+
+    def run(kernel, x):
+        return apply_kernel(x, kernel, polynomial, "blocked")
+
+    assert attained(run, (kernel, x), np.array([rounding.relative]), attempts=0) > 0.4
+
+
 def test_what_a_four_norm_loses_is_attained():
     """Power vectors for which every vᵀMu nearly cancels: the norm, and so the whole kernel, is off by many units."""
     layer = SkewOrthogonalConv(4, kernel_size=1, polynomial=Polynomial((1.0,)))
