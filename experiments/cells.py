@@ -32,7 +32,7 @@ class Cell:
 
         Names of the other kinds begin with the kind, and always have the depth.
         """
-        default, is_accuracy = _whole(default_config()), self.kind == "accuracy"
+        default, is_accuracy = _defaults(), self.kind == "accuracy"
         shown = {k: v for k, v in self.changes.items() if default[k] != v or (k == "model.depth" and not is_accuracy)}
         of_leaf = {_leaf(key): value for key, value in shown.items()} | {"seed": self.seed}
         keys = [f"{key}-{value}" for key, value in sorted(of_leaf.items())]
@@ -42,6 +42,8 @@ class Cell:
         """The whole config of the training; of a time, what its variants have in common."""
         config = default_config()
         fixed = {"run.seed": self.seed, "data.data_dir": data_dir}
+        if self.changes.get("model.head") == "crc":
+            config.loss = {"name": "crc"}
         config.update_from_flattened_dict({**SCALES[self.scale].changes, **self.changes, **fixed})
         return config
 
@@ -53,6 +55,13 @@ class Cell:
 def published(config: ConfigDict) -> dict[str, Any]:
     """{'section.key': value}, all values of a config, without where the data was on the machine."""
     return {key: value for key, value in _whole(config).items() if key != "data.data_dir"}
+
+
+def _defaults() -> dict[str, Any]:
+    """Of all keys, those of the loss of a curvature head too."""
+    config = default_config()
+    config.model.head, config.loss = "crc", {"name": "crc"}
+    return _whole(config) | _whole(default_config())
 
 
 def _whole(config: ConfigDict) -> dict[str, Any]:

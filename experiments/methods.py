@@ -3,7 +3,7 @@
 from typing import Any
 
 LLN: dict[str, Any] = {}
-CRC: dict[str, Any] = {"model.head": "crc", "loss.name": "crc", "optimizer.clip_norm": 1.0}
+CRC: dict[str, Any] = {"model.head": "crc", "optimizer.clip_norm": 1.0}
 CONE: dict[str, Any] = {"model.pooling": "projection"}
 TAYLOR: dict[str, Any] = {"model.polynomial": "taylor"}
 EXACT: dict[str, Any] = {"model.gradient": "exact"}
