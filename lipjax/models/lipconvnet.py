@@ -271,12 +271,8 @@ _ATTRIBUTES = {
     "init_channels": _even(2),
     "in_channels": integer(1),
     "num_classes": integer(2),
-    "head": one_of(*HEADS),
     "hidden": integer(1),
-    "pooling": one_of(*POOLINGS),
     "pool_vertices": integer(3),
-    "activation": one_of(*ACTIVATIONS),
-    "convolution": one_of(*CONVOLUTIONS),
     "gradient": one_of(*ops.GRADIENTS),
     "compute_dtype": one_of(*COMPUTE_DTYPES),
 }
@@ -289,7 +285,14 @@ def _check(model: LipConvnet) -> None:
 
     size, channels = model.input_size, model.in_channels
     require("depth", "a multiple of 5 from 5 to 40", isinstance(model.depth, int) and model.depth in range(5, 41, 5))
-    check(vars(model), **_ATTRIBUTES)
+    layers: dict[str, Any] = {
+        "head": HEADS,
+        "pooling": POOLINGS,
+        "activation": ACTIVATIONS,
+        "convolution": CONVOLUTIONS,
+    }
+    # As they are now: layers of one's own may have been added.
+    check(vars(model), **_ATTRIBUTES, **{name: one_of(*known) for name, known in layers.items()})
     require("input_size", "a power of two >= 4", size >= 4 and size & (size - 1) == 0)
     for name in ("polynomial", "eval_polynomial"):
         value = getattr(model, name)
