@@ -282,5 +282,5 @@ def load_trained(workdir: str | os.PathLike, data_dir: str | None = None, trust_
     image = jnp.zeros((1, *data.image_shape))
     template = jax.eval_shape(lambda: dict(model.init(jax.random.key(0), image)))
     variables, _ = checkpoints.restore(kind, template, partial=True)
-    epochs = int(metadata["epoch"] if kind == "last" else checkpoints.metadata("last")["epoch"])
+    epochs = int((checkpoints.metadata("last") if checkpoints.has("last") else metadata)["epoch"])
     return Trained(workdir, config, model, model.tightened(variables), data, epochs)

@@ -73,21 +73,23 @@ def certify_run(
     if trained.epochs < trained.config.run.epochs:
         say(f"the training is not finished: {trained.epochs} of {trained.config.run.epochs} epochs are done")
     say(f"reading {trained.data.name} …")
+    name = trained.data.name if dataset is None else dataset.name
     dataset = trained.dataset(say=say, given=dataset)
     whole, own = images_of(dataset, wanted.split, trained.config), wanted.folder(workdir)
     folder = own if folder is None else folder
     folder.mkdir(exist_ok=True)
     with FolderLock(folder, "certifying.lock", "certifying", say):
-        return _Certification(wanted, trained, dataset, whole, folder, own, say).run()
+        return _Certification(wanted, trained, dataset, name, whole, folder, own, say).run()
 
 
 @dataclasses.dataclass
 class _Certification:
-    """Of the images of `whole`, those of a split; `own` is the folder where violations are remembered."""
+    """Of the images of `whole`, a split of the dataset of that name; violations are remembered in the folder `own`."""
 
     wanted: Asked
     trained: Trained
     dataset: Dataset
+    name: str
     whole: Split
     folder: Path
     own: Path
@@ -112,7 +114,7 @@ class _Certification:
         self._check_remembered(identity_sha256, images, first.found["radius"])
         rows: dict[str, tuple[Measure, Rows]] = {measure.name: (measure, first)}
         rows |= {other.name: (other, measured(other, *about, radius=first.found["radius"])) for other in others}
-        summary = {"dataset": self.dataset.name, "split": wanted.split, "num_examples": len(images.labels)}
+        summary = {"dataset": self.name, "split": wanted.split, "num_examples": len(images.labels)}
         summary |= {"images_in_split": len(self.whole.labels)} | _summarised(rows, radii)
         summary |= {"float_slack": wanted.float_slack, "seconds": time.perf_counter() - started}
         summary |= _about(trained, proven, images_sha256, rows["per_image"][1])
