@@ -57,6 +57,7 @@ def test_training_with_fixed_norms_initialisation_and_folded_networks_are_the_sa
     np.testing.assert_array_equal(*folded)
 
 
+@pytest.mark.slow
 def test_a_deep_network_needs_less_memory():
     """The compiler does not find the second computation to be the first: with `jax.checkpoint` nothing is saved."""
 

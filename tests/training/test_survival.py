@@ -94,7 +94,7 @@ def test_exit_code_of_a_signal(tmp_path):
     assert load_trained(workdir).variables["params"]
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(tmp_path, rng, kills):
     """kill −9 at random moments, with a checkpoint every other step: the final bytes are those of an unbroken run."""
     config = [
