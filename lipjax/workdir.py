@@ -91,12 +91,12 @@ def sectioned(config: Mapping[str, Any]) -> ConfigDict:
             target = target[section]
         # rank2 was a third way to differentiate the same network.
         target[last] = "exact" if (key, value) == ("gradient", "rank2") else value
-    if result.loss.name == "paper" or set(given) & set(FLAT):  # there the loss was that of the head
-        own = result.loss if result.model.get("head") == "crc" else {}
-        crc = {key: value for key, value in own.items() if key != "name"}
-        result.loss = ConfigDict(
-            {"name": "crc", **crc} if result.model.get("head") == "crc" else {"name": "cross_entropy"}
-        )
+    is_of_head = result.loss.name == default_config().loss.name and not FLAT.keys().isdisjoint(given)
+    if result.loss.name == "paper" or is_of_head:  # as the loss was then
+        if result.model.get("head") == "crc":
+            result.loss.name = "crc"
+        else:
+            result.loss = ConfigDict({"name": "cross_entropy"})
     return result
 
 
@@ -121,13 +121,7 @@ def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def write_config(whole: Mapping[str, Any], workdir: Path) -> None:
-    """Write config.json, and a copy of the file of one's own network; `whole` is a config with every value.
-
-    Paths are written whole: a later command may be given in another folder.
-    """
-    data_dir = whole["data"]["data_dir"]
-    if data_dir is not None:
-        whole = {**whole, "data": {**whole["data"], "data_dir": str(Path(data_dir).expanduser().absolute())}}
+    """Write config.json, and a copy of the file of one's own network; `whole` is a config with every value."""
     file = file_of(whole["model"]["name"])
     if file is not None and file.resolve() != (workdir / file.name).resolve():
         shutil.copyfile(file, workdir / file.name)

@@ -139,6 +139,9 @@ def test_the_loss_that_was_that_of_the_head_is_read():
     assert crc.whole()["loss"] == {**keys, "name": "crc"}
     lln = Recipe.of(sectioned({"model": {"name": "lipconvnet"}, "loss": keys}))
     assert lln.whole()["loss"] == {"name": "cross_entropy", "trainable_scale": False}
+    for head in ("crc", "lln"):  # one that was chosen stays, whatever else is as flat as in lipjax 0.1
+        chosen = sectioned({"depth": 10, "head": head, "loss": {"name": "emma", "epsilon": 0.3}})
+        assert (chosen.loss.name, chosen.loss.epsilon, chosen.model.head) == ("emma", 0.3, head)
 
 
 def test_config_file_round_trip_and_foreign_workdir(tmp_path):
