@@ -116,7 +116,7 @@ class Checkpoints:
         """While a checkpoint is written: a full disk is told in a line, and what was begun is removed."""
         folder = self.directory / kind
         # orbax's threads and callbacks would print and log their own tracebacks.
-        hooks = threading.excepthook, sys.unraisablehook
+        hooks, level = (threading.excepthook, sys.unraisablehook), logging.root.manager.disable
         silent: Any = lambda arguments: None  # noqa: E731
         threading.excepthook, sys.unraisablehook = silent, silent
         logging.disable(logging.CRITICAL)
@@ -134,7 +134,7 @@ class Checkpoints:
             ) from error
         finally:
             threading.excepthook, sys.unraisablehook = hooks
-            logging.disable(logging.NOTSET)
+            logging.disable(level)
 
     @staticmethod
     def _remove_unfinished(folder: Path) -> None:

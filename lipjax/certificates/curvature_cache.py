@@ -1,6 +1,7 @@
 """Curvature bounds of one head, tight where asked for, kept in a file if there is one."""
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
@@ -66,8 +67,8 @@ class CurvatureCache:
         if everything <= _TIGHT_AT_ONCE:
             return self._tight.copy()
         if self._cheap is None:
-            missing = np.argwhere(np.isnan(self._parts))
-            self._fill(self._parts, missing, lambda part: part_bound(self._w1, self._w2, part), "curvature, all pairs")
+            missing, centred = np.argwhere(np.isnan(self._parts)), self._w2 - self._w2.mean(axis=0)
+            self._fill(self._parts, missing, functools.partial(part_bound, self._w1, centred), "curvature, all pairs")
             self._cheap = cheap_of_parts(self._w2, self._parts)
             self._save()
         return self._cheap.copy()
@@ -79,7 +80,7 @@ class CurvatureCache:
         asked[labels, rivals] = True
         missing = np.argwhere(asked & np.isnan(self._tight))
         if len(missing):
-            self._fill(self._tight, missing, lambda *pair: pair_bound(self._w1, self._w2, *pair), "curvature, tight")
+            self._fill(self._tight, missing, functools.partial(pair_bound, self._w1, self._w2), "curvature, tight")
         return self._tight[labels, rivals]
 
     def _fill(self, values: np.ndarray, missing: np.ndarray, bound: Callable[..., float], what: str) -> None:

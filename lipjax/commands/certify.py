@@ -29,12 +29,12 @@ ABOUT = """
     exits with code 75. The config is that of the run.
 """
 
-# What --verify does not take, as it is that of the summary, and --images, as it is of a split.
-_OF_SUMMARY = (
-    *("num_examples", "attack", "attack_domain", "precisions", "paper_protocol", "radii", "precision", "float_slack"),
-    "batch_size",
-)
-_OF_SPLITS = ("data_dir", "split", "verify", *_OF_SUMMARY[:6])
+# What --images does not take, as it is of a whole split, and --verify, as it is that of the summary.
+_OF_SPLITS = ("num_examples", "attack", "attack_domain", "precisions", "paper_protocol", "radii")
+_NOT_WITH = {
+    "images": ("is of a whole split", ("data_dir", "split", "verify", *_OF_SPLITS)),
+    "verify": ("is that of the summary", ("precision", "float_slack", "batch_size", *_OF_SPLITS)),
+}
 
 
 def main(given: command.Given = None) -> int:
@@ -56,18 +56,23 @@ def _certify(name: str, given: list[str]) -> None:
         raise flags.Error("workdir is missing: --workdir=DIR, the folder of a training; see --help")
     check_backend()
     if value["images"] is not None:
-        if given := [name for name in _OF_SPLITS if own[name].present]:
-            raise ValueError(f"--{given[0]}: is of a whole split; it cannot go with --images")
+        _check_alone(own, "images")
         names = ("images", "batch_size", "float_slack", "trust_code", "precision")
         certify_files(workdir, **{name: value[name] for name in names})
         return
     if value["verify"]:
-        if given := [name for name in _OF_SUMMARY if own[name].present]:
-            raise ValueError(f"--{given[0]}: is that of the summary; it cannot go with --verify")
+        _check_alone(own, "verify")
         verify_run(workdir, value["data_dir"], value["split"], trust_code=value["trust_code"])
         return
     asked = {field.name: value[field.name] for field in dataclasses.fields(Asked)}
     certify_run(workdir, value["data_dir"], trust_code=value["trust_code"], **asked)
+
+
+def _check_alone(own: flags.FlagValues, flag: str) -> None:
+    reason, others = _NOT_WITH[flag]
+    for name in others:
+        if own[name].present:
+            raise ValueError(f"--{name}: {reason}; it cannot go with --{flag}")
 
 
 def _flags() -> flags.FlagValues:

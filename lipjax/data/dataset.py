@@ -87,7 +87,8 @@ class Dataset:
         shape = parts["train"].images.shape
         border = border_of(shape[1]) if len(shape) == 4 and shape[1] == shape[2] else ((0, 0), (0, 0))
         if border != ((0, 0), (0, 0)) and parts["test"].images.shape[1:] == shape[1:]:
-            _check_room(name, sum(surrounded_bytes(split.images.shape) for split in parts.values()))
+            size = sum(surrounded_bytes(split.images.shape) for split in parts.values())
+            check_memory(f"dataset {name!r}: with zeros to a power of two pixels a side its images", size)
             for part, split in parts.items():
                 parts[part] = Split(np.pad(split.images, ((0, 0), *border, (0, 0))), split.labels)
         names = tuple(class_names)
@@ -144,12 +145,10 @@ def inside(images: np.ndarray, border: Border) -> np.ndarray:
     return images[:, top : images.shape[1] - bottom, left : images.shape[2] - right]
 
 
-def _check_room(name: str, size: int) -> None:
+def check_memory(what: str, size: int) -> None:
+    """DataError if the machine has less memory left than images need."""
     if size > (free := available_on_host()):
-        raise DataError(
-            f"dataset {name!r}: with zeros to a power of two pixels a side its images need {in_words(size)} of memory, "
-            f"{in_words(free)} are available"
-        )
+        raise DataError(f"{what}: need {in_words(size)} of memory, {in_words(free)} are available")
 
 
 def _pair(where: str, split: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lipjax.data.dataset import Border, DataError, Dataset, inside
+from lipjax.data.dataset import Border, DataError, Dataset, check_memory, inside
 from lipjax.data.options import DataOptions
 
 
@@ -76,7 +76,7 @@ class Description:
           DataError: a file that cannot be decoded, or is of another size or number of channels, or has values of 0 …
             pixel_max < 255 where 255 is white, by its name; too little memory.
         """
-        from lipjax.data.pictures import Form, check_memory, decode_into
+        from lipjax.data.pictures import Form, decode_into
 
         bytes_each = 1 + np.dtype(np.float32).itemsize
         check_memory(f"{len(paths)} pictures", len(paths) * math.prod(self.image_shape) * bytes_each)

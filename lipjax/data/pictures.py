@@ -11,8 +11,8 @@ import numpy as np
 import tqdm
 from PIL import Image, ImageOps
 
-from lipjax.data.dataset import DataError
-from lipjax.system.memory import available_on_host, in_words
+from lipjax.data.dataset import DataError, check_memory
+from lipjax.system.memory import in_words
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -104,9 +104,3 @@ def tell_memory(what: str, size: int, say: Callable[[str], None]) -> None:
     """Say how much memory images will take; DataError if the machine has less."""
     say(f"{what}: {in_words(size)} of memory")
     check_memory(what, size)
-
-
-def check_memory(what: str, size: int) -> None:
-    """DataError if the machine has less memory left than images need."""
-    if size > (free := available_on_host()):
-        raise DataError(f"{what}: need {in_words(size)} of memory, {in_words(free)} are available")

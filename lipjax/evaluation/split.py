@@ -101,11 +101,12 @@ class _Certification:
         radii = parse_radii(trained.config.run.radii if wanted.radii is None else wanted.radii)
         images = Split(*(part[: wanted.num_examples] for part in self.whole))
         images_sha256 = sha256(images._asdict())
-        network = [sha256(trained.variables), trained.config.to_json(), wanted.split, images_sha256, *_program()]
+        variables_sha256 = sha256(trained.variables)
+        network = [variables_sha256, trained.config.to_json(), wanted.split, images_sha256, *_program()]
         say("proving a bound of the Lipschitz constant …")
         proven = trained.prove()
         say(f"certifying {len(images.labels)} images …")
-        identity = [sha256(trained.variables), trained.config.model.to_json(), *_program()]
+        identity = [variables_sha256, trained.config.model.to_json(), *_program()]
         identity_sha256 = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         others = self._others(proven, list(radii.values()), identity_sha256)
         about = (images, self.dataset.pixel_max, self.folder, network, wanted.batch_size, say)

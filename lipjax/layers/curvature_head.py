@@ -10,7 +10,7 @@ import numpy as np
 
 from lipjax.certificates import certify_crc
 from lipjax.certificates.curvature_cache import CurvatureCache
-from lipjax.layers.head import Head
+from lipjax.layers.head import Head, lengths
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import tracked
 from lipjax.layers.rounding import gamma, largest, underflow
@@ -82,14 +82,11 @@ class CurvatureHead(Head):
         slopes = jax.nn.sigmoid(features @ head["w1"].T + head["b1"])
         gradients = jnp.einsum("nh,kh,hd->nkd", slopes, head["w2"], head["w1"])
         difference = jnp.take_along_axis(gradients, labels[:, None, None], axis=1) - gradients
-        squares = jnp.sum(difference**2, axis=-1)
-        is_steep = squares > 0  # at 0 the root has no derivative
-        steepness = jnp.where(is_steep, jnp.sqrt(jnp.where(is_steep, squares, 1.0)), 0.0)
         weights = head["w2"][:, None] - head["w2"]  # of f_l − f_i at [l, i]
         curvature = pair_curvature(
             head["w1"], jnp.maximum(-weights, 0).reshape(-1, self.hidden) / 4, own["spectral"]["power_vector"]
         )
-        return radius * steepness + radius**2 / 2 * curvature.reshape(weights.shape[:2])[labels]
+        return radius * lengths(difference) + radius**2 / 2 * curvature.reshape(weights.shape[:2])[labels]
 
     @nn.nowrap
     def _start(self, dimension: int, dtype) -> jax.Array:

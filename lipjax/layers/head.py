@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lipjax.certificates import Certificate
@@ -79,3 +80,10 @@ class Head(nn.Module):
 
 
 remember(Head)
+
+
+def lengths(vectors: jax.Array) -> jax.Array:
+    """l2 norms of vectors (…, D), (…), with the derivative 0 at 0, where the root has none."""
+    squares = jnp.sum(vectors**2, axis=-1)
+    is_positive = squares > 0
+    return jnp.where(is_positive, jnp.sqrt(jnp.where(is_positive, squares, 1.0)), 0.0)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax.certificates import certify_lln
-from lipjax.layers.head import Head
+from lipjax.layers.head import Head, lengths
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.rounding import SQUARE_ROOT, gamma, largest, underflow
 
@@ -55,9 +55,7 @@ class LastLayerNormalization(Head):
     def margin_drop(self, own, features, labels, radius):
         """r ‖w_l − w_i‖, which is exact."""
         rows = _unit_rows(own["params"]["weight"])
-        squares = jnp.sum((rows[labels][:, None] - rows) ** 2, axis=-1)
-        is_apart = squares > 0  # at 0 the root has no derivative
-        return radius * jnp.where(is_apart, jnp.sqrt(jnp.where(is_apart, squares, 1.0)), 0.0)
+        return radius * lengths(rows[labels][:, None] - rows)
 
     @nn.nowrap
     def rounding(self, own, reach):

@@ -54,7 +54,8 @@ def cheap_curvature_bound(w1, w2) -> np.ndarray:
     Args, returns and errors as `curvature_bound` without pairs: (H, D), (K, H) → (K, K), diagonal 0.
     """
     w1, w2 = checked_weights(w1, w2)
-    return cheap_of_parts(w2, np.array([part_bound(w1, w2, part) for part in range(2 * len(w2) + 1)]))
+    centred = w2 - w2.mean(axis=0)
+    return cheap_of_parts(w2, np.array([part_bound(w1, centred, part) for part in range(2 * len(w2) + 1)]))
 
 
 def pair_bound(w1: np.ndarray, w2: np.ndarray, label: int, rival: int) -> float:
@@ -62,12 +63,15 @@ def pair_bound(w1: np.ndarray, w2: np.ndarray, label: int, rival: int) -> float:
     return _weighted_bound(w1, w2[rival] - w2[label])
 
 
-def part_bound(w1: np.ndarray, w2: np.ndarray, part: int) -> float:
-    """1/4 λmax(W1ᵀ diag(c) W1) for c = max(0, w2_k − r), part k; max(0, r − w2_k), part K + k; and 1, part 2K."""
-    count = len(w2)
+def part_bound(w1: np.ndarray, centred: np.ndarray, part: int) -> float:
+    """1/4 λmax(W1ᵀ diag(c) W1) for c = max(0, w2_k − r), part k; max(0, r − w2_k), part K + k; and 1, part 2K.
+
+    `centred` (K, H) has the rows w2_k − r.
+    """
+    count = len(centred)
     if part == 2 * count:
         return _weighted_bound(w1, np.ones(len(w1)))
-    difference = w2[part % count] - w2.mean(axis=0)
+    difference = centred[part % count]
     return _weighted_bound(w1, difference if part < count else -difference)
 
 

@@ -160,13 +160,13 @@ class Training:
             check_fresh(workdir, self.recipe)
         elif is_first():
             check_config(workdir, self.recipe, -(-there["step"] // self.steps_per_epoch), self.say)
+        if there is not None and there.get("data"):
+            Description.from_json(there["data"]).check(self.dataset)
         self.say(f"{type(self.model).__name__}: {parameters_of(template):,} parameters")
         if there is None or there["step"] < self.total:
             self._compile(template)
         if there is not None:
             state, metadata = self.checkpoints.restore("last", template)
-            if metadata.get("data"):
-                Description.from_json(metadata["data"]).check(self.dataset)
             if metadata.get("metrics"):
                 metrics = Metrics.from_json(metadata["metrics"])
             epochs, position = divmod(int(state.step), self.steps_per_epoch)

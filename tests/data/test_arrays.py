@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import quiet
 
-from lipjax.data import DataError, Dataset, Split, arrays, load, pictures
+from lipjax.data import DataError, Dataset, Split, arrays, load
 
 
 def images(count, *shape, seed=0):
@@ -259,7 +259,7 @@ def test_what_is_told_is_the_peak(tmp_path, monkeypatch, size, with_test, save):
 
 def test_more_than_the_memory_is_refused_before_it_is_taken(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", images=np.zeros((100, 64, 64), np.uint8), labels=np.zeros(100, int))
-    monkeypatch.setattr(pictures, "available_on_host", lambda: 2 * 100 * 64 * 64)
+    monkeypatch.setattr("lipjax.data.dataset.available_on_host", lambda: 2 * 100 * 64 * 64)
     monkeypatch.setattr(arrays.np, "load", lambda *arguments, **options: pytest.fail("was loaded"))
     with pytest.raises(DataError, match="need 821 kB of memory, 819 kB are available"):
         load("npz", tmp_path / "a.npz", quiet)

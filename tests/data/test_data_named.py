@@ -27,7 +27,7 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from tensorflow_datasets.core.utils import lazy_imports_utils
 from tensorflow_datasets.image_classification import cifar, mnist
 
-from lipjax.data import DataError, load, named, pictures, without_tensorflow
+from lipjax.data import DataError, load, named, without_tensorflow
 from lipjax.evaluation.split import certify_run
 from lipjax.system.memory import in_words
 from lipjax.training.loop import train
@@ -563,7 +563,7 @@ def test_a_set_prepared_by_a_builder_of_ones_own_is_read_by_its_name(tmp_path, m
 
 
 def test_more_than_the_memory_is_refused_before_it_is_taken(tmp_path, cifar10, monkeypatch):
-    monkeypatch.setattr(pictures, "available_on_host", lambda: (TRAIN + TEST) * 3072 - 1)
+    monkeypatch.setattr("lipjax.data.dataset.available_on_host", lambda: (TRAIN + TEST) * 3072 - 1)
     forbid_decoding(monkeypatch)
     with pytest.raises(DataError, match="cifar10 in .*: need 129 kB of memory, 129 kB are available"):
         named.load_named("cifar10", tmp_path)

@@ -10,7 +10,7 @@ import pytest
 from conftest import quiet, tiny_config
 from PIL import Image
 
-from lipjax.data import DataError, folder, load, pictures
+from lipjax.data import DataError, folder, load
 from lipjax.data.pictures import Form, decoded
 from lipjax.training.loop import train
 
@@ -273,7 +273,7 @@ def test_pictures_that_are_not_square_need_a_size(tmp_path):
 
 def test_more_than_the_memory_is_refused_before_it_is_taken(tmp_path, monkeypatch):
     fill(tmp_path, {"a": 2, "b": 2})
-    monkeypatch.setattr(pictures, "available_on_host", lambda: 4 * 8 * 8 * 3 - 1)
+    monkeypatch.setattr("lipjax.data.dataset.available_on_host", lambda: 4 * 8 * 8 * 3 - 1)
     monkeypatch.setattr(folder, "decode_into", lambda *arguments: pytest.fail("was decoded"))
     with pytest.raises(DataError, match="need 768 bytes of memory, 767 bytes are available"):
         read(tmp_path)
