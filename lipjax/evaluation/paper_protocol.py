@@ -1,6 +1,6 @@
 """The quantities that the paper's experiments report, for comparison beside the proven ones.  They are no proof.
 
-Two steps of a proof are missing: the convolutions are taken as exactly 1-Lipschitz, so that Lip(g) = 1 / min(std), and
+Two steps of a proof are missing: Lip(g) is taken as training estimates it, 1 / min(std) with the paper's layers, and
 only the RIVALS classes with the largest logits beside the label count, however many classes there are.
 """
 
@@ -18,20 +18,20 @@ class PaperProtocol(Measure):
     """The column of paper_protocol.csv: the radius that the paper's protocol gives, 0 where an image is misclassified.
 
     Args:
-      nominal_bound: 1 / min(std).
+      estimated_bound: Lip(g), see `Classifier.estimated_bound`.
     """
 
     name = "paper_protocol"
     done = "done by the paper's protocol"
     columns: ClassVar = {"radius": "f8"}
 
-    def __init__(self, proven: Proven, nominal_bound: float):
-        self._proven, self._nominal_bound = proven, nominal_bound
+    def __init__(self, proven: Proven, estimated_bound: float):
+        self._proven, self._bound = proven, estimated_bound
 
     def batch(self, batch):
         rivals = min(RIVALS, self._proven.num_classes - 1)
         features = self._proven.features(batch.images)
-        return {"radius": self._proven.certify_head(features, batch.labels, rivals=rivals).radius / self._nominal_bound}
+        return {"radius": self._proven.certify_head(features, batch.labels, rivals=rivals).radius / self._bound}
 
     def summary(self, found, radii):
         accuracy = {text: float(np.mean(found["radius"] > r)) for text, r in radii.items()}

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from lipjax.layers.layer import Layer, Proof, Shape, Variables, in_parallel, own_of, plain_proof, with_own
 
@@ -50,6 +51,15 @@ class Container(Layer):
             [(name, layer, shape) for (name, layer), shape in zip(layers, shapes, strict=True)],
         )
         return tuple((name, part) for (name, _), part in zip(layers, parts, strict=True))
+
+    @nn.nowrap
+    def estimates(self, own: Variables, shape: Shape) -> list[jax.Array | float]:
+        """Those of the layers."""
+        shapes = self.input_shapes(own, shape)
+        return [
+            layer.estimate(own_of(own, name), shape)
+            for (name, layer), shape in zip(self.children(), shapes, strict=True)
+        ]
 
     @nn.nowrap
     def decay_mask(self, params):

@@ -58,6 +58,10 @@ class Sequential(Container):
             bound, offset = times(bound, part.lipschitz), _after(part, offset)
         return Proof("one after the other", bound, "product", offset, rounding=rounding, parts=parts)
 
+    @nn.nowrap
+    def estimate(self, own, shape):
+        return math.prod(self.estimates(own, shape))
+
 
 def _rounding_after(part: Proof, bound: float, offset: float, rounding: Rounding | None) -> Rounding | None:
     """Of part ∘ f, f with a bound, an offset and a rounding: L e + relative (bound ‖v‖ + offset + e) + absolute."""
@@ -130,6 +134,10 @@ class Residual(Container):
         return Proof(kind, bound, "sum", offset, rounding=self._rounding(part, shape), parts=((name, part),))
 
     @nn.nowrap
+    def estimate(self, own, shape):
+        return 1 - self.a + self.a * self.estimates(own, shape)[0]
+
+    @nn.nowrap
     def _rounding(self, part, shape) -> Rounding | None:
         """That of f, a times; and 4 units: of 1 − a, of it in the dtype of x, of the product and of the sum."""
         if part.rounding is None:
@@ -172,6 +180,10 @@ class Concatenate(Container):
             rounding = enlarged(*(root_sum_of_squares(column) for column in _columns(parts)))
         why = "root of the sum of squares"
         return Proof("channels side by side", bound, why, offset, rounding=rounding, parts=parts)
+
+    @nn.nowrap
+    def estimate(self, own, shape):
+        return jnp.linalg.norm(jnp.stack([jnp.asarray(bound, float) for bound in self.estimates(own, shape)]))
 
 
 def _columns(parts) -> tuple[list[float], list[float]]:
@@ -233,3 +245,7 @@ class Split(Container):
             relative, absolute = _columns(parts)
             rounding = enlarged(max(relative, default=0.0), root_sum_of_squares(absolute))
         return Proof("groups of channels", bound, "the largest", offset, rounding=rounding, parts=parts)
+
+    @nn.nowrap
+    def estimate(self, own, shape):
+        return jnp.max(jnp.stack([jnp.asarray(bound, float) for bound in self.estimates(own, shape)]), initial=0.0)

@@ -223,6 +223,14 @@ class Layer(nn.Module):
         raise NotImplementedError
 
     @nn.nowrap
+    def estimate(self, own: Variables, shape: Shape) -> jax.Array | float:
+        """The bound as training takes it: traced, differentiable, 1 unless a layer says otherwise.
+
+        A loss that knows of margins uses it (`Classifier.estimated_bound`); no certificate does.
+        """
+        return 1.0
+
+    @nn.nowrap
     def evaluate(self, own: Variables, x: jax.Array) -> jax.Array:
         """The layer in evaluation, by itself: what `proof` is about."""
         return self.apply(own, x, False)  # type: ignore[return-value]

@@ -54,3 +54,7 @@ class Recomputed(Container):
     @nn.nowrap
     def proof(self, own, shape):
         return self.layer.proof(own, shape)
+
+    @nn.nowrap
+    def estimate(self, own, shape):
+        return self.layer.estimate(own, shape)

@@ -57,6 +57,10 @@ class InputScale(Layer):
         return np.broadcast_to(mean, (channels,)), np.broadcast_to(std, (channels,))
 
     @nn.nowrap
+    def estimate(self, own, shape):
+        return 1 / float(np.min(self.std))
+
+    @nn.nowrap
     def proof(self, own, shape):
         """Rounding: that of mean alone, and of std, its inverse, the difference and the product (or the quotient)."""
         mean, _ = self._channels(shape[-1])

@@ -1,15 +1,13 @@
 """Networks: a backbone of layers that state their proof, and a head that states its certificate."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 
-from lipjax.layers import Container, Head, InputScale, Layer
-from lipjax.layers.container import check_layer, leaves, names_of
+from lipjax.layers import Container, Head, Layer
+from lipjax.layers.container import check_layer, names_of
 from lipjax.layers.layer import Proof, Variables, checked_proof, own_of, remember, with_own
 
 # What a class of networks may define of what it inherits; what each defines, read before Flax adds its own.
@@ -93,11 +91,9 @@ class Classifier(nn.Module):
         return self.parts()[0].tightened(variables, self.shape_of_images(image_shape))
 
     @nn.nowrap
-    def nominal_bound(self) -> float:
-        """1/std: Lip(g) if every layer but the input scale is 1-Lipschitz.  An estimate for training, never a proof."""
-        return math.prod(
-            1 / float(np.min(layer.std)) for _, layer in leaves(self.parts()[0]) if isinstance(layer, InputScale)
-        )
+    def estimated_bound(self, variables: Variables) -> jax.Array | float:
+        """Lip(g) as training takes it: traced, differentiable, of the layers' estimates.  Never a proof."""
+        return self.parts()[0].estimate(variables, self.shape_of_images())
 
     @nn.nowrap
     def shape_of_images(self, image_shape: tuple[int, ...] | None = None) -> tuple[int, ...]:

@@ -55,6 +55,10 @@ class Scaled(Layer):
         stated = self.scale if self.stated is None else self.stated
         return Proof("a multiple", stated, "the factor", abs(self.shift) * math.sqrt(math.prod(shape)))
 
+    @nn.nowrap
+    def estimate(self, own, shape):
+        return self.scale
+
 
 def network(head="lln", pool=None, between=(), image_shape=SHAPE):
     layers = (
@@ -161,6 +165,10 @@ class Ends(Layer):
     def proof(self, own, shape):
         return Proof("x beside √3 x", 2.0, "1 + 3 = 2²")
 
+    @nn.nowrap
+    def estimate(self, own, shape):
+        return 2.0
+
 
 @pytest.mark.parametrize(
     ("layer", "true"),
@@ -181,6 +189,7 @@ def test_containers_are_bounded_from_both_sides(layer, true, float64):
     norm = np.linalg.norm(np.asarray(jacobian).reshape(-1, 12), 2)
     np.testing.assert_allclose(norm, true, rtol=1e-12)
     assert true <= proof.lipschitz <= true * (1 + 1e-14)
+    np.testing.assert_allclose(layer.estimate({}, (2, 2, 3)), true, rtol=1e-14)
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ class Crc(Loss):
             return model.apply(variables, y, method="classify")
 
         rivals = top_rivals(logits, labels)
-        radius = self.attack_radius * model.nominal_bound()
+        radius = self.attack_radius * jax.lax.stop_gradient(model.estimated_bound(variables))
         noise = jax.random.normal(key, features.shape, features.dtype)
         delta = feature_attack(classify, jax.lax.stop_gradient(features), labels, rivals, radius, noise)
         head = variables["params"]["head"]

@@ -17,7 +17,7 @@ class CrossEntropy(SoftmaxLoss):
 class Offset(SoftmaxLoss):
     """T · cross entropy of (z − √2 ε Lip · onehot(y)) / T: the label's logit has to win by a margin.
 
-    Lip is the nominal bound of the features, 1/std.  A larger ε gives more certified accuracy beyond ε and less
+    Lip is the estimated bound of the features.  A larger ε gives more certified accuracy beyond ε and less
     standard accuracy; a smaller T counts images that have the margin for less.  Prach & Lampert 2022 (AOL), with
     √2 ε = offset; equal-time benchmark of Prach et al. 2024: ε = 2 · 36/255, T = 1/4, of logits in pixels.
 
@@ -34,7 +34,7 @@ class Offset(SoftmaxLoss):
         check(vars(self), epsilon=number(0), temperature=positive())
 
     def raised(self, model, variables, features, logits, labels, moment):
-        return lowered(logits, labels, offset_of(self.epsilon, model))
+        return lowered(logits, labels, offset_of(self.epsilon, model, variables))
 
     def of_softmax(self, logits, labels):
         t = self.temperature

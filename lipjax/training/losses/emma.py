@@ -50,7 +50,7 @@ class Emma(SoftmaxLoss):
         epsilon = self.epsilon * (self.start + (1 - self.start) * grown)
         own = {name: tree["head"] for name, tree in variables.items() if "head" in tree}
         head = model.parts()[1]
-        drop = head.margin_drop(own, features, labels, epsilon * model.nominal_bound())
+        drop = head.margin_drop(own, features, labels, epsilon * model.estimated_bound(variables))
         margin = jnp.take_along_axis(logits, labels[:, None], axis=1) - logits
         tiny = jnp.finfo(logits.dtype).tiny
         scale = jax.lax.stop_gradient(jnp.clip(margin / jnp.maximum(drop, tiny), _LEAST, 1))

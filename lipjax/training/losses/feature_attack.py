@@ -14,7 +14,7 @@ def feature_attack(
     features: jax.Array,
     labels: jax.Array,
     rivals: jax.Array,
-    radius: float,
+    radius: jax.Array | float,
     noise: jax.Array,
 ) -> jax.Array:
     """δ (N, D) with ‖δ‖ <= radius, found by five l2 steps down the smallest margin over the rivals.

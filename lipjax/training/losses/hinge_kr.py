@@ -29,7 +29,7 @@ class HingeKR(Loss):
         check(vars(self), epsilon=number(0), weight=number(0))
 
     def raised(self, model, variables, features, logits, labels, moment):
-        return logits / offset_of(self.epsilon, model) if self.epsilon else logits
+        return logits / offset_of(self.epsilon, model, variables) if self.epsilon else logits
 
     def of_logits(self, logits, labels, moment):
         is_rival = 1 - jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)

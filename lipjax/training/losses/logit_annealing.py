@@ -31,7 +31,7 @@ class LogitAnnealing(SoftmaxLoss):
         check(vars(self), epsilon=number(0), temperature=positive(), beta=number(0))
 
     def raised(self, model, variables, features, logits, labels, moment):
-        return lowered(logits, labels, offset_of(self.epsilon, model))
+        return lowered(logits, labels, offset_of(self.epsilon, model, variables))
 
     def of_softmax(self, logits, labels):
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits / self.temperature, labels)

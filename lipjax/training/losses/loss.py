@@ -102,9 +102,9 @@ def lowered(logits: jax.Array, labels: jax.Array, offset: jax.Array | float) -> 
     return logits - offset * jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
 
 
-def offset_of(epsilon: float, model: Classifier) -> float:
+def offset_of(epsilon: float, model: Classifier, variables: Variables) -> jax.Array | float:
     """√2 ε Lip: the margin of a linear head with orthogonal rows of unit length that certifies ε (pixels in [0, 1]).
 
-    Lip is the nominal bound of the features, 1/std.
+    Lip is `Classifier.estimated_bound`, of features.
     """
-    return 2**0.5 * epsilon * model.nominal_bound()
+    return 2**0.5 * epsilon * model.estimated_bound(variables)
