@@ -44,10 +44,11 @@ def _ours(row: list[dict], radii: list[str]) -> list[str]:
     summaries = [result["summary"] for result in row]
     columns = [[s["standard_accuracy"] for s in summaries]]
     columns += [[s["certified_accuracy"][radius] for s in summaries] for radius in radii]
-    return [str(len(row)), *map(_spread, columns)]
+    return [str(len(row)), *map(spread, columns)]
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
+    """'50.00 % (49.00 … 51.00)', the mean of fractions with the smallest and the largest."""
     if len(values) == 1:
         return f"{100 * values[0]:.2f} %"
     return f"{100 * mean(values):.2f} % ({100 * min(values):.2f} … {100 * max(values):.2f})"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from experiments import accuracy_table, gradient_table, time_table
+from experiments import accuracy_table, gradient_table, held_out_table, time_table
 from experiments.results import read
 from experiments.tables import TABLES, all_seeds, cells, scale_text
 
@@ -18,6 +18,8 @@ def render(table: str, scale: str, results: Path) -> str:
         lines = time_table.lines(table, rows)
     elif TABLES[table].kind == "gradient":
         lines = gradient_table.lines(rows)
+    elif TABLES[table].kind == "held_out":
+        lines = held_out_table.lines(rows)
     else:
         lines = accuracy_table.lines(table, scale, rows)
     return "\n".join([f"{TABLES[table].title}. Scale: {scale_text(table, scale)}.", "", *lines]) + "\n"

@@ -6,14 +6,14 @@ from typing import Any
 
 import jax
 
-from experiments import accuracy, gradients, times
+from experiments import accuracy, gradients, held_out, times
 from experiments.cells import Cell, published
 from lipjax.system.files import atomic_write
 from lipjax.workdir import FLAT, sectioned
 
 FORMAT = 1
 # The key that each kind of result is about.
-_CONTENT = {"accuracy": "summary", "time": "timed", "gradient": "errors"}
+_CONTENT = {"accuracy": "summary", "time": "timed", "gradient": "errors", "held_out": "held_out"}
 
 
 class ResultError(RuntimeError):
@@ -57,18 +57,29 @@ def read(cell: Cell, results: Path) -> dict[str, Any] | None:
 
 
 def _in_sections(path: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The config of a results file, of this version, or flat as those of lipjax 0.1."""
-    if any("." in key for key in config):
-        return config
-    flat = dict(config)
+    """The config of a results file, in sections or flat as those of lipjax 0.1, with keys that were added since."""
+    is_flat, flat = not any("." in key for key in config), dict(config)
     variants = flat.pop("variants", None)
     try:
-        there = published(sectioned(flat))
+        there = published(sectioned(flat if is_flat else _nested(flat)))
     except ValueError as error:
         raise ResultError(f"{path}: of another config: {error}") from error
     if variants is None:
         return there
-    return there | {"variants": {n: {FLAT[key]: v for key, v in keys.items()} for n, keys in variants.items()}}
+    named = {n: {FLAT[key] if is_flat else key: v for key, v in keys.items()} for n, keys in variants.items()}
+    return there | {"variants": named}
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """{'section': {'key': value}} of {'section.key': value}."""
+    nested: dict[str, Any] = {}
+    for path, value in flat.items():
+        *sections, key = path.split(".")
+        target = nested
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[key] = value
+    return nested
 
 
 def run(cell: Cell, runs: Path, results: Path, data_dir: str | None) -> dict[str, Any]:
@@ -82,6 +93,8 @@ def run(cell: Cell, runs: Path, results: Path, data_dir: str | None) -> dict[str
         content = times.measure(cell)
     elif cell.kind == "gradient":
         content = gradients.measure(cell, workdir, data_dir)
+    elif cell.kind == "held_out":
+        content = held_out.measure(cell, workdir, data_dir)
     else:
         content = accuracy.measure(cell, workdir, data_dir)
     result = {

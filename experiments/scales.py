@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-KINDS = ("accuracy", "time", "gradient")
+KINDS = ("accuracy", "held_out", "time", "gradient")
 _NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "digits"}
 
 
@@ -35,6 +35,8 @@ class Scale:
         """Such as '8 initial channels, 512 hidden units, 4 epochs, CIFAR-10 (JPEG mirror)'."""
         name = _NAMES[self.dataset or dataset]
         name += self.data if name == "CIFAR-10" and kind != "time" else ""
+        if kind == "held_out":
+            return f"{name}, 45,000 training images, 5,000 held out, U = {self.epochs} epochs of the first{self.note}"
         epochs = "1 epoch" if kind == "gradient" or self.epochs == 1 else f"{self.epochs} epochs"
         steps = f"random images of the size of {name}" if kind == "time" else f"{epochs}, {name}"
         hidden = "" if kind == "gradient" else f"{self.hidden} hidden units, "
@@ -49,7 +51,14 @@ _DIGITS = {"data.name": "digits", "model.mean": (0.0,), "model.std": 1.0, "data.
 
 SCALES = {
     "paper": Scale(32, 4096, 200, {}, dict.fromkeys(KINDS, 40)),
-    "small": Scale(8, 512, 4, _sizes(8, 512, 4), {"accuracy": 15, "time": 40, "gradient": 20}, data=" (JPEG mirror)"),
+    "small": Scale(
+        8,
+        512,
+        4,
+        _sizes(8, 512, 4),
+        {"accuracy": 15, "held_out": 40, "time": 40, "gradient": 20},
+        data=" (JPEG mirror)",
+    ),
     "smoke": Scale(
         2,
         16,

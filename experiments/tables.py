@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments.cells import Cell
 from experiments.methods import CIFAR100, CIFAR100_CRC, CONE, CRC, LLN, METHODS, PARTS, TAYLOR
+from experiments.recipes import AT_U
 from experiments.scales import SCALES
 
 DEPTHS = range(5, 41, 5)
@@ -134,6 +135,13 @@ TABLES = {
     "activations": Table(
         "Activations of LipConvnet-15, LLN, max pooling",
         {name: LLN | {"model.depth": 15} | changes for name, changes in _ACTIVATIONS.items()},
+    ),
+    "recipes": Table(
+        "Recipes at equal cost U, judged by held-out training images",
+        AT_U,
+        seeds=(0,),
+        kind="held_out",
+        more_seeds=(1,),
     ),
 }
 

@@ -28,12 +28,12 @@ def measure(cell: Cell) -> dict[str, Any]:
     """
     recipe = Recipe.of(cell.config())
     _, _, examples = _DATA[recipe.data.name]
-    runs: dict[str, _Run] = {}
+    runs: dict[str, TimedTraining] = {}
     seconds: dict[str, list[float]] = {name: [] for name in TIMED}
     for name, changes in TIMED.items():
         variant = cell.config()
         variant.update_from_flattened_dict(changes)
-        runs[name] = _Run(Recipe.of(variant))
+        runs[name] = TimedTraining(Recipe.of(variant))
     for _ in range(STEPS):
         for name, run in runs.items():
             seconds[name].append(run.step())
@@ -52,8 +52,8 @@ def measure(cell: Cell) -> dict[str, Any]:
     }
 
 
-class _Run:
-    """A network in training on random images."""
+class TimedTraining:
+    """A network in training on random images, its step compiled and run once."""
 
     def __init__(self, recipe: Recipe):
         shape, classes, _ = _DATA[recipe.data.name]
@@ -64,7 +64,7 @@ class _Run:
         self.order = epoch_order(seed, 1, len(self.labels), size)
         model = recipe.model(shape, classes)
         optimizer = recipe.optimizer.transformation(model, 1000 * recipe.run.epochs)
-        self.carry = _random_state(model, optimizer, rng), Metrics.zero()
+        self.carry = _random_state(model, optimizer, recipe, rng), Metrics.zero()
         step: Any = make_train_step(model, optimizer, recipe, pixel_max=255)
         # Ahead of time: called as it is, the step would be compiled again for the placement of its own outputs.
         self.compiled = step.lower(*self.carry, self.images, self.labels, self.order).compile()
@@ -77,7 +77,7 @@ class _Run:
         return time.perf_counter() - started
 
 
-def _random_state(model, optimizer, rng: np.random.Generator) -> TrainState:
+def _random_state(model, optimizer, recipe: Recipe, rng: np.random.Generator) -> TrainState:
     """Small random numbers in the right shapes: the network's own initialisation takes longer than the steps."""
     image = np.zeros((1, *model.shape_of_images()), np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), image)
@@ -87,5 +87,6 @@ def _random_state(model, optimizer, rng: np.random.Generator) -> TrainState:
         return jnp.asarray(scale * rng.standard_normal(leaf.shape), leaf.dtype)
 
     params = jax.tree.map(draw, dict(shapes["params"]))
-    spectral = jax.tree.map(lambda leaf: jnp.full(leaf.shape, max(leaf.size, 1) ** -0.5), dict(shapes["spectral"]))
-    return TrainState(jnp.zeros((), jnp.int32), params, spectral, optimizer.init(params))
+    spectral = jax.tree.map(lambda leaf: jnp.full(leaf.shape, max(leaf.size, 1) ** -0.5), shapes.get("spectral", {}))
+    state = TrainState(jnp.zeros((), jnp.int32), params, spectral, (), recipe.loss.parameters())
+    return state._replace(opt_state=optimizer.init(state.trained()))

@@ -16,7 +16,7 @@ from lipjax.checkpoint import Checkpoints
 from lipjax.config import SECTIONS, Run, build, default_config, defaults
 from lipjax.data import DataOptions, Dataset, Description, loaded
 from lipjax.models import Classifier, Proven, prove
-from lipjax.models.architectures import build_model, file_of
+from lipjax.models.architectures import ARCHITECTURES, build_model, file_of
 from lipjax.system.devices import in_float32
 from lipjax.system.files import atomic_write
 
@@ -157,6 +157,9 @@ def _check_trained(metadata: Mapping[str, Any], config: Mapping[str, Any], workd
         return
     # Keys that were added later, and that one of the two may lack.
     added = {f"data.{key}": value for key, value in defaults(DataOptions).items()}
+    if config["model"]["name"] in ARCHITECTURES:
+        own = defaults(ARCHITECTURES[config["model"]["name"]])
+        added |= flattened({"model": own})
     added = {key: value for key, value in added.items() if key not in MAY_CHANGE}
     trained, now = added | metadata["config"], added | what_is_trained(config)
     differing = _differing(trained, now)

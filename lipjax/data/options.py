@@ -4,7 +4,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from lipjax.config import check, flag, integer, is_number, one_of, or_none
+from lipjax.config import check, flag, integer, is_number, number, one_of, or_none
 
 FITS = ("crop", "pad", "stretch")
 
@@ -23,6 +23,10 @@ class DataOptions:
       validation_fraction: of the training images, held out to choose the best checkpoint.
       crop_padding: random crops after zero-padding by so many pixels.
       flip: random horizontal flips.
+      color: strength, from 0 to 1, of random changes of brightness, contrast and saturation.
+      affine: strength, from 0 to 1, of random rotations, shears and magnifications.
+      cutout: side in pixels of a square that is blanked at random; 0: none.
+      mixup: α of Beta(α, α), from which the weight of one image in its mixture with another is drawn; 0: no mixtures.
     """
 
     name: str = "cifar10"
@@ -34,6 +38,10 @@ class DataOptions:
     validation_fraction: float = 0.0
     crop_padding: int = 4
     flip: bool = True
+    color: float = 0.0
+    affine: float = 0.0
+    cutout: int = 0
+    mixup: float = 0.0
 
     def __post_init__(self):
         check(vars(self), name=("a name", lambda value: isinstance(value, str) and bool(value)))
@@ -43,6 +51,7 @@ class DataOptions:
         check(vars(self), test_fraction=("a number in (0, 1)", lambda value: is_number(value) and 0 < value < 1))
         check(vars(self), validation_fraction=("a number in [0, 1)", lambda value: is_number(value) and 0 <= value < 1))
         check(vars(self), crop_padding=integer(0), flip=flag())
+        check(vars(self), color=number(0, 1), affine=number(0, 1), cutout=integer(0), mixup=number(0))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in ("image_size", "fit", "channels") and self.name != "folder" and value != field.default:

@@ -74,13 +74,15 @@ class LipConvnet(Classifier):
     """LipConvnet-n for images in [0, 1]: logits = h(g(x)), g the backbone with a proven Lipschitz bound, h the head.
 
     `apply(variables, x, train=False)` maps x, NHWC (N, input_size, input_size, in_channels), to logits;
-    `method='features'` gives g(x), (N, D) with D = init_channels · input_size, twice that for the curvature head.  In
-    training pass mutable=['spectral'], so that the tracked kernel norms follow the kernels.
+    `method='features'` gives g(x), (N, D) with D = init_channels · input_size / patch, twice that for the curvature
+    head.  In training pass mutable=['spectral'], so that the tracked kernel norms follow the kernels.
 
     Attributes:
-      depth: n, a multiple of 5 from 5 to 40; there are 1 + (n/5)·log2(input_size) convolutions.
+      depth: n, a multiple of 5 from 5 to 40; there are 1 + (n/5)·log2(input_size / patch) convolutions.
       init_channels: channels after the first convolution, even.
-      input_size: height and width, a power of two >= 4.
+      patch: side of the squares of pixels that become channels before the first convolution, a power of two; the rest
+        is the network of input_size / patch.
+      input_size: height and width, a power of two >= 4 · patch.
       in_channels: channels of the images.
       num_classes: at least 2.
       head: 'lln' (last layer normalization) or 'crc' (curvature head: the last block then ends in the activation and
@@ -125,6 +127,7 @@ class LipConvnet(Classifier):
     mean: float | tuple[float, ...] | None = None
     std: float | tuple[float, ...] | None = None
     convolution: str = "skew_orthogonal"
+    patch: int = 1
 
     def __post_init__(self):
         for name in ("mean", "std"):  # an array could be changed later
@@ -142,7 +145,8 @@ class LipConvnet(Classifier):
     @nn.nowrap
     def steps(self) -> list[ConvStep]:
         """The convolutions with their resolutions and channels, see `architecture`."""
-        return architecture(self.depth, self.init_channels, self.input_size, self.in_channels, self.head != "crc")
+        size, in_channels = self.input_size // self.patch, self.in_channels * self.patch**2
+        return architecture(self.depth, self.init_channels, size, in_channels, self.head != "crc")
 
     @nn.nowrap
     def input_scale(self) -> tuple[np.ndarray, np.ndarray]:
@@ -156,6 +160,7 @@ class LipConvnet(Classifier):
     def parts(self):
         mean, std = (tuple(array.tolist()) for array in self.input_scale())
         layers: list[tuple[str, Layer]] = [("input", InputScale(mean, std, parent=None))]
+        layers += [(f"patches{2**j}", SpaceToDepth(parent=None)) for j in range(1, self.patch.bit_length())]
         steps = self.steps()
         for block in sorted({step.block for step in steps}):
             own = [entry for step in steps if step.block == block for entry in self._layers(step)]
@@ -197,6 +202,7 @@ def lip_convnet(
     pool_vertices: int = 4,
     activation: str = "max_min",
     convolution: str = "skew_orthogonal",
+    patch: int = 1,
     polynomial: str = "equiripple",
     degree: int = 4,
     norm: float = 1.9,
@@ -211,7 +217,7 @@ def lip_convnet(
     """`LipConvnet` as config.model names it; its attributes, but for the polynomials.
 
     Args:
-      image_shape: (H, W, C), H = W a power of two >= 4.
+      image_shape: (H, W, C), H = W a power of two >= 4 · patch.
       polynomial: 'equiripple', with the norms of the convolutions held; or 'taylor', the paper's.
       degree: equiripple: convolutions a layer.
       norm: equiripple: at which each operator is held.
@@ -293,7 +299,9 @@ def _check(model: LipConvnet) -> None:
     }
     # As they are now: layers of one's own may have been added.
     check(vars(model), **_ATTRIBUTES, **{name: one_of(*known) for name, known in layers.items()})
-    require("input_size", "a power of two >= 4", size >= 4 and size & (size - 1) == 0)
+    is_power = isinstance(model.patch, int) and model.patch >= 1 and model.patch & (model.patch - 1) == 0
+    require("patch", "a power of two", is_power)
+    require("input_size", f"a power of two >= {4 * model.patch}", size >= 4 * model.patch and size & (size - 1) == 0)
     for name in ("polynomial", "eval_polynomial"):
         value = getattr(model, name)
         require(name, "a Polynomial", isinstance(value, Polynomial) or (name == "eval_polynomial" and value is None))

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from lipjax.config import Run, build, named
-from lipjax.data import DataOptions, augmentation
+from lipjax.data import DataOptions
+from lipjax.data.augmentation import augmented, mixed
 from lipjax.layers import CurvatureHead
 from lipjax.models import Classifier
 from lipjax.models.architectures import build_model, model_options
@@ -37,9 +38,14 @@ class Recipe(NamedTuple):
     def of(cls, config: ConfigDict) -> "Recipe":
         """From a config in sections; ValueError names config.SECTION.KEY, the value and what is allowed."""
         loss, options = named("loss", config.loss, LOSSES)
-        optimizer = config.optimizer.to_dict()
+        optimizer, data = config.optimizer.to_dict(), build("data", DataOptions, config.data)
+        if data.mixup and not loss.mixes:
+            raise ValueError(
+                f"config.data.mixup={data.mixup!r}: must be 0 with config.loss.name={config.loss.name!r}, "
+                "which attacks images of one label"
+            )
         return cls(
-            build("data", DataOptions, config.data),
+            data,
             model_options(config.model),
             build("loss", loss, options),
             build("optimizer", Optimizer, optimizer),
@@ -172,8 +178,9 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(recipe.run.seed), 2), state.step)
         batch = order[state.step % len(order)]
         x, y = (batch_over(data[batch], mesh) for data in (images, labels))
-        x = batch_over(augment(key, x, recipe.data), mesh)
-        x = x.astype(jax.tree.leaves(state.params)[0].dtype) / pixel_max
+        dtype = jax.tree.leaves(state.params)[0].dtype
+        x = batch_over(augmented(key, x, recipe.data, pixel_max, dtype), mesh)
+        x, targets = with_targets(key, x, y, recipe.data)
 
         def loss_function(trained):
             params = {name: tree for name, tree in trained.items() if name != "loss"} if state.beside else trained
@@ -182,8 +189,11 @@ def make_train_step(
             spectral: Any = {**state.spectral, **updated.get("spectral", {})}
             variables = {"params": params, "spectral": spectral}
             moment = Moment(jnp.minimum(state.step / total, 1), trained["loss"] if state.beside else {})
-            loss, logits, spectral = recipe.loss(model, variables, features, y, jax.random.fold_in(key, 2), moment)
-            return loss, (logits, spectral)
+            total_loss, loss_key = 0.0, jax.random.fold_in(key, 2)
+            for goal, weight in targets:
+                loss, logits, spectral = recipe.loss(model, variables, features, goal, loss_key, moment)
+                total_loss += weight * loss
+            return total_loss, (logits, spectral)
 
         trained = state.trained()
         (loss, (logits, spectral)), gradient = jax.value_and_grad(loss_function, has_aux=True)(trained)
@@ -208,11 +218,9 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=(0, 1), out_shardings=places)
 
 
-def augment(key: jax.Array, images: jax.Array, options: DataOptions) -> jax.Array:
-    """Random crop and flip of a batch as the options say; dtype and shape stay."""
-    crop_key, flip_key = jax.random.split(key)
-    if options.crop_padding:
-        images = augmentation.random_crop(crop_key, images, options.crop_padding)
-    if options.flip:
-        images = augmentation.random_flip(flip_key, images)
-    return images
+def with_targets(key: jax.Array, images: jax.Array, labels: jax.Array, options: DataOptions):
+    """(images, [(labels, weight), …]): as they are, or each mixed with another, whose label the loss is of in part."""
+    if not options.mixup:
+        return images, [(labels, 1.0)]
+    images, order, part = mixed(jax.random.fold_in(key, 6), images, options.mixup)
+    return images, [(labels, part), (labels[order], 1 - part)]

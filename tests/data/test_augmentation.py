@@ -1,8 +1,20 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from lipjax.data.augmentation import random_crop, random_flip
+from lipjax.data import DataOptions
+from lipjax.data.augmentation import (
+    augmented,
+    mixed,
+    random_affine,
+    random_color,
+    random_crop,
+    random_cutout,
+    random_flip,
+)
 
 
 def test_crops_are_windows_of_the_padded_image():
@@ -32,3 +44,76 @@ def test_keys_decide():
     first, again, other = (random_crop(jax.random.key(k), images, 4) for k in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def pictures(count=400, size=8):
+    return jax.random.uniform(jax.random.key(3), (count, size, size, 3))
+
+
+@pytest.mark.parametrize("change", [random_color, random_affine])
+def test_about_half_of_the_images_change_and_stay_pictures(change):
+    images = pictures()
+    changed = change(jax.random.key(0), images, 1.0)
+    same = np.all(np.asarray(changed == images), axis=(1, 2, 3))
+    assert 160 < same.sum() < 240
+    assert changed.dtype == images.dtype
+    assert 0 <= changed.min() <= changed.max() <= 1
+
+
+def test_strength_zero_changes_nothing():
+    images = pictures(20)
+    np.testing.assert_allclose(random_color(jax.random.key(0), images, 0.0), images, atol=1e-6)  # float32 rounding
+    np.testing.assert_allclose(random_affine(jax.random.key(0), images, 0.0), images, atol=1e-5)
+
+
+def test_colours_keep_the_order_of_grey_levels_and_move_the_mean():
+    images = 0.4 + 0.2 * pictures()
+    changed = np.asarray(random_color(jax.random.key(0), images, 0.3))
+    grey, new = (np.asarray(x).mean(axis=3).reshape(len(images), -1) for x in (images, changed))
+    correlation = [np.corrcoef(a, b)[0, 1] for a, b in zip(grey, new, strict=True)]
+    assert min(correlation) > 0.99
+    assert np.std(new.mean(axis=1) / grey.mean(axis=1)) > 0.05
+
+
+def test_a_warped_image_has_its_centre_in_place_and_nothing_from_outside():
+    """A disc about the centre: rotations leave it, and magnifications within e^±0.3 change its area by their square."""
+    rows, columns = np.indices((33, 33)) - 16
+    disc = (rows**2 + columns**2 <= 64).astype(np.float32)
+    images = jnp.broadcast_to(jnp.asarray(disc)[None, :, :, None], (200, 33, 33, 1))
+    warped = np.asarray(random_affine(jax.random.key(0), images, 1.0))[..., 0]
+    area = warped.sum(axis=(1, 2)) / disc.sum()
+    assert np.exp(-0.66) < area.min() < 0.75 < 1.35 < area.max() < np.exp(0.66)
+    centre = np.array([(w * rows).sum() / w.sum() for w in warped]), np.array([(w * columns).sum() for w in warped])
+    assert max(np.abs(c).max() for c in centre) < 0.05 * disc.sum()
+    assert (warped[:, 16, 16] == 1).all()
+
+
+def test_cutout_blanks_one_square_and_nothing_else():
+    images = pictures(50) * 0.4
+    blank = np.asarray(random_cutout(jax.random.key(0), images, 4)) == 0.5
+    assert (blank.all(axis=3) == blank.any(axis=3)).all()
+    for hole in blank[..., 0]:
+        rows, columns = hole.any(axis=1), hole.any(axis=0)
+        assert 2 <= rows.sum() <= 4
+        assert 2 <= columns.sum() <= 4
+        assert hole.sum() == rows.sum() * columns.sum()
+
+
+def test_mixed_images_are_between_two_of_the_batch():
+    images = pictures(6)
+    mixture, order, part = mixed(jax.random.key(0), images, 0.4)
+    assert sorted(order.tolist()) == list(range(6))
+    assert 0 <= part <= 1
+    np.testing.assert_allclose(mixture, part * images + (1 - part) * images[order], rtol=1e-6)
+
+
+def test_all_that_is_asked_is_done_and_depends_on_the_key():
+    images = jax.random.randint(jax.random.key(1), (64, 8, 8, 3), 0, 255).astype(jnp.uint8)
+    none = DataOptions(crop_padding=0, flip=False)
+    np.testing.assert_allclose(augmented(jax.random.key(0), images, none, 255, jnp.float32), images / 255, rtol=1e-6)
+    for change in ({"color": 1.0}, {"affine": 1.0}, {"cutout": 3}, {"flip": True}, {"crop_padding": 2}):
+        options = dataclasses.replace(none, **change)
+        first, again, other = (augmented(jax.random.key(k), images, options, 255, jnp.float32) for k in (0, 0, 1))
+        np.testing.assert_array_equal(first, again)
+        assert not np.array_equal(first, other)
+        assert not np.array_equal(first, images / 255)

@@ -1,6 +1,7 @@
 """The paper's loss of the curvature head (equation 7): an attack on features, and a regulariser of curvature."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,8 @@ class Crc(Loss):
       attack_radius: ρ, an input radius (l2, pixels in [0, 1]).
       curvature_weight: γ.
     """
+
+    mixes: ClassVar[bool] = False
 
     attack_radius: float = 36 / 255
     curvature_weight: float = 0.5

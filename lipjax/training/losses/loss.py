@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ class Moment:
 @dataclasses.dataclass(frozen=True)
 class Loss:
     """A loss of the logits h(g(x)).  The fields of its class are the keys of config.loss."""
+
+    mixes: ClassVar[bool] = True  # whether it makes sense of an image between two labels (config.data.mixup)
 
     def check_head(self, model: Classifier) -> None:
         """Raise ValueError, naming loss and head, where the head cannot carry the loss."""

@@ -1,0 +1,45 @@
+"""What held-out training images say of a recipe, and what it costs: how recipes are chosen.  No test image is read."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from experiments.cells import Cell
+from experiments.times import TimedTraining
+from lipjax.system.files import atomic_write
+from lipjax.training.loop import METRICS_FILE, train
+from lipjax.training.recipe import Recipe
+
+STEPS = 9
+_CERTIFIED = "validation_certified_estimate_"
+
+
+def measure(cell: Cell, workdir: Path, data_dir: str | None) -> dict[str, Any]:
+    """Train, from where it was stopped; the last epoch's accuracies on held-out images, and the cost in units U."""
+    train(cell.config(data_dir), workdir)
+    last = json.loads((workdir / METRICS_FILE).read_text(encoding="utf-8").splitlines()[-1])
+    certified = {key.removeprefix(_CERTIFIED): value for key, value in last.items() if key.startswith(_CERTIFIED)}
+    units = workdir / "units.json"
+    if not units.exists():
+        atomic_write(units, json.dumps(_units(cell)))
+    return {
+        "held_out": {"standard_accuracy": last["validation_accuracy"], "certified_accuracy": certified},
+        "units": json.loads(units.read_text(encoding="utf-8")),
+    }
+
+
+def _units(cell: Cell) -> float:
+    """The time of the cell's steps over that of the unit's (`Cell.unit`), steps of both timed in turns."""
+    recipes = [Recipe.of(each.config()) for each in (cell, cell.unit())]
+    timed, counts = [TimedTraining(recipe) for recipe in recipes], [_steps(recipe) for recipe in recipes]
+    seconds = [[training.step() for training in timed] for _ in range(STEPS)]
+    costs = [
+        statistics.median(column) * count for column, count in zip(zip(*seconds, strict=True), counts, strict=True)
+    ]
+    return costs[0] / costs[1]
+
+
+def _steps(recipe: Recipe) -> float:
+    """In the whole training, for as many images an epoch."""
+    return recipe.run.epochs / recipe.run.batch_size
