@@ -27,7 +27,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 def test_a_config_is_found_by_name_and_a_file_wins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert list(configs.shipped()) == sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+    assert {*configs.shipped()} == {
+        str(path.relative_to(ROOT / "configs").with_suffix("")) for path in (ROOT / "configs").rglob("*.py")
+    }
+    assert configs.read("paper/cifar10", {}).model.polynomial == "taylor"
     assert configs.read("digits", {}).model.hidden == 64
     (tmp_path / "digits").write_text(
         "from lipjax.config import default_config\ndef get_config(size='3'):\n"
@@ -118,7 +121,7 @@ def may_be_none():
 def test_none_is_taken_wherever_it_is_allowed():
     keys = may_be_none()
     assert {"data.data_dir", "model.mean", "optimizer.clip_norm", "run.checkpoint_steps"} <= set(keys)
-    for name in ("digits", "cifar10", "cifar100_crc"):
+    for name in ("digits", "cifar10", "paper/cifar100_crc"):
         for key in (*keys, "optimizer.schedule"):
             config = configs.read(name, {key: "None"})
             section, name_of_key = key.split(".")
@@ -242,6 +245,8 @@ def test_the_wheel_has_all_that_is_needed(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
+    shipped = {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.py")}
+    assert {path.relative_to(site / "lipjax/configs") for path in (site / "lipjax/configs").rglob("*.py")} == shipped
     points = next(site.glob("*.dist-info")) / "entry_points.txt"
     assert "lipjax-train = lipjax.commands.train:main" in points.read_text(encoding="utf-8")
     empty.mkdir()

@@ -20,7 +20,8 @@ from lipjax.training.optimizers import Optimizer
 from lipjax.training.recipe import Recipe
 from lipjax.workdir import check_same, flattened, read_config, sectioned, write_config
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
 
 
 def config_of(**changes):
@@ -29,11 +30,11 @@ def config_of(**changes):
     return config
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_config_is_valid_and_states_its_command(path):
     names = runpy.run_path(str(path))
     Recipe.of(names["get_config"]()).model((32, 32, 3) if "digits" not in path.stem else (8, 8, 1), 10)
-    assert f"python train.py --config=configs/{path.name}" in names["__doc__"]
+    assert f"python train.py --config={path.relative_to(ROOT).as_posix()}" in names["__doc__"]
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,12 @@ def test_every_config_is_valid_and_states_its_command(path):
         ("model.mean", (0.1, 0.2), "a number or 3 numbers, one per input channel"),
         ("data.validation_fraction", 1.0, r"a number in \[0, 1\)"),
         ("data.flip", 1, "True or False"),
+        ("data.color", 1.5, r"a number in \[0, 1\]"),
+        ("data.affine", -0.1, r"a number in \[0, 1\]"),
+        ("data.cutout", 0.5, "an integer >= 0"),
+        ("data.mixup", -1.0, "a number >= 0"),
+        ("model.patch", 3, "a power of two <= 8"),
+        ("model.patch", 16, "a power of two <= 8"),
         ("loss.trainable_scale", -1.0, "True or False"),
         ("optimizer.learning_rate", float("nan"), "a number >= 0"),
         ("optimizer.name", "sdg", "an optimiser of optax"),

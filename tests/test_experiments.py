@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import accuracy, paper, times
+from experiments import accuracy, held_out, paper, times
 from experiments import results as results_module
 from experiments.cells import Cell
 from experiments.figures import draw
@@ -180,6 +180,44 @@ def test_results_of_earlier_versions_are_read():
     assert "depth" in json.loads(path.read_text())["config"]  # flat, as in lipjax 0.1
     assert _in_sections(path, json.loads(path.read_text())["config"]) == Cell("small", {}, 0).identity()
     assert read(Cell("small", {}, 0), RESULTS)
+
+
+def test_a_result_from_before_a_key_was_added_is_still_that_of_its_cell():
+    cell = Cell("small", {"model.depth": 10}, 0)
+    config = {key: value for key, value in cell.identity().items() if key not in ("data.mixup", "model.patch")}
+    assert _in_sections(RESULTS, config) == cell.identity()
+
+
+def test_what_is_held_out_is_judged_and_costed(tmp_path, monkeypatch):
+    """On the digits: 90 % are trained on, the others judged; a recipe of twice the epochs costs about twice U."""
+    monkeypatch.setattr(held_out, "STEPS", 3)
+    (_, unit), *_ = cells("recipes", "smoke")
+    result = results_module.run(unit, tmp_path / "runs", tmp_path / "results", None)
+    assert result == read(unit, tmp_path / "results")
+    config = json.loads((tmp_path / "runs" / "smoke" / unit.name / "config.json").read_text())
+    assert config["data"]["validation_fraction"] == 0.1
+    assert set(result["held_out"]["certified_accuracy"]) == {"36/255", "72/255", "108/255"}
+    assert not list((tmp_path / "runs").rglob("per_image.csv"))  # the test split was not read
+    row = next(line for line in render("recipes", "smoke", tmp_path / "results").splitlines() if "0.1)" in line)
+    assert f"| {result['units']:.2f} | 1 |" in row
+
+
+def test_the_cost_in_units_is_that_of_all_images(monkeypatch):
+    """Steps of equal time: twice the epochs cost twice as much, twice the batch half as much."""
+
+    class Timed:
+        def __init__(self, recipe):
+            pass
+
+        def step(self):
+            return 0.5
+
+    monkeypatch.setattr(held_out, "TimedTraining", Timed)
+    costs = [
+        held_out._units(Cell("smoke", changes, 0, "held_out"))
+        for changes in ({}, {"run.epochs": 2}, {"run.batch_size": 256})
+    ]
+    assert costs == [1.0, 2.0, 0.5]
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,10 @@ _WORDS = {"None": None, "true": True, "false": False}
 
 
 def shipped() -> dict[str, Path]:
-    """The config files of the package, by name."""
+    """The config files of the package, by name, such as 'cifar10' and 'paper/cifar10'."""
     folder = Path(str(resources.files("lipjax"))) / "configs"
-    return {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
+    paths = sorted(path for path in folder.rglob("*.py") if not path.name.startswith("_"))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 
 def found(name: str) -> Path:

@@ -81,8 +81,8 @@ class LipConvnet(Classifier):
       depth: n, a multiple of 5 from 5 to 40; there are 1 + (n/5)·log2(input_size / patch) convolutions.
       init_channels: channels after the first convolution, even.
       patch: side of the squares of pixels that become channels before the first convolution, a power of two; the rest
-        is the network of input_size / patch.
-      input_size: height and width, a power of two >= 4 · patch.
+        is the network of input_size / patch, which is at least 4.
+      input_size: height and width, a power of two >= 4.
       in_channels: channels of the images.
       num_classes: at least 2.
       head: 'lln' (last layer normalization) or 'crc' (curvature head: the last block then ends in the activation and
@@ -217,7 +217,7 @@ def lip_convnet(
     """`LipConvnet` as config.model names it; its attributes, but for the polynomials.
 
     Args:
-      image_shape: (H, W, C), H = W a power of two >= 4 · patch.
+      image_shape: (H, W, C), H = W a power of two >= 4.
       polynomial: 'equiripple', with the norms of the convolutions held; or 'taylor', the paper's.
       degree: equiripple: convolutions a layer.
       norm: equiripple: at which each operator is held.
@@ -300,8 +300,8 @@ def _check(model: LipConvnet) -> None:
     # As they are now: layers of one's own may have been added.
     check(vars(model), **_ATTRIBUTES, **{name: one_of(*known) for name, known in layers.items()})
     is_power = isinstance(model.patch, int) and model.patch >= 1 and model.patch & (model.patch - 1) == 0
-    require("patch", "a power of two", is_power)
-    require("input_size", f"a power of two >= {4 * model.patch}", size >= 4 * model.patch and size & (size - 1) == 0)
+    require("input_size", "a power of two >= 4", size >= 4 and size & (size - 1) == 0)
+    require("patch", f"a power of two <= {size // 4}", is_power and model.patch <= size // 4)
     for name in ("polynomial", "eval_polynomial"):
         value = getattr(model, name)
         require(name, "a Polynomial", isinstance(value, Polynomial) or (name == "eval_polynomial" and value is None))

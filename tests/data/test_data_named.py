@@ -234,7 +234,7 @@ def test_cifar100_is_prepared_and_read_with_its_fine_labels(tmp_path, server, mo
     assert asked_hosts == []
 
     # The recipe for it, from the shipped config to certificates against all 99 rivals.
-    config = runpy.run_path(str(ROOT / "configs" / "cifar100_crc.py"))["get_config"]()
+    config = runpy.run_path(str(ROOT / "configs" / "paper" / "cifar100_crc.py"))["get_config"]()
     config.update_from_flattened_dict(
         {
             "data.data_dir": str(tmp_path),

@@ -10,12 +10,13 @@ import lipjax
 from lipjax import layers
 from lipjax.certificates import certify_lln
 from lipjax.checkpoint import Checkpoints
+from lipjax.data import DataOptions
 from lipjax.layers import CurvatureHead, LastLayerNormalization
 from lipjax.ops.curvature import curvature_bound
 from lipjax.training.loop import train
 from lipjax.training.losses import LOSSES, Moment
 from lipjax.training.losses.loss import logits_of
-from lipjax.training.recipe import Recipe
+from lipjax.training.recipe import Recipe, with_targets
 
 STD, CLASSES, DIMENSION, COUNT = 0.25, 4, 6, 8
 
@@ -247,3 +248,27 @@ def test_the_bound_of_curvature_is_above_what_training_takes(rng, float64):
     drop = CurvatureHead(CLASSES, hidden=5).margin_drop(own, jnp.zeros((2, DIMENSION)), labels, 1e8)
     curvature = 2 * np.asarray(drop - at_zero) / 1e16
     assert (curvature <= curvature_bound(w1, w2)[np.asarray(labels)] + 1e-6).all()
+
+
+def test_a_mixture_is_asked_for_both_labels(situation):
+    """The step's loss of a mixed batch is λ of that of its labels and 1 − λ of that of the others'."""
+    images = jnp.asarray(np.random.default_rng(5).uniform(size=(COUNT, 2, 2, 1)))
+    labels = situation[-2]
+    key, options = jax.random.key(3), DataOptions(mixup=0.4)
+    mixture, targets = with_targets(key, images, labels, options)
+    (first, part), (second, rest) = targets
+    assert first is labels
+    np.testing.assert_allclose(part + rest, 1.0, rtol=1e-15)
+    where = [
+        int(np.argmin([np.abs((m - part * x) / rest - o).max() for o in images]))
+        for m, x in zip(mixture, images, strict=True)
+    ]
+    np.testing.assert_array_equal(second, labels[np.array(where)])
+    assert with_targets(key, images, labels, DataOptions()) == (images, [(labels, 1.0)])
+
+
+def test_an_attack_towards_one_label_takes_no_mixtures():
+    config = tiny_config()
+    config.model.head, config.loss, config.data.mixup = "crc", {"name": "crc"}, 0.2
+    with pytest.raises(ValueError, match=r"config\.data\.mixup=0\.2: must be 0 with config\.loss\.name='crc'"):
+        Recipe.of(config)
