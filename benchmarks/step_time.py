@@ -3,6 +3,7 @@
     python benchmarks/step_time.py --output=benchmarks/results/step_time.json
     python benchmarks/step_time.py --render=benchmarks/results/step_time.json
     python benchmarks/step_time.py --variants=manifolds --depths=5,15 --init_channels=8,16   # pooling and activations
+    python benchmarks/step_time.py --variants=losses --depths=5 --init_channels=8 --batch_size=128 --steps=31
     python benchmarks/step_time.py --variants=memory --init_channels=32 --batch_size=8       # what remat saves
 
 Random images, LLN and, but for the manifolds, max pooling.  The steps of all variants of a network alternate; the
@@ -28,7 +29,7 @@ DEPTHS = flags.DEFINE_list("depths", ["5", "10", "20", "40"], "n of LipConvnet-n
 INIT_CHANNELS = flags.DEFINE_list("init_channels", ["8", "16", "32"], "Channels after the first convolution.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a step.")
 STEPS = flags.DEFINE_integer("steps", 5, "Timed steps of each variant.")
-VARIANTS = flags.DEFINE_enum("variants", "layers", ["layers", "manifolds", "memory"], "What is compared.")
+VARIANTS = flags.DEFINE_enum("variants", "layers", ["layers", "manifolds", "losses", "memory"], "What is compared.")
 OUTPUT = flags.DEFINE_string("output", None, "JSON file to write or to complete.")
 RENDER = flags.DEFINE_string("render", None, "Print the tables of this JSON file, and run nothing.")
 
@@ -55,6 +56,14 @@ COMPARED = {
         "point": {"model.pooling": "point"},
         "Householder": {"model.activation": "householder"},
         "Householder, order 2": {"model.activation": "householder2"},
+    },
+    "losses": {
+        "cross entropy": {},
+        "offset": {"loss.name": "offset"},
+        "EMMA": {"loss.name": "emma"},
+        "EMMA, learned scale": {"loss.name": "emma", "loss.trainable_scale": True},
+        "logit annealing": {"loss.name": "logit_annealing"},
+        "hinge-KR": {"loss.name": "hinge_kr"},
     },
     "memory": {
         "all kept": {},
@@ -103,7 +112,7 @@ def measure(depth: int, channels: int) -> dict:
         config.update_from_flattened_dict({"model.depth": depth, "model.init_channels": channels, **keys})
         model = Recipe.of(config).model((32, 32, 3), 10)
         optimizer = Recipe.of(config).optimizer.transformation(model, 390 * Recipe.of(config).run.epochs)
-        state, metrics = random_state(model, optimizer, rng), Metrics.zero()
+        state, metrics = random_state(model, optimizer, Recipe.of(config).loss.parameters(), rng), Metrics.zero()
         step = make_train_step(model, optimizer, Recipe.of(config), pixel_max=255)
         started = time.perf_counter()
         compiled = step.lower(state, metrics, images, labels, order).compile()
@@ -122,10 +131,10 @@ def measure(depth: int, channels: int) -> dict:
     for name, times in seconds.items():
         variants[name]["seconds"] = statistics.median(times)
         variants[name]["steps"] = len(times)
-    return {"model.depth": depth, "model.init_channels": channels, "run.batch_size": batch, "variants": variants}
+    return {"depth": depth, "init_channels": channels, "batch_size": batch, "variants": variants}
 
 
-def random_state(model, optimizer, rng) -> TrainState:
+def random_state(model, optimizer, beside, rng) -> TrainState:
     """A state of the right shapes with small random numbers: jitted initialisation would take longer than the steps."""
     shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
 
@@ -135,7 +144,8 @@ def random_state(model, optimizer, rng) -> TrainState:
 
     params = jax.tree.map(draw, dict(shapes["params"]))
     spectral = jax.tree.map(lambda leaf: jax.numpy.full(leaf.shape, 1 / max(leaf.size, 1) ** 0.5), shapes["spectral"])
-    return TrainState(jax.numpy.zeros((), int), params, dict(spectral), optimizer.init(params))
+    state = TrainState(jax.numpy.zeros((), int), params, dict(spectral), (), beside)
+    return state._replace(opt_state=optimizer.init(state.trained()))
 
 
 def defect(model) -> float:
