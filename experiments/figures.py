@@ -26,13 +26,16 @@ def draw(table: str, scale: str, results: Path, folder: Path, suffix: str = "svg
     """Write the figures of a table that has results; returns their paths.
 
     Accuracies: certified accuracy against the radius; where the paper has the table, also standard against certified
-    accuracy.  Times: seconds an epoch against depth.  Gradients have no figure.
+    accuracy.  Recipes: standard against certified accuracy, a curve a loss.  Times: seconds an epoch against depth.
+    Gradients have no figure.
     """
     rows = read_rows(table, scale, results)
     rows = {label: row for label, row in rows.items() if row}
     figures: dict[str, Callable[[str, str, dict[str, list[dict]]], Figure]] = {}
     if rows and TABLES[table].kind == "time":
         figures = {"times": _times}
+    if rows and TABLES[table].kind == "held_out":
+        figures = {"dial": _dial}
     if rows and TABLES[table].kind == "accuracy":
         figures = {"radius": _radius} | ({"scatter": _scatter} if TABLES[table].paper else {})
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +84,24 @@ def _radius(table: str, scale: str, rows: dict[str, list[dict]]) -> Figure:
 def _number(radius: str) -> float:
     numerator, _, denominator = radius.partition("/")
     return float(numerator) / float(denominator or 1)
+
+
+def _dial(table: str, scale: str, rows: dict[str, list[dict]]) -> Figure:
+    """A panel a radius: standard against certified accuracy, means over seeds; labels up to ', ε' make a curve."""
+    radii = list(next(iter(rows.values()))[0]["held_out"]["certified_accuracy"])
+    figure, panels = _figure(len(radii), 11, table, scale, "Lines join the ε of one loss")
+    curves: dict[str, list[list[dict]]] = {}
+    for label, row in rows.items():
+        curves.setdefault(label.partition(", ε")[0], []).append([result["held_out"] for result in row])
+    for axes, radius in zip(panels, radii, strict=True):
+        for number, (label, points) in enumerate(curves.items()):
+            x = [100 * mean(found["standard_accuracy"] for found in point) for point in points]
+            y = [100 * mean(found["certified_accuracy"][radius] for found in point) for point in points]
+            marker = _MARKERS[number % len(_MARKERS)]
+            axes.plot(x, y, marker=marker, ms=5, lw=1, color=f"C{number % 10}", label=label)
+        axes.set(xlabel="standard accuracy, %", ylabel=f"certified at {radius}, %")
+    panels[0].legend(fontsize=7)
+    return figure
 
 
 def _scatter(table: str, scale: str, rows: dict[str, list[dict]]) -> Figure:

@@ -4,16 +4,23 @@ from typing import Any
 
 Changes = dict[str, Any]
 
-ONE_CYCLE: Changes = {
-    "optimizer.learning_rate": 0.2,
-    "optimizer.schedule.name": "warmup_cosine_decay_schedule",
-    "optimizer.schedule.warmup_steps": 0.15,
-}
+CIFAR100: Changes = {"data.name": "cifar100"}
 
 
-def emma(pixels: float) -> Changes:
-    """EMMA with ε = pixels / 255."""
-    return {"loss.name": "emma", "loss.epsilon": pixels / 255}
+def one_cycle(rate: float = 0.2) -> Changes:
+    """The rate grows linearly in 15 % of the steps and falls to 0 as a cosine."""
+    schedule = {"schedule.name": "warmup_cosine_decay_schedule", "schedule.warmup_steps": 0.15}
+    return {"optimizer.learning_rate": rate} | {f"optimizer.{key}": value for key, value in schedule.items()}
+
+
+def adaptive(name: str, rate: float) -> Changes:
+    """Another optimiser of optax, with its own rate and no weight decay."""
+    return one_cycle(rate) | {"optimizer.name": name, "optimizer.weight_decay": 0.0}
+
+
+def loss(name: str, pixels: float, **options: Any) -> Changes:
+    """A loss of margins with ε = pixels / 255."""
+    return {"loss.name": name, "loss.epsilon": pixels / 255} | {f"loss.{key}": value for key, value in options.items()}
 
 
 def sixteen(channels: int, epochs: int) -> Changes:
@@ -21,12 +28,35 @@ def sixteen(channels: int, epochs: int) -> Changes:
     return {"model.patch": 2, "model.init_channels": channels, "run.epochs": epochs}
 
 
-# At U, the time of 4 epochs of the first one.
+_EMMA, _SMALL = loss("emma", 36), sixteen(16, 8)
+
+# At U, the time of 4 epochs of the first one: one thing after the other is changed.
 AT_U: dict[str, Changes] = {
-    "cross entropy, SGD with drops (lipjax 0.1)": {},
-    "EMMA 36, SGD with drops": emma(36),
-    "EMMA 36, one-cycle": emma(36) | ONE_CYCLE,
-    "EMMA 36, one-cycle, 16×16, 16 channels": emma(36) | ONE_CYCLE | sixteen(16, 8),
-    "EMMA 36, one-cycle, 16×16, 24 channels": emma(36) | ONE_CYCLE | sixteen(24, 3),
-    "EMMA 36, one-cycle, degree 2": emma(36) | ONE_CYCLE | {"model.degree": 2, "model.norm": 1.0, "run.epochs": 8},
+    "lipjax 0.1: cross entropy, SGD with drops": {},
+    "EMMA, SGD with drops": _EMMA,
+    "EMMA, one-cycle": _EMMA | one_cycle(),
+    "EMMA, one-cycle, 16×16": _EMMA | one_cycle() | _SMALL,
+    "… rate 0.1": _EMMA | one_cycle(0.1) | _SMALL,
+    "… rate 0.4": _EMMA | one_cycle(0.4) | _SMALL,
+    "… batch 64, rate 0.1": _EMMA | one_cycle(0.1) | _SMALL | {"run.batch_size": 64},
+    "… batch 256": _EMMA | one_cycle() | sixteen(16, 9) | {"run.batch_size": 256},
+    "… NAdam": _EMMA | adaptive("nadam", 2e-3) | _SMALL,
+    "… Muon": _EMMA | adaptive("muon", 2e-2) | _SMALL,
+    "… no weight decay": _EMMA | one_cycle() | _SMALL | {"optimizer.weight_decay": 0.0},
+    "… learned scale": loss("emma", 36, trainable_scale=True) | one_cycle() | _SMALL,
+    "… 24 channels": _EMMA | one_cycle() | sixteen(24, 3),
+    "… LipConvnet-10": _EMMA | one_cycle() | sixteen(16, 4) | {"model.depth": 10},
+    "… degree 3 at norm 1.4": _EMMA | one_cycle() | sixteen(16, 10) | {"model.degree": 3, "model.norm": 1.4},
+    "… curvature head": _EMMA | one_cycle() | _SMALL | {"model.head": "crc", "optimizer.clip_norm": 1.0},
+}
+
+# The network and optimiser that were best above, each loss at several ε.
+DIAL: dict[str, Changes] = {
+    "cross entropy": one_cycle() | _SMALL,
+    **{f"EMMA, ε = {pixels}/255": loss("emma", pixels) | one_cycle() | _SMALL for pixels in (18, 36, 72, 108)},
+    **{f"offset, ε = {pixels}/255": loss("offset", pixels) | one_cycle() | _SMALL for pixels in (36, 72, 144)},
+    **{
+        f"logit annealing, ε = {pixels}/255": loss("logit_annealing", pixels) | one_cycle() | _SMALL
+        for pixels in (45, 90)
+    },
 }

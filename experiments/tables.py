@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.cells import Cell
 from experiments.methods import CIFAR100, CIFAR100_CRC, CONE, CRC, LLN, METHODS, PARTS, TAYLOR
-from experiments.recipes import AT_U
+from experiments.recipes import AT_U, DIAL
 from experiments.scales import SCALES
 
 DEPTHS = range(5, 41, 5)
@@ -139,6 +139,13 @@ TABLES = {
     "recipes": Table(
         "Recipes at equal cost U, judged by held-out training images",
         AT_U,
+        seeds=(0,),
+        kind="held_out",
+        more_seeds=(1,),
+    ),
+    "dial": Table(
+        "The loss as a dial, at equal cost U, judged by held-out training images",
+        DIAL,
         seeds=(0,),
         kind="held_out",
         more_seeds=(1,),
