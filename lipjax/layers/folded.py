@@ -13,7 +13,7 @@ from lipjax.layers.layer import Layer, Proof, Shape, Variables, norm_at_zero
 from lipjax.layers.rounding import COARSEST, ROUNDOFF, Rounding, enlarged, gamma, underflow
 from lipjax.ops import bounds
 from lipjax.ops.blocked import BLOCK, blocks, product
-from lipjax.ops.bounds import dense_norm_bound, dense_rounding, is_skew
+from lipjax.ops.bounds import Size, dense_norm_bound, dense_rounding, is_skew
 from lipjax.ops.convolution import blocked_sums
 from lipjax.ops.fusion import stored
 from lipjax.ops.nonnegative import nonnegative_conv_norm_bound, nonnegative_norm_bound
@@ -25,9 +25,10 @@ _MATRIX_SIZE = 4
 _MATRIX_UNKNOWNS = 4096
 
 
-def is_matrix(size: int, channels: int) -> bool:
+def is_matrix(size: Size, channels: int) -> bool:
     """Whether a layer of this resolution and width folds to a matrix."""
-    return size <= _MATRIX_SIZE and size**2 * channels <= _MATRIX_UNKNOWNS
+    height, width = size if isinstance(size, tuple) else (size, size)
+    return max(height, width) <= _MATRIX_SIZE and height * width * channels <= _MATRIX_UNKNOWNS
 
 
 class FoldedConv(Layer):
@@ -38,17 +39,19 @@ class FoldedConv(Layer):
 
     Attributes:
       features: output channels.
-      size: height and width of the input.
+      size: height and width of the input, or both in one.
       kernel_size: k.
       polynomial: p.
     """
 
     features: int
-    size: int
+    size: Size
     kernel_size: int
     polynomial: Polynomial
 
     def __post_init__(self):
+        if isinstance(self.size, list):
+            object.__setattr__(self, "size", tuple(self.size))
         object.__setattr__(self, "polynomial", plain_polynomial("FoldedConv", "polynomial", self.polynomial))
         super().__post_init__()
 
@@ -75,13 +78,13 @@ class FoldedConv(Layer):
         Raises:
           ValueError: a kernel that is not skew to the last bit; a layer folded for another resolution.
         """
-        params, size = own["params"], square(shape)
-        if size != self.size:
-            raise ValueError(f"FoldedConv: folded for {self.size}×{self.size} pixels, got {size}×{size}")
+        params, size = own["params"], sides(shape)
+        if size != (self.size if isinstance(self.size, tuple) else (self.size, self.size)):
+            raise ValueError(f"FoldedConv: folded for size={self.size} pixels, got {size[0]}×{size[1]}")
         if is_matrix(size, max(shape[2], self.features)):  # as `__call__` decides, whatever else params hold
             bound = dense_norm_bound(np.asarray(params["matrix"], np.float64))
             rounding = f"at most {dense_rounding(params['matrix'].shape):.1e} of it is allowance for rounding"
-            kind = f"matrix {params['matrix'].shape[0]} × {params['matrix'].shape[1]}, {size}×{size} pixels"
+            kind = f"matrix {params['matrix'].shape[0]} × {params['matrix'].shape[1]}, {size[0]}×{size[1]} pixels"
             why = f"Cholesky factorisation of its Gram matrix; {rounding}"
             offset = norm_at_zero(params["bias"], shape)
             return Proof(kind, bound, why, offset, rounding=matrix_rounding(params["matrix"], bound, offset))
@@ -120,8 +123,8 @@ def polynomial_rounding(
     The nest: u_j = x + c_{j+1} A u_{j+1} is q_j(A) x, ‖q_j(A)‖ <= max |q_j(it)|; an error e of u_{j+1} becomes
     |c_{j+1}| norm e, and the constant, the product with it and the sum are rounded.  Then the scale, and b.
     """
-    size, k, channels = square(shape), kernel_shape[0], kernel_shape[2]
-    products, parts = blocked_sums(k, size, size, channels)
+    (height, width), k, channels = sides(shape), kernel_shape[0], kernel_shape[2]
+    products, parts = blocked_sums(k, height, width, channels)
     absolute *= 1 + off * ROUNDOFF * COARSEST
     applied = gamma(products + off) * absolute + gamma(parts) * (k * norm + gamma(products) * COARSEST * absolute)
     error, gain = 0.0, 1.0
@@ -133,7 +136,7 @@ def polynomial_rounding(
         error += gamma(1) * (gain + COARSEST * error)
     scale = abs(polynomial.scale)
     relative = scale * (error + gamma(3) * (gain + COARSEST * error))  # the scale, the product with it, and the sum
-    lost = underflow(size * size * channels, 2 * k * k * channels * (1 + absolute) ** (polynomial.degree + 1))
+    lost = underflow(height * width * channels, 2 * k * k * channels * (1 + absolute) ** (polynomial.degree + 1))
     return enlarged(relative * _MORE, gamma(1) * offset + lost)
 
 
@@ -153,13 +156,14 @@ def polynomial_proof(
 
     Of the operator with the kernel in real arithmetic ‖A‖ is at most norm + γ(off) ‖|A|‖.
     """
-    absolute = nonnegative_conv_norm_bound(kernel, square(shape))
+    size = sides(shape)
+    absolute = nonnegative_conv_norm_bound(kernel, size)
     norm += gamma(off) * absolute
     held = "made for no interval" if polynomial.norm is None else f"made for norms up to {polynomial.norm:.6g}"
-    side, channels, size = kernel.shape[0], kernel.shape[2], square(shape)
+    side, channels, (height, width) = kernel.shape[0], kernel.shape[2], size
     of_norm, offset = bounds.method(kernel.shape, size), norm_at_zero(params["bias"], shape)
     return Proof(
-        f"skew orthogonal convolution {side}×{side}, {channels} channels, {size}×{size} pixels",
+        f"skew orthogonal convolution {side}×{side}, {channels} channels, {height}×{width} pixels",
         polynomial.gain(norm)[1],
         f"max |p(it)| up to the norm, p of degree {polynomial.degree} {held}; norm: {of_norm}",
         offset,
@@ -168,11 +172,11 @@ def polynomial_proof(
     )
 
 
-def square(shape: Shape) -> int:
-    """Height and width of images (H, W, C); ValueError unless they are square."""
-    if len(shape) != 3 or shape[0] != shape[1]:
-        raise ValueError(f"a convolution is proven on square images (H, W, C), got {shape}")
-    return shape[0]
+def sides(shape: Shape) -> tuple[int, int]:
+    """Height and width of images (H, W, C); ValueError for what is none."""
+    if len(shape) != 3:
+        raise ValueError(f"a convolution is of images (H, W, C), got {shape}")
+    return shape[0], shape[1]
 
 
 def apply_kernel(
@@ -192,17 +196,18 @@ def fold_conv(
     shape: Shape,
 ) -> tuple[FoldedConv, dict[str, Any]]:
     """(layer, variables) of p(A) x + b in evaluation, A with the kernel that `normalised_kernel` makes of `own`."""
-    size, in_channels = square(shape), shape[2]
+    (height, width), in_channels = sides(shape), shape[2]
 
     @jax.jit
     def fold(own):
         kernel, bias = normalised_kernel(own), own["params"]["bias"]
-        if not is_matrix(size, kernel.shape[-1]):
+        if not is_matrix((height, width), kernel.shape[-1]):
             return {"kernel": kernel, "bias": bias}
-        unknowns = size * size * in_channels
-        images = jnp.eye(unknowns, dtype=kernel.dtype).reshape(unknowns, size, size, in_channels)
+        unknowns = height * width * in_channels
+        images = jnp.eye(unknowns, dtype=kernel.dtype).reshape(unknowns, height, width, in_channels)
         with jax.default_matmul_precision("highest"):
             columns = apply_kernel(images, kernel, polynomial)
         return {"matrix": columns[..., :features].reshape(unknowns, -1), "bias": bias}
 
+    size = height if height == width else (height, width)
     return FoldedConv(features, size, kernel_size, polynomial, parent=None), {"params": fold(own)}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax import ops
-from lipjax.layers.folded import apply_kernel, fold_conv, plain_polynomial, polynomial_proof, square
+from lipjax.layers.folded import apply_kernel, fold_conv, plain_polynomial, polynomial_proof, sides
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import Layer, tracked
 from lipjax.layers.rounding import COARSEST, ROUNDOFF
@@ -173,7 +173,7 @@ class SkewOrthogonalConv(Layer):
         Each entry of the normalised kernel is rounded in a difference, a quotient of norms (of which the held one is a
         constant) and a product: 4 units; a four-norm is itself known to a part of it.
         """
-        polynomial, params, size = self.eval_polynomial or self.polynomial, own["params"], square(shape)
+        polynomial, params, size = self.eval_polynomial or self.polynomial, own["params"], sides(shape)
         with jax.enable_x64(True):
             kernel = np.asarray(self.normalised_kernel(jax.tree.map(_in_float64, dict(own))))
         off = 4.0 + (_four_norm_error(own) if self.polynomial.norm is None else 0.0)
@@ -188,7 +188,7 @@ class SkewOrthogonalConv(Layer):
         return largest == 0 or (_SMALLEST < largest < 1 / _SMALLEST and _SMALLEST < norm < 1 / _SMALLEST)
 
     @nn.nowrap
-    def _norm_bound(self, variables: Mapping[str, Any], kernel: np.ndarray, size: int) -> float:
+    def _norm_bound(self, variables: Mapping[str, Any], kernel: np.ndarray, size: tuple[int, int]) -> float:
         """A bound of the norm with the normalised kernel, as computed in float64."""
         if self.polynomial.norm is None:
             return ops.conv_norm_bound(kernel, size)
@@ -244,7 +244,7 @@ class SkewOrthogonalConv(Layer):
             return own
         own = self.settled(own)
         interval = self.held_norm * HEADROOM
-        proven = _proven_norm(own["params"]["kernel"], square(shape))
+        proven = _proven_norm(own["params"]["kernel"], sides(shape))
         norm = np.asarray(_tracked(own)["norm"])
         least = np.nextafter(norm.dtype.type(proven * self.held_norm / interval * (1 + 1e-11)), norm.dtype.type(np.inf))
         return {**own, "spectral": {**own["spectral"], "norm": jnp.asarray(np.maximum(norm, least))}}
@@ -283,10 +283,10 @@ def _in_float64(leaf) -> jax.Array:
     return jnp.asarray(np.asarray(leaf), jnp.float64)
 
 
-_PROVEN: dict[tuple[str, int], float] = {}
+_PROVEN: dict[tuple[str, tuple[int, int]], float] = {}
 
 
-def _proven_norm(kernel, size: int) -> float:
+def _proven_norm(kernel, size: tuple[int, int]) -> float:
     """`ops.conv_norm_bound` of the skew kernel of a raw one, in float64.
 
     Remembered by content: tightening and the bound after it prove it once.

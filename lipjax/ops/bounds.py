@@ -13,7 +13,7 @@ Estimates of a norm only propose a bound; a floating-point Cholesky factorisatio
   same norm, is the kernel of a real skew operator A.  So iA is Hermitian with a spectrum symmetric about 0, and
   sI + iA >= 0 alone proves ‖A‖ <= s.
   Exact.  Image row by image row, iA is a Hermitian block-Toeplitz matrix of bandwidth r, whose factorisation needs
-  the blocks of r rows only: n (nC)³ operations, and no Gram matrix.
+  the blocks of r rows only: n (nC)³ operations, and no Gram matrix.  Of a rectangle the shorter sides are its rows.
   Twisted circulant.  Let columns wrap around a cyclic grid of m >= n + r points, with a factor e^{iθ} for each turn:
   the zero-padded convolution is a compression of that operator, as outputs in [0, n) read inputs in [−r, n + r), and
   those outside [0, n) fall on grid points that are left out.  (On n points they would wrap into the image: no bound.)
@@ -35,33 +35,39 @@ import math
 
 import numpy as np
 import scipy.linalg
-import scipy.sparse.linalg
 from scipy.linalg.blas import zherk, ztrsm
 from scipy.linalg.lapack import zpotrf
 
+from lipjax.ops import symbols
+from lipjax.ops.estimates import largest_eigenvalue, skew_norm_estimate
+
 _EPS = float(np.finfo(np.float64).eps)
-_EXACT_LIMIT = 256  # size·C up to which the exact factorisation is cheap ...
+_EXACT_LIMIT = 256  # (shorter side)·C up to which the exact factorisation is cheap ...
 _SMALL_IMAGE_LIMIT = 4096  # ... and up to which it is affordable, for images of at most
-_SMALL_IMAGE = 4  # pixels, where the circulant bound is loose
+_SMALL_IMAGE = 4  # pixels a side, where the circulant bound is loose
 _TWISTS = 8
+_DILATION_WORK = 17 * 17 * 128**3  # H·W·C³ up to which the dilation of a kernel that is not skew takes a second or two
 _LEAST_BLOCK = 32  # rows are grouped up to this block side: LAPACK calls on less cost more than they compute
 
+Size = int | tuple[int, int]  # of an image: height and width, or both at once
 
-def conv_norm_bound(kernel, size: int) -> float:
-    """An upper bound of the norm of the zero-padded, stride-1, size×size convolution with `kernel`.
 
-    Exact to 0.1 or 0.2 % when size·C <= 256 (4096 when size <= 4; any C when k = 1 or size = 1), by twisted circulants
-    otherwise; C the channels, C_in + C_out unless the kernel is skew; all in float64.
+def conv_norm_bound(kernel, size: Size) -> float:
+    """An upper bound of the norm of the zero-padded, stride-1 convolution with `kernel` of images of that size.
+
+    Exact to 0.1 or 0.2 % when n·C <= 256, n the shorter side (4096 when both are <= 4; any C when k = 1 or the image is
+    one pixel), by twisted circulants otherwise; C the channels, C_in + C_out unless the kernel is skew; all in float64.
+    A kernel of many channels that is not skew is bounded by its symbols instead (`ops.symbols`).
 
     Args:
       kernel: (k, k, C_in, C_out) HWIO, k odd, any real entries (skew or not).
-      size: height and width of the image, in pixels.
+      size: (height, width) of the image in pixels, or an integer for both.
 
     Returns:
       A Python float >= the norm; inf where that is beyond float64.
 
     Raises:
-      ValueError: kernel of another shape, an even k, entries that are complex or not finite, or size < 1.
+      ValueError: kernel of another shape, an even k, entries that are complex or not finite, or a side < 1.
     """
     if np.iscomplexobj(kernel):
         raise ValueError("conv_norm_bound: the kernel must be real")
@@ -70,39 +76,67 @@ def conv_norm_bound(kernel, size: int) -> float:
         raise ValueError(f"conv_norm_bound: kernel must be (k, k, C_in, C_out) with k odd, got shape {kernel.shape}")
     if not np.isfinite(kernel).all():
         raise ValueError("conv_norm_bound: the kernel has entries that are not finite")
-    if size < 1:
-        raise ValueError(f"conv_norm_bound: size must be at least 1, got {size}")
+    sides = _seen(kernel.shape, size)
+    if not is_skew(kernel) and by_symbols(kernel.shape, sides):
+        return general_norm_bound(kernel, sides)
     kernel = _skew(kernel)
-    size = 1 if len(kernel) == 1 else size
-    return (exact_norm_bound if is_exact(kernel.shape, size) else circulant_norm_bound)(kernel, size)
+    return (exact_norm_bound if is_exact(kernel.shape, sides) else circulant_norm_bound)(kernel, sides)
 
 
-def is_exact(shape: tuple[int, ...], size: int) -> bool:
+def _sides(size: Size) -> tuple[int, int]:
+    """(height, width)."""
+    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    if len(sides) != 2 or not all(isinstance(n, int | np.integer) and n >= 1 for n in sides):
+        raise ValueError(f"conv_norm_bound: size must be at least 1, an integer or (height, width), got {size!r}")
+    return int(sides[0]), int(sides[1])
+
+
+def _seen(shape: tuple[int, ...], size: Size) -> tuple[int, int]:
+    """(height, width) of the images that decide: a 1×1 kernel sees one pixel at a time."""
+    sides = _sides(size)
+    return (1, 1) if shape[0] == 1 else sides
+
+
+def is_exact(shape: tuple[int, ...], size: Size) -> bool:
     """Whether `conv_norm_bound` factorises the operator of a skew kernel of that shape itself."""
-    size = 1 if shape[0] == 1 else size
-    return size == 1 or size * shape[2] <= (_SMALL_IMAGE_LIMIT if size <= _SMALL_IMAGE else _EXACT_LIMIT)
+    shorter, longer = sorted(_seen(shape, size))
+    limit = _SMALL_IMAGE_LIMIT if longer <= _SMALL_IMAGE else _EXACT_LIMIT
+    return longer == 1 or shorter * shape[2] <= limit
 
 
-def method(shape: tuple[int, ...], size: int) -> str:
-    """How `conv_norm_bound` proves its bound for a skew kernel of that shape, in words, and its `rounding`."""
+def by_symbols(shape: tuple[int, ...], size: Size) -> bool:
+    """Whether `conv_norm_bound` takes the symbols of a kernel of that shape that is not skew: no dilation is small."""
+    channels = shape[2] + shape[3]
+    work = math.prod(n + shape[0] // 2 for n in _seen(shape, size)) * channels**3
+    return work > _DILATION_WORK and not is_exact((*shape[:2], channels, channels), size)
+
+
+def method(shape: tuple[int, ...], size: Size, is_skew: bool = True) -> str:
+    """How `conv_norm_bound` proves its bound for a kernel of that shape, in words, and what part is for rounding."""
+    if not is_skew and by_symbols(shape, size):
+        grid = "×".join(map(str, symbols.points(shape, _seen(shape, size))))
+        how = f"Cholesky factorisations of its symbols at all {grid} frequencies"
+        return f"{how}; at most {symbols.rounding(shape):.1e} of it is allowance for rounding"
+    if not is_skew:
+        shape = (*shape[:2], shape[2] + shape[3], shape[2] + shape[3])
     how = "Cholesky factorisation of the operator"
     if not is_exact(shape, size):
-        grid = size + min(shape[0] // 2, size - 1)
-        how = f"Cholesky factorisations of a twisted circulant at all {grid} frequencies"
+        grids = sorted({n + min(shape[0] // 2, n - 1) for n in _seen(shape, size)})
+        how = f"Cholesky factorisations of a twisted circulant at all {' or '.join(map(str, grids))} frequencies"
     return f"{how}; at most {rounding(shape, size):.1e} of it is allowance for rounding"
 
 
-def rounding(shape: tuple[int, ...], size: int) -> float:
+def rounding(shape: tuple[int, ...], size: Size) -> float:
     """The largest part of `conv_norm_bound`, relative to it, that allows for rounding, for a skew kernel of that shape.
 
     With b the bound, max |K| <= b and ‖K_d‖_F <= √C b for each tap d.  In units where 1/2 <= max |K| <= 1, the trace is
     thus at most N (1 + 2k) b and the roundings of the symbols at most 32 k⁴ √C eps b.
     """
-    size = 1 if shape[0] == 1 else size
-    k, channels = min(shape[0], 2 * size - 1), shape[2]
-    block_row = channels * (size if is_exact(shape, size) else 1)
+    channels, shorter, longer = shape[2], *sorted(_seen(shape, size))
+    k = min(shape[0], 2 * longer - 1)
+    block_row = channels * (shorter if is_exact(shape, size) else 1)
     symbols = 32 * k**4 * math.sqrt(channels) * _EPS
-    return _backward_error(_group(k, block_row, size) * block_row) * size * block_row * (1 + 2 * k) + symbols
+    return _backward_error(_group(k, block_row, longer) * block_row) * longer * block_row * (1 + 2 * k) + symbols
 
 
 def is_skew(kernel: np.ndarray) -> bool:
@@ -115,8 +149,8 @@ def _skew(kernel: np.ndarray) -> np.ndarray:
     if is_skew(kernel):
         return kernel
     adjoint = np.flip(kernel, (0, 1)).swapaxes(2, 3)
-    k, _, c_in, c_out = kernel.shape
-    dilation = np.zeros((k, k, c_in + c_out, c_in + c_out))
+    c_in, c_out = kernel.shape[2:]
+    dilation = np.zeros((*kernel.shape[:2], c_in + c_out, c_in + c_out))
     dilation[:, :, :c_in, c_in:] = kernel
     dilation[:, :, c_in:, :c_in] = -adjoint
     return dilation
@@ -150,7 +184,7 @@ def dense_norm_bound(matrix: np.ndarray) -> float:
         matrix = matrix.T
     gram = matrix.T @ matrix
     frobenius_squared = float(np.einsum("ii->", gram))
-    estimate = _largest_eigenvalue(gram)
+    estimate = largest_eigenvalue(gram)
     gamma = _gram_error(len(matrix))
     margin = 1e-4
     while True:
@@ -180,79 +214,83 @@ def _gram_error(side: int) -> float:
     return roundoff / (1 - roundoff)
 
 
-def _largest_eigenvalue(gram: np.ndarray) -> float:
-    """Lanczos estimate, from below, of the largest eigenvalue of a positive semidefinite matrix."""
-    if len(gram) <= 64:
-        return float(np.linalg.eigvalsh(gram)[-1])
-    start = np.random.default_rng(0).normal(size=len(gram))
-    try:
-        eigenvalues = scipy.sparse.linalg.eigsh(gram, k=1, v0=start, tol=1e-6, return_eigenvectors=False)
-        return float(eigenvalues[0])
-    except scipy.sparse.linalg.ArpackNoConvergence:
-        return float(np.linalg.norm(gram @ start) / np.linalg.norm(start))
+def _for_kernels(made):
+    """Crops a kernel to the taps that an image sees, passes it on as `made`, and scales it to unit size."""
+
+    def prepare(bound):
+        @functools.wraps(bound)
+        def prepared(kernel: np.ndarray, size: Size) -> float:
+            sides = _sides(size)
+            cropped = [max(len(kernel) // 2 - (n - 1), 0) for n in sides]
+            inner = tuple(slice(c, len(kernel) - c) for c in cropped)
+            return _at_unit_scale(bound)(made(kernel[inner]), sides)
+
+        return prepared
+
+    return prepare
 
 
-def _for_skew_kernels(bound):
-    """Crops the kernel to the taps that an image of `size` pixels sees, makes it skew and scales it to unit size."""
-
-    @functools.wraps(bound)
-    def prepared(kernel: np.ndarray, size: int) -> float:
-        cropped = max(len(kernel) // 2 - (size - 1), 0)
-        inner = slice(cropped, len(kernel) - cropped)
-        return _at_unit_scale(bound)(_skew(kernel[inner, inner]), size)
-
-    return prepared
+# For any kernel, as it is: see `ops.symbols`.
+general_norm_bound = _for_kernels(lambda kernel: kernel)(symbols.symbol_norm_bound)
 
 
-@_for_skew_kernels
-def exact_norm_bound(kernel: np.ndarray, size: int) -> float:
-    """An upper bound of the norm of the zero-padded size×size convolution, proven on the operator itself.
+@_for_kernels(_skew)
+def exact_norm_bound(kernel: np.ndarray, size: tuple[int, int]) -> float:
+    """An upper bound of the norm of the zero-padded convolution, proven on the operator itself.
 
     kernel: (k, k, C_in, C_out) float64, finite, k odd; `conv_norm_bound` checks that.
     """
-    return _least_proven(kernel, size, [[lambda: 1j * np.stack([_toeplitz(row, size) for row in kernel])]])
+    rows, columns = size
+    if columns > rows:
+        rows, columns, kernel = columns, rows, kernel.swapaxes(0, 1)
+    matrices = [lambda: 1j * np.stack([_toeplitz(row, columns) for row in kernel])]
+    return _least_proven(kernel, (rows, columns), [(rows, matrices)])
 
 
-@_for_skew_kernels
-def circulant_norm_bound(kernel: np.ndarray, size: int) -> float:
+@_for_kernels(_skew)
+def circulant_norm_bound(kernel: np.ndarray, size: tuple[int, int]) -> float:
     """As `exact_norm_bound`, but proven on one of the twisted circulants that contain the operator."""
-    k = len(kernel)
-    grid = size + k // 2
 
     def symbol(oriented, frequency):
+        k = oriented.shape[1]
         phases = np.exp(1j * frequency * (np.arange(k) - k // 2))
         return 1j * np.einsum("b,abio->aio", phases, oriented)
 
+    def frequencies(oriented, columns, twist):
+        grid = columns + oriented.shape[1] // 2
+        return [functools.partial(symbol, oriented, 2 * np.pi * (j + twist / _TWISTS) / grid) for j in range(grid)]
+
+    height, width = size
     candidates = [
-        [functools.partial(symbol, oriented, 2 * np.pi * (j + twist / _TWISTS) / grid) for j in range(grid)]
+        (rows, frequencies(oriented, columns, twist))
         for twist in range(_TWISTS)
-        for oriented in (kernel, kernel.swapaxes(0, 1))
+        for oriented, rows, columns in ((kernel, height, width), (kernel.swapaxes(0, 1), width, height))
     ]
     return _least_proven(kernel, size, candidates)
 
 
-def _least_proven(kernel: np.ndarray, size: int, candidates: list[list]) -> float:
-    """A bound near the least over candidates, each the list of matrices H whose largest λ(−H) bounds the norm.
+def _least_proven(kernel: np.ndarray, size: tuple[int, int], candidates: list[tuple[int, list]]) -> float:
+    """A bound near the least over candidates (rows, matrices H, by bands, whose largest λ(−H) bounds the norm).
 
     s grows from an estimate of the norm until sI + H factorises for all matrices of one candidate.  What has been
     proven for a smaller s needs no second proof, and what failed is tried first at the next s.
     """
-    estimate = max(_norm_estimate(kernel, size), 0.5)  # the largest entry is at least 0.5 (`_at_unit_scale`)
+    estimate = max(skew_norm_estimate(kernel, size), 0.5)  # the largest entry is at least 0.5 (`_at_unit_scale`)
     margin = 1e-3
     while True:
         shift = estimate * (1 + margin)
-        for matrices in candidates:
-            while matrices and _is_positive(band := matrices[-1](), size, shift):
+        for rows, matrices in candidates:
+            while matrices and _is_positive(band := matrices[-1](), rows, shift):
                 matrices.pop()
             if not matrices:
                 side = band.shape[1]
-                return _with_rounding(kernel, shift, size * side, _group(len(band), side, size) * side)
+                return _with_rounding(kernel, shift, rows * side, _group(len(band), side, rows) * side)
         margin *= 1.5
 
 
 def _with_rounding(kernel: np.ndarray, shift: float, side: int, block: int) -> float:
     """The bound that factorisations of sI + H in blocks prove, for entries of the kernel in [−1, 1]."""
-    k = len(kernel)
+    k = max(kernel.shape[:2])
     backward = _backward_error(block) * side * (shift + k)
     symbols = 32 * k * k * _EPS * float(np.sqrt((kernel**2).sum(axis=(2, 3))).sum())
     return (shift + backward + symbols) * (1 + 4 * _EPS)
@@ -297,31 +335,3 @@ def _toeplitz(blocks: np.ndarray, count: int) -> np.ndarray:
         columns = np.arange(max(0, -offset), count - max(0, offset))
         matrix[columns + offset, :, columns, :] = blocks[offset + reach]
     return matrix.reshape(count * side, count * side)
-
-
-def _norm_estimate(kernel: np.ndarray, size: int) -> float:
-    """Lanczos estimate, from below, of the norm of the zero-padded convolution with a skew kernel, in float32.
-
-    A skew operator is skew-tridiagonal in its Krylov basis; with the signs dropped that matrix has the same norm.
-    """
-    k, _, channels, _ = kernel.shape
-    taps = kernel.astype(np.float32).reshape(-1, channels)
-    padded = np.zeros((size + k - 1, size + k - 1, channels), np.float32)
-    image = padded[k // 2 : k // 2 + size, k // 2 : k // 2 + size]
-    patches = np.lib.stride_tricks.sliding_window_view(padded, (k, k), (0, 1)).transpose(0, 1, 3, 4, 2)
-    vector: np.ndarray = np.random.default_rng(0).normal(size=image.shape).astype(np.float32)
-    vector = vector / np.linalg.norm(vector)
-    previous: np.ndarray = np.zeros_like(vector)
-    lengths, estimate = [0.0], 0.0
-    while len(lengths) < 400:
-        image[:] = vector
-        following = (patches.reshape(-1, k * k * channels) @ taps).reshape(image.shape) + lengths[-1] * previous
-        lengths.append(float(np.linalg.norm(following)))
-        exhausted = lengths[-1] < 1e-6 or len(lengths) > vector.size
-        if exhausted or len(lengths) % 16 == 0:
-            last, tridiagonal = estimate, (np.zeros(len(lengths)), np.array(lengths[1:]))
-            estimate = float(scipy.linalg.eigvalsh_tridiagonal(*tridiagonal)[-1])
-            if exhausted or estimate <= last * (1 + 1e-4):
-                break
-        previous, vector = vector, following / np.float32(lengths[-1])
-    return estimate

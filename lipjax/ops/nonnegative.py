@@ -14,21 +14,36 @@ def nonnegative_norm_bound(matrix: np.ndarray) -> float:
     return math.sqrt(_perron_bound(lambda w: absolute.T @ (absolute @ w), np.ones(absolute.shape[1])))
 
 
-def nonnegative_conv_norm_bound(kernel: np.ndarray, size: int) -> float:
-    """The same for |A|, A the zero-padded size×size convolution with a skew kernel (k, k, C, C), so that |A| = |A|ᵀ."""
-    absolute, radius = np.abs(np.asarray(kernel, np.float64)), len(kernel) // 2
-    reach = min(radius, size - 1)
-    offsets = [(a, b) for a in range(-reach, reach + 1) for b in range(-reach, reach + 1)]
+def nonnegative_conv_norm_bound(kernel: np.ndarray, size: int | tuple[int, int]) -> float:
+    """The same for |A|, A the zero-padded convolution with a kernel (k, k, C_in, C_out) of images (H, W).
+
+    By |A|ᵀ|A|, unless |A| is its own transpose, as that of a skew kernel is.
+    """
+    absolute = np.abs(np.asarray(kernel, np.float64))
+    sides = size if isinstance(size, tuple) else (size, size)
+    transposed = np.flip(absolute, (0, 1)).swapaxes(2, 3)
+    w = np.ones((*sides, absolute.shape[2]))
+    if np.array_equal(absolute, transposed):
+        return _perron_bound(_convolution(absolute, sides), w)
+    forth, back = _convolution(absolute, sides), _convolution(transposed, sides)
+    return math.sqrt(_perron_bound(lambda w: back(forth(w)), w))
+
+
+def _convolution(kernel: np.ndarray, sides: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
+    """w (H, W, C_in) → (H, W, C_out)."""
+    radius = len(kernel) // 2
+    (height, width), (tall, wide) = sides, (min(radius, n - 1) for n in sides)
+    offsets = [(a, b) for a in range(-tall, tall + 1) for b in range(-wide, wide + 1)]
 
     def apply(w):
-        padded = np.pad(w, ((reach, reach), (reach, reach), (0, 0)))
-        total = np.zeros_like(w)
+        padded = np.pad(w, ((tall, tall), (wide, wide), (0, 0)))
+        total = np.zeros((height, width, kernel.shape[3]))
         for a, b in offsets:
-            shifted = padded[reach + a : reach + a + size, reach + b : reach + b + size]
-            total += shifted @ absolute[radius + a, radius + b]
+            shifted = padded[tall + a : tall + a + height, wide + b : wide + b + width]
+            total += shifted @ kernel[radius + a, radius + b]
         return total
 
-    return _perron_bound(apply, np.ones((size, size, absolute.shape[2])))
+    return apply
 
 
 def _perron_bound(apply: Callable[[np.ndarray], np.ndarray], w: np.ndarray) -> float:

@@ -5,6 +5,7 @@ import pytest
 
 import lipjax
 from lipjax import ops
+from lipjax.layers import SkewOrthogonalConv
 from lipjax.layers.folded import is_matrix
 from lipjax.layers.skew_orthogonal_conv import held_polynomial
 
@@ -98,3 +99,17 @@ def test_a_matrix_beside_the_kernel_that_runs_proves_nothing(networks):
     layer = {**folded_variables["params"][name], "matrix": np.zeros((2, 2), np.float32)}
     forged = {"params": folded_variables["params"] | {name: layer}}
     assert folded.lipschitz_bound(forged) == folded.lipschitz_bound(folded_variables)
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 4), (6, 3, 4), (2, 4, 4), (4, 1, 2)])
+@pytest.mark.parametrize("polynomial", [held_polynomial(4, 1.9), ops.taylor(6)])
+def test_rectangles_are_proven_and_folded(shape, polynomial, float64):
+    layer = SkewOrthogonalConv(4, polynomial=polynomial)
+    x = jax.random.normal(jax.random.key(1), (2, *shape), jnp.float64)
+    own = layer.tightened(layer.init(jax.random.key(0), x), shape)
+    folded, folded_own = layer.folded(own, shape)
+    for one, variables in ((layer, own), (folded, folded_own)):
+        jacobian = jax.jacobian(lambda x, one=one, v=variables: one.evaluate(v, x[None]).ravel())(x[0])
+        norm = np.linalg.norm(np.reshape(jacobian, (jacobian.shape[0], -1)), 2)
+        assert norm <= one.proof(variables, shape).lipschitz <= 1.01 * norm
+    np.testing.assert_allclose(folded.evaluate(folded_own, x), layer.evaluate(own, x), rtol=0, atol=1e-12)

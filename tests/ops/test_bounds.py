@@ -22,13 +22,14 @@ def slack(request, monkeypatch):
 
     A good estimate hides a wrong proof, as the bound starts 0.1 % above it; a low one leaves all to the proof.
     """
-    estimate = bounds._norm_estimate
-    monkeypatch.setattr(bounds, "_norm_estimate", lambda kernel, size: request.param * estimate(kernel, size))
+    estimate = bounds.skew_norm_estimate
+    monkeypatch.setattr(bounds, "skew_norm_estimate", lambda kernel, size: request.param * estimate(kernel, size))
     return {1.0: 1.0016, 0.97: 1.02, 0.8: 1.15}[request.param]
 
 
 def true_norm(kernel, size):
-    return np.linalg.norm(dense_operator(kernel, size, size), 2)
+    height, width = size if isinstance(size, tuple) else (size, size)
+    return np.linalg.norm(dense_operator(kernel, height, width), 2)
 
 
 def skew(kernel):
@@ -128,23 +129,28 @@ def test_rule(monkeypatch):
     """Exact for small images or few channels, circulant otherwise; a 1×1 kernel sees one pixel."""
     monkeypatch.setattr(bounds, "exact_norm_bound", lambda kernel, size: ("exact", size))
     monkeypatch.setattr(bounds, "circulant_norm_bound", lambda kernel, size: ("circulant", size))
+    monkeypatch.setattr(bounds, "general_norm_bound", lambda kernel, size: ("symbols", size))
     for shape, size, expected in [
-        ((3, 3, 32, 32), 4, ("exact", 4)),
-        ((3, 3, 16, 16), 8, ("exact", 8)),
-        ((3, 3, 17, 17), 8, ("exact", 8)),
-        ((3, 3, 33, 33), 8, ("circulant", 8)),
-        ((1, 1, 300, 300), 8, ("exact", 1)),
-        ((3, 3, 20, 13), 8, ("circulant", 8)),
+        ((3, 3, 32, 32), 4, ("exact", (4, 4))),
+        ((3, 3, 16, 16), 8, ("exact", (8, 8))),
+        ((3, 3, 17, 17), 8, ("exact", (8, 8))),
+        ((3, 3, 33, 33), 8, ("circulant", (8, 8))),
+        ((1, 1, 300, 300), 8, ("exact", (1, 1))),
+        ((3, 3, 20, 13), 8, ("circulant", (8, 8))),
+        ((3, 3, 33, 33), (7, 90), ("exact", (7, 90))),
+        ((3, 3, 40, 40), (8, 7), ("circulant", (8, 7))),
+        ((3, 3, 90, 80), (16, 16), ("symbols", (16, 16))),
+        ((3, 3, 90, 90), (16, 16), ("circulant", (16, 16))),
     ]:
         kernel = np.random.default_rng(0).normal(size=shape)
         assert ops.conv_norm_bound(skew(kernel) if shape[2] == shape[3] else kernel, size) == expected
     monkeypatch.setattr(bounds, "_SMALL_IMAGE_LIMIT", 64)
-    assert ops.conv_norm_bound(skew(np.random.default_rng(0).normal(size=(3, 3, 32, 32))), 4) == ("circulant", 4)
+    assert ops.conv_norm_bound(skew(np.random.default_rng(0).normal(size=(3, 3, 32, 32))), 4) == ("circulant", (4, 4))
 
 
 @pytest.mark.parametrize("bound", [exact_norm_bound, circulant_norm_bound])
 def test_no_estimate_at_all(bound, monkeypatch, rng):
-    monkeypatch.setattr(bounds, "_norm_estimate", lambda kernel, size: 0.0)
+    monkeypatch.setattr(bounds, "skew_norm_estimate", lambda kernel, size: 0.0)
     kernel = skew(rng.normal(size=(3, 3, 5, 5)))
     true = true_norm(kernel, 6)
     assert true <= bound(kernel, 6) <= 1.6 * true
@@ -189,7 +195,7 @@ def test_dense_bound_is_tight_to_its_margin(rng):
 def test_a_low_estimate_is_not_believed(monkeypatch, rng):
     """The factorisation decides: an estimate a factor 0.9 too low must not lower the bound below the norm."""
     matrix = rng.normal(size=(100, 100))
-    monkeypatch.setattr("lipjax.ops.bounds._largest_eigenvalue", lambda gram: 0.81 * np.linalg.eigvalsh(gram)[-1])
+    monkeypatch.setattr("lipjax.ops.bounds.largest_eigenvalue", lambda gram: 0.81 * np.linalg.eigvalsh(gram)[-1])
     assert dense_norm_bound(matrix) >= np.linalg.norm(matrix, 2)
 
 
@@ -245,6 +251,9 @@ def test_errors():
         ops.conv_norm_bound(np.full((3, 3, 1, 1), np.nan), 4)
     with pytest.raises(ValueError, match="size must be at least 1"):
         ops.conv_norm_bound(np.zeros((3, 3, 1, 1)), 0)
+    for size in [(4, 0), (4,), (4, 4, 4), 4.0]:
+        with pytest.raises(ValueError, match=r"an integer or \(height, width\), got"):
+            ops.conv_norm_bound(np.zeros((3, 3, 1, 1)), size)
 
 
 @pytest.mark.parametrize(
@@ -271,3 +280,52 @@ def test_the_stated_rounding_of_a_matrix_is_no_less_than_what_its_bound_allows(s
     matrix = np.eye(*shape)  # nothing rounds, so the factorisation succeeds at the first shift, 1 + 1e-4
     allowed = dense_norm_bound(matrix) / (1 + 1e-4) - 1
     assert 0 < allowed <= bounds.dense_rounding(shape) + 4e-16 < 1e-10
+
+
+def cosines(k, c, d):
+    return np.cos(np.arange(k * k * c * d) ** 2 % 97).reshape(k, k, c, d).round(6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "estimate", "is_skew", "expected"),
+    [
+        ((1, 4, 4), 5, 1.138, True, "0x1.26a57afea3fd3p+0"),
+        ((3, 6, 6), 4, 6.239, True, "0x1.93d81f85e402dp+2"),
+        ((3, 8, 8), 8, 10.505, True, "0x1.53fd33db36843p+3"),
+        ((3, 40, 40), 8, 28.409, True, "0x1.ce4f70804efb0p+4"),
+        ((5, 5, 5), 6, 10.011, True, "0x1.44004228b19ccp+3"),
+        ((5, 4, 2), 9, 5.913, False, "0x1.7ebe198752ba7p+3"),
+        ((3, 20, 24), 8, 16.888, False, "0x1.1898800230466p+5"),
+        ((3, 20, 20), 4, 11.569, False, "0x1.766cc64839575p+4"),
+    ],
+)
+def test_bounds_of_squares_are_those_of_0_2_to_the_last_bit(shape, size, estimate, is_skew, expected, monkeypatch):
+    """Given the same estimate, which is of the machine's float32 products."""
+    monkeypatch.setattr(bounds, "skew_norm_estimate", lambda kernel, size: estimate)
+    kernel = cosines(*shape)
+    kernel = skew(kernel) if is_skew else kernel
+    assert ops.conv_norm_bound(kernel, size) == ops.conv_norm_bound(kernel, (size, size)) == float.fromhex(expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rectangles_never_below_the_true_norm(kind, slack, rng):
+    for i in range(30):
+        k, c = int(rng.choice([1, 3, 5])), int(rng.integers(1, 4))
+        size = int(rng.integers(1, 10)), int(rng.integers(1, 6))
+        size = size if i % 4 < 2 else size[::-1]
+        kernel = KINDS[kind](rng, k, c, c if i % 2 else int(rng.integers(1, 4)))
+        kernel = skew(kernel) if i % 2 else kernel
+        true = true_norm(kernel, size)
+        assert true <= exact_norm_bound(kernel, size) <= slack * true
+        assert true <= circulant_norm_bound(kernel, size)
+        assert true <= ops.conv_norm_bound(kernel, size) <= slack * true
+
+
+def test_the_stated_rounding_of_rectangles_covers(monkeypatch):
+    with_rounding, allowed = bounds._with_rounding, []
+    monkeypatch.setattr(bounds, "_with_rounding", lambda *a: allowed.append(with_rounding(*a) / a[1] - 1) or 1.0)
+    for size in [(3, 40), (40, 3), (12, 20), (20, 12)]:
+        for channels in (4, 40):
+            kernel = skew(np.random.default_rng(0).normal(size=(5, 5, channels, channels)))
+            ops.conv_norm_bound(kernel, size)
+            assert 0 < allowed[-1] <= bounds.rounding(kernel.shape, size) < 1e-6

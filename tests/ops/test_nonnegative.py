@@ -30,3 +30,12 @@ def test_where_every_row_has_the_same_sum_the_bound_is_the_norm():
     kernel = np.zeros((1, 1, 2, 2))
     kernel[0, 0] = [[0, 1], [-1, 0]]
     assert 1 <= nonnegative_conv_norm_bound(kernel, 4) <= 1 + 2e-8
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 3), (3, 3, 3), (5, 1, 4), (1, 3, 2)])
+@pytest.mark.parametrize("size", [(2, 5), (5, 2), (1, 4), (4, 4)])
+def test_of_any_kernel_and_rectangle(rng, shape, size):
+    k, c_in, c_out = shape
+    kernel = rng.normal(size=(k, k, c_in, c_out))
+    norm = np.linalg.norm(np.abs(dense_operator(kernel, *size)), 2)
+    assert norm * (1 - 1e-12) <= nonnegative_conv_norm_bound(kernel, size) <= 1.1 * norm

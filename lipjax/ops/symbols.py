@@ -1,0 +1,154 @@
+"""A proven bound of the norm of zero-padded convolutions of many channels, of any real kernel, by their symbols.
+
+Let rows and columns both wrap around cyclic grids of m >= n + r points, with factors e^{iθ} for each turn: as in
+`bounds`, the zero-padded convolution is a compression of that operator, which is block diagonal in the frequencies
+ω = ((2πj + θ)/m, (2πj' + θ')/m'), with the blocks
+
+    B(ω) = Σ_{a,b} K[a, b] e^{i(ω_1 a + ω_2 b)},    (C_in, C_out).
+
+Hence ‖K‖ <= s if s² I − B Bᴴ >= 0 at every ω of one grid: so many Gram matrices and Cholesky factorisations of the
+smaller side C of B, and none of the 2C channels of a dilation at n rows.  B(−ω) is the conjugate of B(ω), as K is real,
+so of a grid that −1 maps to itself (θ, θ' = 0 or π) half is enough.  The least over the twists θ, θ' is taken: the
+peak of ‖B‖ then lies between the points of the grid, as it does for a padded image.
+
+Rounding, for entries of K in [−1, 1].  B̃ is off by what phases and sums of k l products are, below e = 32 k l eps
+Σ ‖K_ab‖_F.  With c the longer side of B and γ = (8c + 64) u / (1 − (8c + 64) u), the Gram matrix is off by
+γ ‖B̃‖_F² <= γ (1 + γ) tr(G̃), and tr(G̃) <= C s², as a factorisation that succeeds has positive pivots; its own backward
+error is γ tr(s² I − G̃) <= γ C s² (Higham, theorems 10.3 and 3.5; section 3.6 for complex products).  So success proves
+
+    ‖B‖ <= s (1 + 3 C γ)^½ + e.
+"""
+
+import functools
+from collections.abc import Iterable
+
+import numpy as np
+import scipy.ndimage
+from scipy.linalg.blas import zherk
+from scipy.linalg.lapack import zpotrf
+
+from lipjax.ops.estimates import conv_norm_estimate
+
+_EPS = float(np.finfo(np.float64).eps)
+_TWISTS = 8  # a side
+_KEPT = 4  # twists that are tried, of those that promise most
+_MAP, _POWER_STEPS = 24, 8  # points a side at which ‖B‖ is estimated, by so many power iterations
+
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+def symbol_norm_bound(kernel: np.ndarray, size: tuple[int, int]) -> float:
+    """An upper bound of the norm of the zero-padded convolution of images (H, W), proven at every frequency of a grid.
+
+    kernel: (k, l, C_in, C_out) float64, k and l odd, not all 0, entries in [−1, 1].
+    """
+    kernel = kernel if kernel.shape[2] <= kernel.shape[3] else kernel.swapaxes(2, 3)  # B ↦ Bᵀ: the same norms
+    grids, symbol = _grids(kernel, size), functools.partial(_symbol, kernel)
+    pending = [list(grid) for grid in grids]
+    estimate, margin = max(conv_norm_estimate(kernel, size), 0.5), 1e-3
+    failed: list[np.ndarray | None] = [None] * len(pending)
+    while True:
+        bound = estimate * (1 + margin)
+        for i, frequencies in enumerate(pending):
+            while frequencies:
+                known = failed[i]
+                gram = _gram(symbol(frequencies[-1])) if known is None else known
+                if not _is_above(bound, gram):
+                    failed[i] = gram
+                    break
+                failed[i] = None
+                frequencies.pop()
+            if not frequencies:
+                return _with_rounding(kernel, bound)
+        margin *= 1.25
+
+
+def rounding(shape: tuple[int, ...]) -> float:
+    """The largest part of `symbol_norm_bound`, relative to it, that allows for rounding.
+
+    As in `bounds.rounding`: with b the bound, ‖K_ab‖_F <= √C b for each tap.
+    """
+    taps, smaller = shape[0] * shape[1], min(shape[2:])
+    return 2 * smaller * _gamma(max(shape[2:])) + 33 * taps**2 * smaller**0.5 * _EPS
+
+
+def points(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
+    """Of the grid of a kernel of that shape."""
+    return size[0] + shape[0] // 2, size[1] + shape[1] // 2
+
+
+def _symbol(kernel: np.ndarray, frequency: tuple[float, float]) -> np.ndarray:
+    """B(ω), (C_in, C_out) complex."""
+    offsets = [np.arange(k) - k // 2 for k in kernel.shape[:2]]
+    phases = (frequency[0] * offsets[0][:, None] + frequency[1] * offsets[1][None, :]).ravel()
+    taps = kernel.reshape(len(phases), -1)
+    return (np.cos(phases) @ taps + 1j * (np.sin(phases) @ taps)).reshape(kernel.shape[2:])
+
+
+def _gram(symbol: np.ndarray) -> np.ndarray:
+    """−B Bᴴ, its lower triangle."""
+    return zherk(-1.0, symbol, lower=1)
+
+
+def _is_above(bound: float, negated_gram: np.ndarray) -> bool:
+    """Whether bound² I − G factorises."""
+    trial = negated_gram.copy(order="F")
+    trial[np.diag_indices_from(trial)] += bound**2
+    return zpotrf(trial, lower=1, clean=0, overwrite_a=True)[1] == 0
+
+
+def _gamma(side: int) -> float:
+    roundoff = (8 * side + 64) * _EPS / 2
+    return roundoff / (1 - roundoff)
+
+
+def _with_rounding(kernel: np.ndarray, bound: float) -> float:
+    """What success at `bound` proves."""
+    smaller, larger = kernel.shape[2:]
+    taps = kernel.shape[0] * kernel.shape[1]
+    off = 32 * taps * _EPS * float(np.sqrt((kernel**2).sum(axis=(2, 3))).sum())
+    return (bound * (1 + 3 * smaller * _gamma(larger)) ** 0.5 + off) * (1 + 4 * _EPS)
+
+
+def _grids(kernel: np.ndarray, size: tuple[int, int]) -> Iterable[list[tuple[float, float]]]:
+    """The grids of the twists that promise the least norms; of each the frequencies, those of large norm last."""
+    sides, norms = points(kernel.shape, size), _norm_map(kernel)
+
+    def predicted(frequencies):
+        where = np.asarray(frequencies).T * (_MAP / (2 * np.pi))
+        return scipy.ndimage.map_coordinates(norms, where, order=1, mode="grid-wrap")
+
+    found = []
+    for twists in np.ndindex(_TWISTS, _TWISTS):
+        opposite = tuple(-twist % _TWISTS for twist in twists)
+        if opposite < twists:  # the same symbols, conjugate
+            continue
+        at = [2 * np.pi * (np.arange(m) + t / _TWISTS) / m for m, t in zip(sides, twists, strict=True)]
+        indices = [index for index in np.ndindex(*sides) if opposite != twists or _is_first(index, twists, sides)]
+        frequencies = [(float(at[0][i]), float(at[1][j])) for i, j in indices]
+        value = predicted(frequencies)
+        found.append((float(value.max()), twists, [frequencies[n] for n in np.argsort(value)]))
+    return [frequencies for _, _, frequencies in sorted(found)[:_KEPT]]
+
+
+def _is_first(index: tuple[int, ...], twists: tuple[int, ...], sides: tuple[int, ...]) -> bool:
+    """Whether a frequency comes before its negative, (−j − 2t) mod m with t = 0 or ½ a turn, or is its own."""
+    negative = tuple((-j - 2 * t // _TWISTS) % m for j, t, m in zip(index, twists, sides, strict=True))
+    return index <= negative
+
+
+def _norm_map(kernel: np.ndarray) -> np.ndarray:
+    """Estimates of ‖B‖ at (_MAP, _MAP) frequencies 2πj/_MAP, by power iteration in complex64."""
+    taps = kernel.astype(np.float32)
+    start = np.random.default_rng(0).normal(size=kernel.shape[3]).astype(np.complex64)
+    norms = np.zeros((_MAP, _MAP))
+    for i, j in np.ndindex(_MAP // 2 + 1, _MAP):
+        symbol = np.asarray(_symbol(taps, (2 * np.pi * i / _MAP, 2 * np.pi * j / _MAP)), np.complex64)
+        vector: np.ndarray = start
+        length = 0.0
+        for _ in range(_POWER_STEPS):
+            unit: np.ndarray = vector / max(float(np.linalg.norm(vector)), _TINY)
+            image = symbol @ unit.astype(np.complex64)
+            length, vector = float(np.linalg.norm(image)), symbol.conj().T @ image
+        norms[i, j] = norms[-i % _MAP, -j % _MAP] = length
+    return norms
