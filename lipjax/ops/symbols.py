@@ -140,15 +140,15 @@ def _is_first(index: tuple[int, ...], twists: tuple[int, ...], sides: tuple[int,
 def _norm_map(kernel: np.ndarray) -> np.ndarray:
     """Estimates of ‖B‖ at (_MAP, _MAP) frequencies 2πj/_MAP, by power iteration in complex64."""
     taps = kernel.astype(np.float32)
-    start = np.random.default_rng(0).normal(size=kernel.shape[3]).astype(np.complex64)
+    start = np.asarray(np.random.default_rng(0).normal(size=kernel.shape[3]), np.complex64)
     norms = np.zeros((_MAP, _MAP))
     for i, j in np.ndindex(_MAP // 2 + 1, _MAP):
         symbol = np.asarray(_symbol(taps, (2 * np.pi * i / _MAP, 2 * np.pi * j / _MAP)), np.complex64)
-        vector: np.ndarray = start
+        vector = start
         length = 0.0
         for _ in range(_POWER_STEPS):
-            unit: np.ndarray = vector / max(float(np.linalg.norm(vector)), _TINY)
-            image = symbol @ unit.astype(np.complex64)
+            unit = vector / max(float(np.linalg.norm(vector)), _TINY)
+            image = symbol @ np.asarray(unit, np.complex64)
             length, vector = float(np.linalg.norm(image)), symbol.conj().T @ image
         norms[i, j] = norms[-i % _MAP, -j % _MAP] = length
     return norms
