@@ -8,10 +8,13 @@ from lipjax.layers.folded import FoldedConv
 from lipjax.layers.head import Head
 from lipjax.layers.last_layer_normalization import LastLayerNormalization
 from lipjax.layers.layer import Layer, Proof, isometry
+from lipjax.layers.orthogonal_dense import OrthogonalDense, PatchConv
 from lipjax.layers.pooling import MaxPool, PointPool, PolylinePool, ProjectionPool
 from lipjax.layers.recomputed import Recomputed
+from lipjax.layers.residual_conv import Centring, ResidualConv
 from lipjax.layers.shapes import Flatten, InputScale, SpaceToDepth
 from lipjax.layers.skew_orthogonal_conv import SkewOrthogonalConv
+from lipjax.layers.strided_conv import StridedConv
 
 # What a network may choose by name: a new layer is its file and its line here.
 CONVOLUTIONS: dict[str, type[Layer]] = {"skew_orthogonal": SkewOrthogonalConv}
@@ -29,6 +32,7 @@ __all__ = [
     "CONVOLUTIONS",
     "HEADS",
     "POOLINGS",
+    "Centring",
     "Concatenate",
     "Container",
     "CurvatureHead",
@@ -42,15 +46,19 @@ __all__ = [
     "Layer",
     "MaxMin",
     "MaxPool",
+    "OrthogonalDense",
+    "PatchConv",
     "PointPool",
     "PolylinePool",
     "ProjectionPool",
     "Proof",
     "Recomputed",
     "Residual",
+    "ResidualConv",
     "Sequential",
     "SkewOrthogonalConv",
     "SpaceToDepth",
     "Split",
+    "StridedConv",
     "isometry",
 ]

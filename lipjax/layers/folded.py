@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax import ops
+from lipjax.layers.convolution import MORE, applied_rounding, matrix_rounding, sides
 from lipjax.layers.layer import Layer, Proof, Shape, Variables, norm_at_zero
 from lipjax.layers.rounding import COARSEST, ROUNDOFF, Rounding, enlarged, gamma, underflow
 from lipjax.ops import bounds
-from lipjax.ops.blocked import BLOCK, blocks, product
+from lipjax.ops.blocked import product
 from lipjax.ops.bounds import Size, dense_norm_bound, dense_rounding, is_skew
-from lipjax.ops.convolution import blocked_sums
 from lipjax.ops.fusion import stored
-from lipjax.ops.nonnegative import nonnegative_conv_norm_bound, nonnegative_norm_bound
+from lipjax.ops.nonnegative import nonnegative_conv_norm_bound
 from lipjax.ops.polynomials import Polynomial
 
 # A matrix costs (H·W·C)² multiplications an image, the nest of degree d H·W·d·k²·C²: fewer for H·W <= 9 d.  Beyond 4096
@@ -95,38 +95,18 @@ class FoldedConv(Layer):
         return polynomial_proof(self.polynomial, norm, kernel, 0.0, shape, params)
 
 
-def matrix_rounding(matrix: np.ndarray, bound: float, offset: float) -> Rounding:
-    """Of x D + b by `blocked.product`, ‖D‖ <= bound.
-
-    Within a block each of n' products goes through at most n' roundings, so that |error| <= γ(n') |x| |D|; each of the
-    other additions rounds a partial sum, the product with some rows of D, of norm at most bound.  The last is for b.
-    """
-    count = len(matrix)
-    within = gamma(min(count, BLOCK)) * nonnegative_norm_bound(matrix)
-    lost = underflow(matrix.shape[1], 2 * count)
-    return enlarged(within + gamma(blocks(count) + 1) * bound * _MORE, gamma(1) * offset + lost)
-
-
-# What is rounded is known up to what has been rounded before: of higher order, and below this part in float32.
-_MORE = 1.01
-
-
 def polynomial_rounding(
     polynomial: Polynomial, norm: float, absolute: float, kernel_shape: Shape, off: float, shape: Shape, offset: float
 ) -> Rounding:
     """Of p(A) x + b by the operator 'blocked', ‖A‖ <= norm, ‖|A|‖ <= absolute, kernel entries off by `off` units.
 
-    One application, to v: within a block of n' products |error| <= γ(n' + off) |A| |v|.  The other additions round
-    partial sums over some input channels and taps.  Of these, what comes from one pixel is part of A restricted to that
-    pixel, hence at most norm ‖v at that pixel‖, and at most k² pixels meet at one: a partial sum is at most k norm ‖v‖.
-    (In sums over a row of taps, of which only k meet at a pixel, a tap may be cut: √2 for that, and √(2k) <= k.)
-    The nest: u_j = x + c_{j+1} A u_{j+1} is q_j(A) x, ‖q_j(A)‖ <= max |q_j(it)|; an error e of u_{j+1} becomes
-    |c_{j+1}| norm e, and the constant, the product with it and the sum are rounded.  Then the scale, and b.
+    One application: `convolution.applied_rounding`.  The nest: u_j = x + c_{j+1} A u_{j+1} is q_j(A) x, ‖q_j(A)‖ <= max
+    |q_j(it)|; an error e of u_{j+1} becomes |c_{j+1}| norm e, and the constant, the product with it and the sum are
+    rounded.  Then the scale, and b.
     """
-    (height, width), k, channels = sides(shape), kernel_shape[0], kernel_shape[2]
-    products, parts = blocked_sums(k, height, width, channels)
+    size, k, channels = sides(shape), kernel_shape[0], kernel_shape[2]
     absolute *= 1 + off * ROUNDOFF * COARSEST
-    applied = gamma(products + off) * absolute + gamma(parts) * (k * norm + gamma(products) * COARSEST * absolute)
+    applied = applied_rounding(kernel_shape, size, norm, absolute, off)
     error, gain = 0.0, 1.0
     for j in reversed(range(polynomial.degree)):
         c = abs(polynomial.coefficients[j])
@@ -136,8 +116,8 @@ def polynomial_rounding(
         error += gamma(1) * (gain + COARSEST * error)
     scale = abs(polynomial.scale)
     relative = scale * (error + gamma(3) * (gain + COARSEST * error))  # the scale, the product with it, and the sum
-    lost = underflow(height * width * channels, 2 * k * k * channels * (1 + absolute) ** (polynomial.degree + 1))
-    return enlarged(relative * _MORE, gamma(1) * offset + lost)
+    lost = underflow(size[0] * size[1] * channels, 2 * k * k * channels * (1 + absolute) ** (polynomial.degree + 1))
+    return enlarged(relative * MORE, gamma(1) * offset + lost)
 
 
 def plain_polynomial(owner: str, name: str, polynomial: Any) -> Any:
@@ -170,13 +150,6 @@ def polynomial_proof(
         norm,
         polynomial_rounding(polynomial, norm, absolute, kernel.shape, off, shape, offset),
     )
-
-
-def sides(shape: Shape) -> tuple[int, int]:
-    """Height and width of images (H, W, C); ValueError for what is none."""
-    if len(shape) != 3:
-        raise ValueError(f"a convolution is of images (H, W, C), got {shape}")
-    return shape[0], shape[1]
 
 
 def apply_kernel(

@@ -10,16 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax import ops
-from lipjax.layers.folded import apply_kernel, fold_conv, plain_polynomial, polynomial_proof, sides
+from lipjax.layers.convolution import sides
+from lipjax.layers.folded import apply_kernel, fold_conv, plain_polynomial, polynomial_proof
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import Layer, tracked
 from lipjax.layers.rounding import COARSEST, ROUNDOFF
 from lipjax.ops import skew
 from lipjax.ops.fusion import stored
 from lipjax.ops.polynomials import Polynomial
-
-# Of the convolutions in training.
-COMPUTE_DTYPES = ("float32", "bfloat16")
 
 # Power iterations that settle the tracked norms from anywhere.
 SETTLING_STEPS = 50

@@ -9,12 +9,13 @@ from typing import Any
 
 from lipjax.config import build, defaults
 from lipjax.models.lipconvnet import lip_convnet
+from lipjax.models.liresnet import liresnet
 from lipjax.models.network import Classifier, Network
 
 # (image_shape, num_classes, **options) → network.  The options, with their defaults, are the keys of config.model.
 Architecture = Callable[..., Classifier]
 
-ARCHITECTURES: dict[str, Architecture] = {"lipconvnet": lip_convnet}
+ARCHITECTURES: dict[str, Architecture] = {"lipconvnet": lip_convnet, "liresnet": liresnet}
 
 
 def file_of(name: Any) -> Path | None:

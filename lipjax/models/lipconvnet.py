@@ -20,8 +20,9 @@ from lipjax.layers import (
     Sequential,
     SpaceToDepth,
 )
+from lipjax.layers.convolution import COMPUTE_DTYPES
 from lipjax.layers.shapes import LARGEST_STD, SMALLEST_STD
-from lipjax.layers.skew_orthogonal_conv import COMPUTE_DTYPES, DEFAULT_POLYNOMIAL, held_polynomial
+from lipjax.layers.skew_orthogonal_conv import DEFAULT_POLYNOMIAL, held_polynomial
 from lipjax.models.network import Classifier
 from lipjax.ops.equiripple import DEGREES, NORMS
 from lipjax.ops.polynomials import Polynomial

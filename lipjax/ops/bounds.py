@@ -178,15 +178,17 @@ def _at_unit_scale(bound):
 
 
 @_at_unit_scale
-def dense_norm_bound(matrix: np.ndarray) -> float:
-    """An upper bound of the spectral norm of a real, finite float64 matrix, proven by one Cholesky factorisation."""
+def dense_norm_bound(matrix: np.ndarray, margin: float = 1e-4) -> float:
+    """An upper bound of the spectral norm of a real, finite float64 matrix, proven by one Cholesky factorisation.
+
+    `margin`, relative, is how far above an estimate of the norm it starts: 1e-7 for all but orthogonal matrices.
+    """
     if matrix.shape[0] < matrix.shape[1]:
         matrix = matrix.T
     gram = matrix.T @ matrix
     frobenius_squared = float(np.einsum("ii->", gram))
     estimate = largest_eigenvalue(gram)
     gamma = _gram_error(len(matrix))
-    margin = 1e-4
     while True:
         shift = estimate * (1 + margin) ** 2
         trial = -gram

@@ -1,0 +1,153 @@
+"""The trunk layer of LiResNet (Hu et al., NeurIPS 2023): a residual block that is one convolution, and its centring."""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lipjax.config import check, flag, integer, number, one_of
+from lipjax.layers import convolution
+from lipjax.layers.layer import Layer, isometry, norm_at_zero, tracked
+from lipjax.layers.rounding import enlarged, gamma, underflow
+from lipjax.ops.fusion import stored
+
+
+class ResidualConv(Layer):
+    """y = K x + b, one zero-padded convolution with the identity in its kernel: K = I + W · gain / √depth.
+
+    Nothing is constrained: the bound is the proven norm of K at the resolution of the layer, `ops.conv_norm_bound`,
+    some of the skip of a sum of two bounds, 1 + ‖W · gain‖ / √depth.
+
+    Variables: params/kernel W (k, k, C, C), starting at N(0, 1) / (k² C), params/gain (C,), of output channels,
+    starting at 1, params/bias (C,) where `use_bias`; spectral/image (H, W, C) follows the top singular vector of K at
+    this resolution, by POWER_STEPS power iterations a training step, for `estimate` alone.
+
+    Attributes:
+      depth: of the trunk, so many such layers in a row.
+      kernel_size: k, odd.
+      use_bias: whether b is there; a `Centring` that follows has a shift of its own, and takes b away in training.
+      compute_dtype: of the convolution in training, 'float32' or 'bfloat16'.
+    """
+
+    depth: int = 1
+    kernel_size: int = 3
+    use_bias: bool = True
+    compute_dtype: str = "float32"
+
+    decayed: ClassVar[tuple[str, ...]] = ("kernel",)
+
+    def __post_init__(self):
+        check(vars(self), depth=integer(1), kernel_size=odd(), use_bias=flag())
+        check(vars(self), compute_dtype=one_of(*convolution.COMPUTE_DTYPES))
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """(N, H, W, C) → (N, H, W, C)."""
+        x, k = stored(x), self.kernel_size
+        channels = x.shape[-1]
+        params = {
+            "kernel": self.param("kernel", nn.initializers.normal(1 / (k * k * channels)), (k, k, channels, channels))
+        }
+        params["gain"] = self.param("gain", nn.initializers.ones, (channels,))
+        kernel = self.whole_kernel(params)
+        convolution.follow(self, kernel, x.shape[1:], train)
+        y = convolution.in_training(x, kernel, self.compute_dtype if train else "float32")
+        return stored(y + self.param("bias", nn.initializers.zeros, (channels,)) if self.use_bias else y)
+
+    @nn.nowrap
+    def evaluate(self, own, x):
+        y = convolution.evaluated(stored(x), self.whole_kernel(own["params"]))
+        return stored(y + own["params"]["bias"] if self.use_bias else y)
+
+    @nn.nowrap
+    def whole_kernel(self, params):
+        """K (k, k, C, C)."""
+        kernel = params["kernel"] * (params["gain"] / self.depth**0.5)
+        middle = self.kernel_size // 2
+        return kernel.at[middle, middle].add(jnp.eye(kernel.shape[2], dtype=kernel.dtype))
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        """Entries of K are off by a root, a quotient (or an inverse and a product), a product and a sum: 5 units."""
+        with jax.enable_x64(True):
+            params = {name: jnp.asarray(np.asarray(leaf), jnp.float64) for name, leaf in own["params"].items()}
+            kernel = np.asarray(self.whole_kernel(params))
+            parts = np.abs(np.asarray(params["kernel"] * params["gain"])) / self.depth**0.5
+        middle = self.kernel_size // 2
+        parts[middle, middle] += np.eye(kernel.shape[2])
+        kind = f"residual convolution {self.kernel_size}×{self.kernel_size}, the identity in its kernel"
+        return convolution.conv_proof(
+            kind, kernel, parts * (1 + 1e-15), 5, shape, own["params"] if self.use_bias else {}
+        )
+
+    @nn.nowrap
+    def estimate(self, own, shape):
+        return convolution.estimate(own, self.whole_kernel(own["params"]))
+
+    @nn.nowrap
+    def settled(self, own):
+        return convolution.settled(own, self.whole_kernel(own["params"]))
+
+    @nn.nowrap
+    def tightened(self, own, shape):
+        return self.settled(own)
+
+    @nn.nowrap
+    def folded(self, own, shape):
+        return self, {"params": own["params"]}
+
+
+class Centring(Layer):
+    """x − mean + b, channel by channel; nothing is divided, so it is an isometry.
+
+    In training the mean is that of the batch over images and pixels, and the gradient flows through it; in evaluation
+    the mean is spectral/mean (C,), which has moved by `momentum` to that of each batch in training.  Sums are in
+    float32 at least.  Under jit with a batch that is split over devices the mean is that of the whole batch, by a
+    collective that the compiler inserts.
+
+    Variables: params/bias (C,), starting at 0; spectral/mean (C,), starting at 0.
+
+    Attributes:
+      momentum: in (0, 1].
+    """
+
+    momentum: float = 0.1
+
+    def __post_init__(self):
+        check(vars(self), momentum=number(1e-6, 1))
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """(N, …, C) → (N, …, C)."""
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        if not self.is_initializing():
+            tracked(self.variables, "Centring")
+        mean = self.variable("spectral", "mean", jnp.zeros, (x.shape[-1],), bias.dtype)
+        if not train or self.is_initializing():
+            return _shifted(x, bias, mean.value)
+        of_batch = jnp.mean(x, axis=range(x.ndim - 1), dtype=jnp.promote_types(x.dtype, jnp.float32))
+        if self.is_mutable_collection("spectral"):
+            moved = mean.value + self.momentum * (jax.lax.stop_gradient(of_batch).astype(bias.dtype) - mean.value)
+            mean.value = moved
+        return _shifted(x, bias, of_batch)
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        """Rounding: of the shift, and of the sum with it."""
+        sizes = [np.abs(np.asarray(leaf, np.float64)) for leaf in (own["params"]["bias"], own["spectral"]["mean"])]
+        offset = norm_at_zero(np.add(*sizes) * (1 + 1e-15), shape)
+        rounding = enlarged(gamma(1), gamma(3) * offset + underflow(int(np.prod(shape)), 3))
+        return isometry("centring", "a constant is subtracted", offset, rounding)
+
+
+def _shifted(x, bias, mean):
+    return x + (bias - mean).astype(x.dtype)
+
+
+def odd():
+    """An odd number."""
+    return "an odd number >= 1", lambda value: integer(1)[1](value) and value % 2 == 1
