@@ -1,8 +1,10 @@
 """Flax layers over `ops`: everything that is true of a layer is said in its own file."""
 
 from lipjax.layers.activations import Householder, Householder2, MaxMin
+from lipjax.layers.almost_orthogonal_conv import AlmostOrthogonalConv
 from lipjax.layers.container import Container
 from lipjax.layers.containers import Concatenate, Residual, Sequential, Split
+from lipjax.layers.convex_potential import ConvexPotential
 from lipjax.layers.curvature_head import CurvatureHead
 from lipjax.layers.folded import FoldedConv
 from lipjax.layers.head import Head
@@ -12,12 +14,18 @@ from lipjax.layers.orthogonal_dense import OrthogonalDense, PatchConv
 from lipjax.layers.pooling import MaxPool, PointPool, PolylinePool, ProjectionPool
 from lipjax.layers.recomputed import Recomputed
 from lipjax.layers.residual_conv import Centring, ResidualConv
+from lipjax.layers.sdp_residual import SdpResidual
 from lipjax.layers.shapes import Flatten, InputScale, SpaceToDepth
 from lipjax.layers.skew_orthogonal_conv import SkewOrthogonalConv
 from lipjax.layers.strided_conv import StridedConv
 
 # What a network may choose by name: a new layer is its file and its line here.
-CONVOLUTIONS: dict[str, type[Layer]] = {"skew_orthogonal": SkewOrthogonalConv}
+CONVOLUTIONS: dict[str, type[Layer]] = {
+    "skew_orthogonal": SkewOrthogonalConv,
+    "aol": AlmostOrthogonalConv,
+    "cpl": ConvexPotential,
+    "sll": SdpResidual,
+}
 ACTIVATIONS: dict[str, type[Layer]] = {"max_min": MaxMin, "householder": Householder, "householder2": Householder2}
 POOLINGS: dict[str, type[Layer]] = {
     "max": MaxPool,
@@ -32,9 +40,11 @@ __all__ = [
     "CONVOLUTIONS",
     "HEADS",
     "POOLINGS",
+    "AlmostOrthogonalConv",
     "Centring",
     "Concatenate",
     "Container",
+    "ConvexPotential",
     "CurvatureHead",
     "Flatten",
     "FoldedConv",
@@ -55,6 +65,7 @@ __all__ = [
     "Recomputed",
     "Residual",
     "ResidualConv",
+    "SdpResidual",
     "Sequential",
     "SkewOrthogonalConv",
     "SpaceToDepth",

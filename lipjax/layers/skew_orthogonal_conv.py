@@ -1,6 +1,5 @@
 """Skew orthogonal convolution as a layer (paper, section 4): normalised in training, bounded by proof."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -14,6 +13,7 @@ from lipjax.layers.convolution import sides
 from lipjax.layers.folded import apply_kernel, fold_conv, plain_polynomial, polynomial_proof
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import Layer, tracked
+from lipjax.layers.proven_norm import proven_norm
 from lipjax.layers.rounding import COARSEST, ROUNDOFF
 from lipjax.ops import skew
 from lipjax.ops.fusion import stored
@@ -281,17 +281,7 @@ def _in_float64(leaf) -> jax.Array:
     return jnp.asarray(np.asarray(leaf), jnp.float64)
 
 
-_PROVEN: dict[tuple[str, tuple[int, int]], float] = {}
-
-
 def _proven_norm(kernel, size: tuple[int, int]) -> float:
-    """`ops.conv_norm_bound` of the skew kernel of a raw one, in float64.
-
-    Remembered by content: tightening and the bound after it prove it once.
-    """
+    """`ops.conv_norm_bound` of the skew kernel of a raw one, in float64."""
     with jax.enable_x64(True):
-        skew_kernel = np.asarray(skew.skew_kernel(_in_float64(kernel)))
-    key = (hashlib.sha256(repr(skew_kernel.shape).encode() + skew_kernel.tobytes()).hexdigest(), size)
-    if key not in _PROVEN:
-        _PROVEN[key] = ops.conv_norm_bound(skew_kernel, size)
-    return _PROVEN[key]
+        return proven_norm(np.asarray(skew.skew_kernel(_in_float64(kernel))), size)

@@ -7,7 +7,9 @@ import pytest
 from arithmetic import DIRECTIONS, Adversary, Digits50, distances, execute
 
 from lipjax.layers import (
+    AlmostOrthogonalConv,
     Concatenate,
+    ConvexPotential,
     CurvatureHead,
     FoldedConv,
     Householder,
@@ -20,6 +22,7 @@ from lipjax.layers import (
     PolylinePool,
     ProjectionPool,
     Residual,
+    SdpResidual,
     Sequential,
     SkewOrthogonalConv,
     SpaceToDepth,
@@ -38,6 +41,9 @@ LAYERS = {
     "dense convolution": (SkewOrthogonalConv(4), (2, 2, 3)),
     "1×1 convolution": (SkewOrthogonalConv(6, kernel_size=1), (1, 1, 6)),
     "Taylor": (SkewOrthogonalConv(3, polynomial=taylor(6)), (3, 3, 3)),
+    "almost orthogonal": (AlmostOrthogonalConv(4), (3, 3, 3)),
+    "convex potential": (ConvexPotential(4), (3, 3, 3)),
+    "SDP residual": (SdpResidual(3), (3, 3, 4)),
     "input scale": (InputScale((0.1, 0.2), (0.3, 0.4)), (3, 3, 2)),
     "Householder": (Householder(), (3, 3, 8)),
     "Householder of order 2": (Householder2(), (3, 3, 8)),
