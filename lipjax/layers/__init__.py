@@ -2,6 +2,8 @@
 
 from lipjax.layers.activations import Householder, Householder2, MaxMin
 from lipjax.layers.almost_orthogonal_conv import AlmostOrthogonalConv
+from lipjax.layers.block_reflector_conv import BlockReflectorConv
+from lipjax.layers.cayley_conv import CayleyConv
 from lipjax.layers.container import Container
 from lipjax.layers.containers import Concatenate, Residual, Sequential, Split
 from lipjax.layers.convex_potential import ConvexPotential
@@ -25,6 +27,8 @@ CONVOLUTIONS: dict[str, type[Layer]] = {
     "aol": AlmostOrthogonalConv,
     "cpl": ConvexPotential,
     "sll": SdpResidual,
+    "cayley": CayleyConv,
+    "bro": BlockReflectorConv,
 }
 ACTIVATIONS: dict[str, type[Layer]] = {"max_min": MaxMin, "householder": Householder, "householder2": Householder2}
 POOLINGS: dict[str, type[Layer]] = {
@@ -41,6 +45,8 @@ __all__ = [
     "HEADS",
     "POOLINGS",
     "AlmostOrthogonalConv",
+    "BlockReflectorConv",
+    "CayleyConv",
     "Centring",
     "Concatenate",
     "Container",
