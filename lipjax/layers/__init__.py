@@ -17,7 +17,7 @@ from lipjax.layers.pooling import MaxPool, PointPool, PolylinePool, ProjectionPo
 from lipjax.layers.recomputed import Recomputed
 from lipjax.layers.residual_conv import Centring, ResidualConv
 from lipjax.layers.sdp_residual import SdpResidual
-from lipjax.layers.shapes import Flatten, InputScale, SpaceToDepth
+from lipjax.layers.shapes import FirstChannels, Flatten, InputScale, SpaceToDepth
 from lipjax.layers.skew_orthogonal_conv import SkewOrthogonalConv
 from lipjax.layers.strided_conv import StridedConv
 
@@ -52,6 +52,7 @@ __all__ = [
     "Container",
     "ConvexPotential",
     "CurvatureHead",
+    "FirstChannels",
     "Flatten",
     "FoldedConv",
     "Head",

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lipjax.config import check, flag
 from lipjax.layers.almost_orthogonal_conv import check_kernel_size
 from lipjax.layers.grid import (
     SMALL,
@@ -43,6 +44,7 @@ class BlockReflectorConv(Layer):
       ridge: of ε, from 1e-7 to 0.01.
       identity: whether 1 is added to entry (c, c) of the middle tap, c < rank.
       scale: the kernel is multiplied by it first.
+      use_bias: whether b is there; a `Centring` that follows has a shift of its own.
     """
 
     features: int
@@ -51,6 +53,7 @@ class BlockReflectorConv(Layer):
     ridge: float = 1e-7
     identity: bool = False
     scale: float = 1.0
+    use_bias: bool = True
 
     decayed: ClassVar[tuple[str, ...]] = ("kernel",)
 
@@ -64,6 +67,7 @@ class BlockReflectorConv(Layer):
             if not least <= number <= most:
                 raise ValueError(f"BlockReflectorConv: {name} must be from {least:g} to {most:g}, got {value!r}")
             object.__setattr__(self, name, number)
+        check(vars(self), use_bias=flag())
         super().__post_init__()
 
     @nn.compact
@@ -77,10 +81,11 @@ class BlockReflectorConv(Layer):
             raise ValueError(f"BlockReflectorConv: rank must be at most the {channels} channels, got {rank}")
         shape = (self.kernel_size, self.kernel_size, channels, rank)
         kernel = self.param("kernel", nn.initializers.normal((channels * self.kernel_size**2) ** -0.5), shape)
-        bias = self.param("bias", symmetric_uniform(channels**-0.5), (self.features,))
         grid = self._grid(x.shape[1:3])
-        y = grid_conv(padded(x, channels), self._matrices(kernel, grid), grid)
-        return stored(y[..., : self.features] + bias)
+        y = grid_conv(padded(x, channels), self._matrices(kernel, grid), grid)[..., : self.features]
+        if self.use_bias:
+            y = y + self.param("bias", symmetric_uniform(channels**-0.5), (self.features,))
+        return stored(y)
 
     @nn.nowrap
     def _grid(self, size) -> Grid:
@@ -107,7 +112,8 @@ class BlockReflectorConv(Layer):
     @nn.nowrap
     def evaluate(self, own, x):
         """As `__call__`, with the sums of the products in blocks (`ops.blocked`)."""
-        return stored(self._linear(own["params"]["kernel"], stored(x)) + own["params"]["bias"])
+        y = self._linear(own["params"]["kernel"], stored(x))
+        return stored(y + own["params"]["bias"] if self.use_bias else y)
 
     @nn.nowrap
     def _linear(self, kernel: jax.Array, x: jax.Array) -> jax.Array:
@@ -125,7 +131,8 @@ class BlockReflectorConv(Layer):
         kernel, grid = np.asarray(own["params"]["kernel"]), self._grid(shape[:2])
         why = "V (V*V + ε)⁻¹ V* is between 0 and 1 at each frequency"
         kind = f"block reflector {self.kernel_size}×{self.kernel_size}"
-        bias, error = np.asarray(own["params"]["bias"], np.float64), self._error(kernel, grid)
+        bias = np.asarray(own["params"]["bias"] if self.use_bias else [0.0], np.float64)
+        error = self._error(kernel, grid)
 
         def run(x):
             return self._linear(jnp.asarray(kernel, jnp.float64), x)

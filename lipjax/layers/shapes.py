@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from lipjax import ops
+from lipjax.config import check, integer
 from lipjax.layers.layer import Layer, Proof, isometry, norm_at_zero
 from lipjax.layers.rounding import enlarged, gamma, moved, underflow
 from lipjax.ops.fusion import stored
@@ -94,6 +95,31 @@ class SpaceToDepth(Layer):
     @nn.nowrap
     def proof(self, own, shape):
         return isometry("rearrangement", _PERMUTATION, rounding=moved(math.prod(shape)))
+
+
+class FirstChannels(Layer):
+    """(…, C) → (…, count), the first channels: an orthogonal projection.
+
+    Attributes:
+      count: at least 1, at most C.
+    """
+
+    count: int
+
+    def __post_init__(self):
+        check(vars(self), count=integer(1))
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        del train
+        if self.count > x.shape[-1]:
+            raise ValueError(f"FirstChannels: count must be at most the {x.shape[-1]} channels, got {self.count}")
+        return x[..., : self.count]
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        return isometry(f"the first {self.count} channels", "a projection", rounding=moved(math.prod(shape)))
 
 
 class Flatten(Layer):

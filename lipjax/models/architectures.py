@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lipjax.config import build, defaults
+from lipjax.models.bronet import bronet
+from lipjax.models.convnet import convnet
 from lipjax.models.lipconvnet import lip_convnet
 from lipjax.models.liresnet import liresnet
 from lipjax.models.network import Classifier, Network
@@ -15,7 +17,12 @@ from lipjax.models.network import Classifier, Network
 # (image_shape, num_classes, **options) → network.  The options, with their defaults, are the keys of config.model.
 Architecture = Callable[..., Classifier]
 
-ARCHITECTURES: dict[str, Architecture] = {"lipconvnet": lip_convnet, "liresnet": liresnet}
+ARCHITECTURES: dict[str, Architecture] = {
+    "lipconvnet": lip_convnet,
+    "liresnet": liresnet,
+    "bronet": bronet,
+    "convnet": convnet,
+}
 
 
 def file_of(name: Any) -> Path | None:

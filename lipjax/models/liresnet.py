@@ -74,8 +74,34 @@ def liresnet(
       ValueError: "KEY=VALUE: must be …".
     """
     options = dict(locals())
-    check(options, **_OPTIONS, activation=one_of(*ACTIVATIONS), head=one_of(*HEADS))
-    check(options, stem_kernel_size=(f"at least stem_stride={stem_stride}", lambda size: size >= stem_stride))
+    check_options(options)
+    conv = ResidualConv(depth, kernel_size, use_bias=False, compute_dtype=compute_dtype, parent=None)
+    return assembled(conv, **{key: value for key, value in options.items() if key != "kernel_size"})
+
+
+def assembled(
+    conv: Layer,
+    *,
+    image_shape: tuple[int, ...],
+    num_classes: int,
+    width: int,
+    depth: int,
+    stem_kernel_size: int,
+    stem_stride: int,
+    neck_width: int | None,
+    neck_stride: int,
+    dense_width: int,
+    dense_depth: int,
+    dense_kind: str,
+    activation: str,
+    head: str,
+    hidden: int,
+    compute_dtype: str,
+    remat: bool,
+    mean: tuple[float, ...] | float,
+    std: float,
+) -> Network:
+    """The network of these options, see `liresnet`, with a trunk of layers like `conv`, (H, W, width) to the same."""
     kind = {"kind": dense_kind, "compute_dtype": compute_dtype}
 
     def activated(name: str, *layers: tuple[str, Layer]) -> list[tuple[str, Layer]]:
@@ -83,7 +109,6 @@ def liresnet(
 
     def trunk(index: int) -> list[tuple[str, Layer]]:
         name = f"trunk{index}"
-        conv = ResidualConv(depth, kernel_size, use_bias=False, compute_dtype=compute_dtype, parent=None)
         layers = activated(name, (name, conv), (f"{name}_centring", Centring(parent=None)))
         return [("", Recomputed(Sequential(tuple(layers), parent=None), parent=None))] if remat else layers
 
@@ -106,6 +131,13 @@ def _head(name: str, num_classes: int, hidden: int) -> Head:
     kind: Any = HEADS[name]
     own = {"hidden": hidden} if issubclass(kind, CurvatureHead) else {}
     return kind(num_classes=num_classes, **own, parent=None)
+
+
+def check_options(options) -> None:
+    """Raise ValueError, "KEY=VALUE: must be …", for options that `assembled` does not take."""
+    check(options, **_OPTIONS, activation=one_of(*ACTIVATIONS), head=one_of(*HEADS))
+    least = options["stem_stride"]
+    check(options, stem_kernel_size=(f"at least stem_stride={least}", lambda size: size >= least))
 
 
 def _even() -> Allowed:

@@ -1,0 +1,84 @@
+"""The network of the benchmark of 1-Lipschitz layers at equal time (Prach et al., CVPR 2024, arXiv 2311.16833)."""
+
+from typing import Any
+
+from lipjax.config import check, integer, number, one_of
+from lipjax.layers import (
+    ACTIVATIONS,
+    CONVOLUTIONS,
+    HEADS,
+    CurvatureHead,
+    FirstChannels,
+    Flatten,
+    InputScale,
+    Layer,
+    Sequential,
+    SpaceToDepth,
+)
+from lipjax.layers.shapes import LARGEST_STD, SMALLEST_STD
+from lipjax.models.lipconvnet import CIFAR_MEAN
+from lipjax.models.network import Network
+
+
+def convnet(
+    image_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    convolution: str = "aol",
+    width: int = 16,
+    blocks: int = 5,
+    layers: int = 5,
+    kernel_size: int = 3,
+    activation: str = "max_min",
+    head: str = "lln",
+    hidden: int = 4096,
+    mean: tuple[float, ...] | float | None = None,
+    std: float = 1.0,
+) -> Network:
+    """Blocks of convolutions of one kind, each with its activation; after each block half the resolution.
+
+    The first convolution goes from the channels of the image to `width`.  After a block the first half of the channels
+    is kept and 2×2 pixels become channels, so that there are twice as many.  The benchmark's networks XS, S, M and L
+    have width 16, 32, 64 and 128, five blocks of five layers, and images of 32×32 pixels.
+
+    Args:
+      image_shape: (H, W, C), H and W multiples of 2^blocks.
+      convolution: a key of CONVOLUTIONS, with its defaults.
+      width: channels of the first block, even.
+      blocks, layers: blocks, and convolutions in each.
+      head: 'lln' or 'crc', with `hidden` units.
+      mean, std: pixels become (x − mean) / std; mean None: CIFAR_MEAN for 3 channels, else 0.5.
+
+    Raises:
+      ValueError: "KEY=VALUE: must be …".
+    """
+    options = dict(locals())
+    check(options, **_OPTIONS, activation=one_of(*ACTIVATIONS), head=one_of(*HEADS))
+    check(options, convolution=one_of(*CONVOLUTIONS))
+    if any(side % 2**blocks for side in image_shape[:2]):
+        raise ValueError(f"blocks={blocks}: height and width of {tuple(image_shape)} must be multiples of {2**blocks}")
+    kind: Any = CONVOLUTIONS[convolution]
+    mean = (CIFAR_MEAN if image_shape[2] == 3 else 0.5) if mean is None else mean
+    own: list[tuple[str, Layer]] = [("input", InputScale(mean, std, parent=None))]
+    for block in range(1, blocks + 1):
+        channels = width * 2 ** (block - 1)
+        for conv in range(layers):
+            name = f"block{block}_conv{conv}"
+            own.append((name, kind(features=channels, kernel_size=kernel_size, parent=None)))
+            own.append((f"{name}_activation", ACTIVATIONS[activation](parent=None)))
+        own.append((f"block{block}_first", FirstChannels(channels // 2, parent=None)))
+        own.append((f"block{block}_rearrangement", SpaceToDepth(parent=None)))
+    backbone = Sequential((*own, ("flatten", Flatten(parent=None))), parent=None)
+    of_head: Any = HEADS[head]
+    units = {"hidden": hidden} if issubclass(of_head, CurvatureHead) else {}
+    return Network(backbone, of_head(num_classes=num_classes, **units, parent=None), tuple(image_shape))  # type: ignore
+
+
+_OPTIONS = {
+    "width": ("an even number >= 2", lambda value: integer(2)[1](value) and value % 2 == 0),
+    "blocks": integer(1),
+    "layers": integer(1),
+    "kernel_size": ("an odd number >= 1", lambda value: integer(1)[1](value) and value % 2 == 1),
+    "hidden": integer(1),
+    "std": number(SMALLEST_STD, LARGEST_STD),
+}
