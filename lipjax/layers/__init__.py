@@ -1,6 +1,6 @@
 """Flax layers over `ops`: everything that is true of a layer is said in its own file."""
 
-from lipjax.layers.activations import Householder, Householder2, MaxMin
+from lipjax.layers.activations import BetaAbs, Householder, Householder2, MaxMin, NActivation
 from lipjax.layers.almost_orthogonal_conv import AlmostOrthogonalConv
 from lipjax.layers.block_reflector_conv import BlockReflectorConv
 from lipjax.layers.cayley_conv import CayleyConv
@@ -13,11 +13,13 @@ from lipjax.layers.head import Head
 from lipjax.layers.last_layer_normalization import LastLayerNormalization
 from lipjax.layers.layer import Layer, Proof, isometry
 from lipjax.layers.orthogonal_dense import OrthogonalDense, PatchConv
-from lipjax.layers.pooling import MaxPool, PointPool, PolylinePool, ProjectionPool
+from lipjax.layers.orthogonal_mixing import OrthogonalMixing, ShiftMixing
+from lipjax.layers.pooling import GlobalL2Pool, L2Pool, MaxPool, PointPool, PolylinePool, ProjectionPool
 from lipjax.layers.recomputed import Recomputed
 from lipjax.layers.residual_conv import Centring, ResidualConv
 from lipjax.layers.sdp_residual import SdpResidual
-from lipjax.layers.shapes import FirstChannels, Flatten, InputScale, SpaceToDepth
+from lipjax.layers.shapes import FirstChannels, Flatten, InputScale, Patches, SpaceToDepth
+from lipjax.layers.shift import Position, Shift
 from lipjax.layers.skew_orthogonal_conv import SkewOrthogonalConv
 from lipjax.layers.strided_conv import StridedConv
 
@@ -30,7 +32,13 @@ CONVOLUTIONS: dict[str, type[Layer]] = {
     "cayley": CayleyConv,
     "bro": BlockReflectorConv,
 }
-ACTIVATIONS: dict[str, type[Layer]] = {"max_min": MaxMin, "householder": Householder, "householder2": Householder2}
+ACTIVATIONS: dict[str, type[Layer]] = {
+    "max_min": MaxMin,
+    "householder": Householder,
+    "householder2": Householder2,
+    "beta_abs": BetaAbs,
+    "n": NActivation,
+}
 POOLINGS: dict[str, type[Layer]] = {
     "max": MaxPool,
     "projection": ProjectionPool,
@@ -45,6 +53,7 @@ __all__ = [
     "HEADS",
     "POOLINGS",
     "AlmostOrthogonalConv",
+    "BetaAbs",
     "BlockReflectorConv",
     "CayleyConv",
     "Centring",
@@ -55,18 +64,24 @@ __all__ = [
     "FirstChannels",
     "Flatten",
     "FoldedConv",
+    "GlobalL2Pool",
     "Head",
     "Householder",
     "Householder2",
     "InputScale",
+    "L2Pool",
     "LastLayerNormalization",
     "Layer",
     "MaxMin",
     "MaxPool",
+    "NActivation",
     "OrthogonalDense",
+    "OrthogonalMixing",
     "PatchConv",
+    "Patches",
     "PointPool",
     "PolylinePool",
+    "Position",
     "ProjectionPool",
     "Proof",
     "Recomputed",
@@ -74,6 +89,8 @@ __all__ = [
     "ResidualConv",
     "SdpResidual",
     "Sequential",
+    "Shift",
+    "ShiftMixing",
     "SkewOrthogonalConv",
     "SpaceToDepth",
     "Split",

@@ -1,4 +1,4 @@
-"""Activations on channel pairs (c, c + C/2): 1-Lipschitz, and gradient-norm preserving (docs/pooling.md)."""
+"""Activations of channels and of pairs (c, c + C/2): 1-Lipschitz, gradient-norm preserving (docs/pooling.md)."""
 
 import math
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from lipjax import ops
 from lipjax.layers.initializers import uniform_angles
-from lipjax.layers.layer import Layer, Shape, Variables, isometry
+from lipjax.layers.layer import Layer, Shape, Variables, isometry, norm_at_zero
 from lipjax.layers.rounding import SINE, Rounding, enlarged, gamma, moved, underflow
 
 _WHY = "isometries, continuous where they meet"
@@ -48,6 +48,61 @@ class MaxMin(Layer):
     @nn.nowrap
     def proof(self, own, shape):
         return isometry("activation 'max_min'", _WHY, rounding=moved(math.prod(shape)))
+
+
+class BetaAbs(Layer):
+    """`ops.beta_abs` of a part of the channels; no parameters.
+
+    Attributes:
+      beta: of the channels, rounded to a whole number of them.
+
+    Raises:
+      ValueError: beta outside [0, 1].
+    """
+
+    beta: float = 0.5
+
+    def __post_init__(self):
+        beta = float(self.beta) if isinstance(self.beta, int | float) else math.nan
+        if not 0 <= beta <= 1:
+            raise ValueError(f"BetaAbs: beta must be a number in [0, 1], got {self.beta!r}")
+        object.__setattr__(self, "beta", beta)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        del train
+        return ops.beta_abs(x, round(self.beta * x.shape[-1]))
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        return isometry("activation 'beta_abs'", _WHY, rounding=moved(math.prod(shape)))
+
+
+class NActivation(Layer):
+    """`ops.n_activation` with two learnable places for each channel.
+
+    Params: theta (C, 2), initialised (−100, 0), |x| for all x > −100, as its authors do.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        del train
+        return ops.n_activation(x, self.param("theta", _as_absolute, (x.shape[-1], 2)))
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        """N(0) is −2 a for a > 0, −2 b for b < 0, else 0.  Rounding: of a difference, at most |x| + |N(0)| in size."""
+        theta = np.asarray(own["params"]["theta"], np.float64)
+        at_zero = 2 * np.maximum(np.maximum(theta.min(axis=1), -theta.max(axis=1)), 0)
+        offset = norm_at_zero(at_zero, shape)
+        rounding = enlarged(gamma(1), gamma(1) * offset + underflow(math.prod(shape), 2))
+        return isometry("activation 'n'", _WHY, offset, rounding)
+
+
+def _as_absolute(key, shape, dtype=jnp.float32):
+    del key
+    return jnp.broadcast_to(jnp.asarray((-100, 0), dtype), shape)
 
 
 class Householder(Layer):

@@ -1,6 +1,7 @@
 """Layers made of layers: in a row, side by side, added to the identity.  Each proves by what it runs."""
 
 import math
+from collections.abc import Iterable
 
 import flax.linen as nn
 import jax
@@ -51,16 +52,22 @@ class Sequential(Container):
     def proof(self, own, shape):
         """Rounding: that of each layer at its input, carried on by the bounds of those that follow."""
         parts = self.proofs(own, shape)
-        bound, offset = 1.0, 0.0
-        rounding: Rounding | None = EXACT
-        for _, part in parts:
-            rounding = _rounding_after(part, bound, offset, rounding)
-            bound, offset = times(bound, part.lipschitz), _after(part, offset)
+        bound, offset, rounding = composed(parts)
         return Proof("one after the other", bound, "product", offset, rounding=rounding, parts=parts)
 
     @nn.nowrap
     def estimate(self, own, shape):
         return math.prod(self.estimates(own, shape))
+
+
+def composed(parts: Iterable[tuple[str, Proof]]) -> tuple[float, float, Rounding | None]:
+    """(bound, offset, rounding) of maps one after the other."""
+    bound, offset = 1.0, 0.0
+    rounding: Rounding | None = EXACT
+    for _, part in parts:
+        rounding = _rounding_after(part, bound, offset, rounding)
+        bound, offset = times(bound, part.lipschitz), _after(part, offset)
+    return bound, offset, rounding
 
 
 def _rounding_after(part: Proof, bound: float, offset: float, rounding: Rounding | None) -> Rounding | None:

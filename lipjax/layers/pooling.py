@@ -38,6 +38,46 @@ class MaxPool(Layer):
         return isometry("pooling 'max'", "the larger of two numbers", rounding=moved(math.prod(shape)))
 
 
+class L2Pool(Layer):
+    """`ops.l2_pool` over windows of size × size pixels, (N, H, W, C) → (N, H/size, W/size, C): 1-Lipschitz.
+
+    Attributes:
+      size: of a window, in pixels.
+    """
+
+    size: int = 2
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        del train
+        return ops.l2_pool(x, self.size)
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        return isometry("pooling 'l2'", _NORMS, rounding=_of_norms(self.size**2, math.prod(shape)))
+
+
+class GlobalL2Pool(Layer):
+    """`ops.l2_pool` over all pixels, (N, H, W, C) → (N, C): 1-Lipschitz."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        del train
+        return ops.l2_pool(x)
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        return isometry("pooling 'l2' of all pixels", _NORMS, rounding=_of_norms(shape[0] * shape[1], math.prod(shape)))
+
+
+_NORMS = "norms of entries that no two have in common"
+
+
+def _of_norms(terms: int, entries: int) -> Rounding:
+    """Norms of n numbers each, relative to them: n squares, n − 1 sums, half of that by the root, and SQUARE_ROOT."""
+    return enlarged(gamma(terms / 2 + SQUARE_ROOT), underflow_of_squares(entries, terms))
+
+
 class ProjectionPool(Layer):
     """`ops.projection_pool` with learnable angles: (…, C) → (…, C/2).
 

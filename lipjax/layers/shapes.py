@@ -4,6 +4,7 @@ import math
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lipjax import ops
@@ -85,12 +86,18 @@ def scale_bound(std) -> float:
 
 
 class SpaceToDepth(Layer):
-    """`ops.space_to_depth`, (N, H, W, C) → (N, H/2, W/2, 4C): a permutation of the entries."""
+    """`ops.space_to_depth`, (N, H, W, C) → (N, H/b, W/b, b² C): a permutation of the entries.
+
+    Attributes:
+      block: b.
+    """
+
+    block: int = 2
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         del train
-        return ops.space_to_depth(x)
+        return ops.space_to_depth(x, self.block)
 
     @nn.nowrap
     def proof(self, own, shape):
@@ -120,6 +127,37 @@ class FirstChannels(Layer):
     @nn.nowrap
     def proof(self, own, shape):
         return isometry(f"the first {self.count} channels", "a projection", rounding=moved(math.prod(shape)))
+
+
+class Patches(Layer):
+    """Patches of p × p pixels as one, (N, H, W, C) → (N, ⌈H/p⌉, ⌈W/p⌉, p² C): an isometry.
+
+    `ops.space_to_depth`, after rows of zeros below and columns of zeros on the right where p does not divide H or W.
+
+    Attributes:
+      size: p.
+
+    Raises:
+      ValueError: a size that is no integer >= 1.
+    """
+
+    size: int = 4
+
+    def __post_init__(self):
+        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
+            raise ValueError(f"Patches: size must be an integer >= 1, got {self.size!r}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        del train
+        below, right = (-length % self.size for length in x.shape[1:3])
+        return ops.space_to_depth(jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0))), self.size)
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        why = "a permutation, of zeros too"
+        return isometry(f"patches of {self.size} × {self.size} pixels", why, rounding=moved(math.prod(shape)))
 
 
 class Flatten(Layer):

@@ -11,6 +11,7 @@ from lipjax.config import build, defaults
 from lipjax.models.bronet import bronet
 from lipjax.models.convnet import convnet
 from lipjax.models.lipconvnet import lip_convnet
+from lipjax.models.lipnext import lipnext
 from lipjax.models.liresnet import liresnet
 from lipjax.models.network import Classifier, Network
 
@@ -20,6 +21,7 @@ Architecture = Callable[..., Classifier]
 ARCHITECTURES: dict[str, Architecture] = {
     "lipconvnet": lip_convnet,
     "liresnet": liresnet,
+    "lipnext": lipnext,
     "bronet": bronet,
     "convnet": convnet,
 }

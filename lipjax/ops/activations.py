@@ -1,4 +1,4 @@
-"""Gradient-norm-preserving activations on pairs of channels (c, c + C/2)."""
+"""Gradient-norm-preserving activations, of single channels and of pairs (c, c + C/2)."""
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,36 @@ def max_min(x: jax.Array) -> jax.Array:
     """
     a, b = channel_halves("max_min", x)
     return jnp.concatenate([jnp.maximum(a, b), jnp.minimum(a, b)], axis=-1)
+
+
+def beta_abs(x: jax.Array, count: int) -> jax.Array:
+    """β-Abs (LipNeXt, arXiv 2601.18513): |·| on the first `count` channels, the others stay; (…, C) → (…, C).
+
+    1-Lipschitz and norm preserving.  MinMax is |·| on half of the channels, between rotations of the pairs by 45°.
+
+    Raises:
+      ValueError: `count` no integer from 0 to C.
+    """
+    x = jnp.asarray(x)
+    if not isinstance(count, int) or isinstance(count, bool) or x.ndim < 1 or not 0 <= count <= x.shape[-1]:
+        raise ValueError(f"beta_abs: count must be an integer from 0 to the channels of {x.shape}, got {count!r}")
+    return jnp.concatenate([jnp.abs(x[..., :count]), x[..., count:]], axis=-1)
+
+
+def n_activation(x: jax.Array, theta: jax.Array) -> jax.Array:
+    """N-activation (arXiv 2311.06103): (…, C) → (…, C), each channel with slopes 1, −1, 1 that change at two places.
+
+    x − 2 a for x <= a, −x for a <= x <= b, x − 2 b for b <= x: continuous, hence 1-Lipschitz; a <= b are the smaller
+    and the larger of theta (C, 2).  a = b = 0 is the identity, and |x| is the limit a → −∞, b = 0.
+
+    Raises:
+      ValueError: theta not of shape (C, 2).
+    """
+    x, theta = jnp.asarray(x), jnp.asarray(theta)
+    if x.ndim < 1 or theta.shape != (x.shape[-1], 2):
+        raise ValueError(f"n_activation: theta must have shape (C, 2) for x of shape {x.shape}, got {theta.shape}")
+    low, high = jnp.min(theta, axis=-1), jnp.max(theta, axis=-1)
+    return jnp.where(x <= low, x - 2 * low, jnp.where(x >= high, x - 2 * high, -x))
 
 
 def householder(x: jax.Array, theta: jax.Array) -> jax.Array:

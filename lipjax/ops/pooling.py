@@ -6,19 +6,67 @@ import jax.numpy as jnp
 from lipjax.ops.activations import channel_halves, clipped
 
 
-def space_to_depth(x: jax.Array) -> jax.Array:
-    """Rearrangement (paper, Figure 1): (N, H, W, C) → (N, H/2, W/2, 4C), channels in the order (c, row, column).
+def space_to_depth(x: jax.Array, block: int = 2) -> jax.Array:
+    """Rearrangement (paper, Figure 1): (N, H, W, C) → (N, H/b, W/b, b² C), channels in the order (c, row, column).
 
-    A permutation of the entries, hence an isometry.
+    A permutation of the entries, hence an isometry.  b is `block`.
 
     Raises:
-      ValueError: x not 4-dimensional, or H or W odd.
+      ValueError: x not 4-dimensional, or H or W no multiple of `block`, an integer >= 1.
     """
     x = jnp.asarray(x)
-    if x.ndim != 4 or x.shape[1] % 2 or x.shape[2] % 2:
-        raise ValueError(f"space_to_depth: x must be (N, H, W, C) with H and W even, got {x.shape}")
+    if not isinstance(block, int) or isinstance(block, bool) or block < 1:
+        raise ValueError(f"space_to_depth: block must be an integer >= 1, got {block!r}")
+    if x.ndim != 4 or x.shape[1] % block or x.shape[2] % block:
+        allowed = "even" if block == 2 else f"multiples of {block}"
+        raise ValueError(f"space_to_depth: x must be (N, H, W, C) with H and W {allowed}, got {x.shape}")
     n, h, w, c = x.shape
-    return x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 5, 2, 4).reshape(n, h // 2, w // 2, 4 * c)
+    split = x.reshape(n, h // block, block, w // block, block, c).transpose(0, 1, 3, 5, 2, 4)
+    return split.reshape(n, h // block, w // block, block * block * c)
+
+
+def l2_pool(x: jax.Array, size: int | None = None) -> jax.Array:
+    """Norms of each channel over windows of size × size pixels: (N, H, W, C) → (N, H/size, W/size, C).
+
+    1-Lipschitz: |‖u‖ − ‖v‖| <= ‖u − v‖ in each window and channel, and these have no entry in common.  `size` None: all
+    pixels, → (N, C).  Where a norm is 0 its gradient is taken as 0.
+
+    Raises:
+      ValueError: x not 4-dimensional, or H or W no multiple of `size`, an integer >= 1.
+    """
+    x = jnp.asarray(x)
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        raise ValueError(f"l2_pool: size must be an integer >= 1, got {size!r}")
+    if x.ndim != 4 or (size is not None and (x.shape[1] % size or x.shape[2] % size)):
+        raise ValueError(f"l2_pool: x must be (N, H, W, C) with H and W multiples of {size or 1}, got {x.shape}")
+    n, h, w, c = x.shape
+    if size is None:
+        squared = jnp.sum(x**2, axis=(1, 2))
+    else:
+        squared = jnp.sum(x.reshape(n, h // size, size, w // size, size, c) ** 2, axis=(2, 4))
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+
+
+def shift(x: jax.Array, count: int) -> jax.Array:
+    """Channels moved by one pixel, circularly: (N, H, W, C) → (N, H, W, C), a permutation of the entries.
+
+    Of the first `count` channels a quarter each goes up, down, left and right; the others stay (LipNeXt, arXiv
+    2601.18513: with circular padding no other depthwise convolution preserves norms).
+
+    Raises:
+      ValueError: x not 4-dimensional; `count` no multiple of 4 from 0 to C.
+    """
+    x = jnp.asarray(x)
+    is_integer = isinstance(count, int) and not isinstance(count, bool)
+    if x.ndim != 4 or not is_integer or count % 4 or not 0 <= count <= x.shape[3]:
+        raise ValueError(
+            f"shift: x must be (N, H, W, C) and count a multiple of 4 from 0 to C, got {x.shape} and {count!r}"
+        )
+    group = count // 4
+    moves = ((-1, 1), (1, 1), (-1, 2), (1, 2))
+    parts = [jnp.roll(x[..., i * group : (i + 1) * group], *move) for i, move in enumerate(moves)]
+    return jnp.concatenate([*parts, x[..., count:]], axis=-1)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -1,0 +1,201 @@
+"""Channels mixed by matrices with orthonormal columns or rows, which training keeps so (LipNeXt, arXiv 2601.18513)."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lipjax import ops
+from lipjax.config import check, integer, one_of
+from lipjax.layers.containers import composed
+from lipjax.layers.folded import matrix_rounding
+from lipjax.layers.layer import Layer, Proof, norm_at_zero
+from lipjax.layers.rounding import COARSEST, enlarged, gamma, underflow
+from lipjax.layers.shift import shifted_channels
+from lipjax.layers.skew_orthogonal_conv import COMPUTE_DTYPES
+from lipjax.ops.blocked import product
+from lipjax.ops.bounds import near_orthogonal_norm_bound, orthonormality_error
+from lipjax.ops.fusion import stored
+from lipjax.ops.orthonormal import along, exact_polar
+
+_WHY = "Cholesky factorisations of its Gram matrix, and of that less 1"
+
+
+class Orthonormal(Layer):
+    """What layers of matrices with orthonormal columns or rows have in common: how training keeps them so.
+
+    The matrices are the parameters named in `matrices`.  Gradients are those along the manifold (`ops.orthonormal`);
+    `projected` brings a matrix back after each step by Newton–Schulz steps, to 1e-6; `tightened` by the singular value
+    decomposition in float64, to the rounding of its dtype.  There is no state beside the parameters.
+    """
+
+    matrices: ClassVar[tuple[str, ...]] = ()
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        raise NotImplementedError
+
+    @nn.nowrap
+    def matrix(self, name: str, rows: int, columns: int) -> jax.Array:
+        """Under `__call__`: the parameter."""
+        return along(self.param(name, nn.initializers.orthogonal(), (rows, columns)))
+
+    @nn.nowrap
+    def projected(self, own):
+        return self._each(own, ops.polar)
+
+    @nn.nowrap
+    def tightened(self, own, shape):
+        return self._each(own, lambda matrix: jnp.asarray(exact_polar(matrix), matrix.dtype))
+
+    @nn.nowrap
+    def _each(self, own: Mapping[str, Any], change) -> dict[str, Any]:
+        return {**own, "params": {**own["params"], **{name: change(own["params"][name]) for name in self.matrices}}}
+
+
+class OrthogonalMixing(Orthonormal):
+    """x M + b for each pixel, (…, C) → (…, features): an isometry, or, for fewer features than C, 1-Lipschitz.
+
+    Params: matrix (C, features) with orthonormal rows, or columns where features < C; bias (features,).
+
+    Attributes:
+      features: of the output.
+      compute_dtype: of the products in training, one of COMPUTE_DTYPES; evaluation has that of its variables.
+    """
+
+    features: int
+    compute_dtype: str = "float32"
+
+    matrices: ClassVar[tuple[str, ...]] = ("matrix",)
+
+    def __post_init__(self):
+        _check(self, features=integer(1), compute_dtype=one_of(*COMPUTE_DTYPES))
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        matrix = self.matrix("matrix", x.shape[-1], self.features)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return stored(mixed(x, matrix, self.compute_dtype if train else None) + bias)
+
+    @nn.nowrap
+    def evaluate(self, own, x):
+        """As `__call__`, with the sums in blocks (`ops.blocked`)."""
+        return stored(product(x, own["params"]["matrix"]) + own["params"]["bias"])
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        matrix, bias = (np.asarray(own["params"][name], np.float64) for name in ("matrix", "bias"))
+        return _matrix_proof(matrix, shape, bias)
+
+
+class ShiftMixing(Orthonormal):
+    """(Rᵀ S R x) M + b for each pixel, S a shift of channels by one pixel (`ops.shift`): (N, H, W, C) → the same.
+
+    The block of LipNeXt without its activation: channels are rotated by R, a part of them is shifted up, down, left or
+    right, and rotated back; then mixed by M.  What is not shifted need not be rotated: with R (C, k) the columns whose
+    channels are shifted, Rᵀ S R x = x + (S (x R) − x R) Rᵀ.  So a block costs C² + 2 k C multiplications a pixel, and
+    not 2 C².
+
+    Params: rotation (C, k), orthonormal columns, k = fraction · C; mixing (C, C), orthogonal; bias (C,).
+
+    Attributes:
+      fraction: of the channels that are shifted, a quarter of them in each direction; fraction · C a multiple of 4.
+      compute_dtype: of the products in training, one of COMPUTE_DTYPES; evaluation has that of its variables.
+    """
+
+    fraction: float = 0.125
+    compute_dtype: str = "float32"
+
+    matrices: ClassVar[tuple[str, ...]] = ("rotation", "mixing")
+
+    def __post_init__(self):
+        _check(self, compute_dtype=one_of(*COMPUTE_DTYPES))
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        channels, dtype = x.shape[-1], self.compute_dtype if train else None
+        count = shifted_channels("ShiftMixing", self.fraction, channels)
+        rotation = self.matrix("rotation", channels, count)
+        mixing = self.matrix("mixing", channels, channels)
+        rotated = stored(mixed(x, rotation, dtype))
+        x = x + mixed(ops.shift(rotated, count) - rotated, rotation.T, dtype)
+        return stored(mixed(x, mixing, dtype) + self.param("bias", nn.initializers.zeros, (channels,)))
+
+    @nn.nowrap
+    def evaluate(self, own, x):
+        """As `__call__`, with the sums in blocks (`ops.blocked`)."""
+        params = own["params"]
+        rotated = stored(product(x, params["rotation"]))
+        moved = stored(ops.shift(rotated, rotated.shape[-1]) - rotated)
+        x = stored(x + product(moved, params["rotation"].T))
+        return stored(product(x, params["mixing"]) + params["bias"])
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        """The shift: T = 1 + R (S − 1) Rᵀ on columns, and with E = RᵀR − 1, ‖E‖ <= e,
+
+            TᵀT − 1 = R ((S − 1) + (S − 1)ᵀ + (S − 1)ᵀ (1 + E) (S − 1)) Rᵀ = R (S − 1)ᵀ E (S − 1) Rᵀ,
+
+        since (S − 1)ᵀ (S − 1) = 2 − S − Sᵀ for a permutation S.  Hence ‖T‖² <= 1 + 4 e (1 + e).
+        """
+        rotation, mixing, bias = (np.asarray(own["params"][k], np.float64) for k in ("rotation", "mixing", "bias"))
+        count = shifted_channels("ShiftMixing", self.fraction, shape[-1])
+        if rotation.shape != (shape[-1], count) or mixing.shape != (shape[-1], shape[-1]):
+            raise ValueError(f"ShiftMixing: {rotation.shape} and {mixing.shape} are no matrices for {shape}")
+        shifted = self._shift_proof(rotation, (*shape[:-1], count))
+        parts = (("shift", shifted), ("mixing", _matrix_proof(mixing, shape, bias)))
+        bound, offset, rounding = composed(parts)
+        return Proof(f"shift of {count} rotated channels, mixing", bound, "product", offset, None, rounding, parts)
+
+    @nn.nowrap
+    def _shift_proof(self, rotation: np.ndarray, inner: tuple[int, ...]) -> Proof:
+        """Rounding: that of x R, of the difference, and of the product with Rᵀ, one after the other; and of the sum."""
+        error = orthonormality_error(rotation)
+        bound = (1 + 4 * error * (1 + error)) ** 0.5 * (1 + 1e-15)
+        lost = underflow(inner[0] * inner[1] * max(rotation.shape), 2)
+        moved = Proof("", 2.0, "", rounding=enlarged(2 * gamma(1), lost))
+        down, up = (_matrix_proof(matrix, inner) for matrix in (rotation, np.ascontiguousarray(rotation.T)))
+        rounding = composed((("", down), ("", moved), ("", up)))[2]
+        assert rounding is not None
+        more = 1 + COARSEST * gamma(1)
+        rounding = enlarged(rounding.relative * more + gamma(1) * bound, rounding.absolute * more + lost)
+        return Proof("rotated channels shifted, circularly", bound, _WHY, rounding=rounding)
+
+    @nn.nowrap
+    def output_shape(self, own, shape):
+        shifted_channels("ShiftMixing", self.fraction, shape[-1])
+        return shape
+
+
+def mixed(x: jax.Array, matrix: jax.Array, dtype: str | None = None) -> jax.Array:
+    """x M, (…, C), (C, D) → (…, D), as one product of matrices; bfloat16: of rounded factors, summed in float32."""
+    rows = x.reshape(-1, x.shape[-1])
+    if dtype == "bfloat16":
+        y = jnp.matmul(rows.astype(dtype), matrix.astype(dtype), preferred_element_type=x.dtype)
+    else:
+        y = rows @ matrix
+    return y.reshape(*x.shape[:-1], matrix.shape[1])
+
+
+def _matrix_proof(matrix: np.ndarray, shape: tuple[int, ...], bias: np.ndarray | None = None) -> Proof:
+    """Of x M + b for each pixel of inputs of that shape."""
+    rows, columns = matrix.shape
+    bound = near_orthogonal_norm_bound(matrix)
+    offset = 0.0 if bias is None else norm_at_zero(bias, (*shape[:-1], columns))
+    relative, absolute = matrix_rounding(matrix, bound, 0.0)  # of each pixel
+    rounding = enlarged(relative, absolute * math.prod(shape[:-1]) ** 0.5 + gamma(1) * offset)
+    return Proof(f"orthonormal matrix {rows} × {columns}", bound, _WHY, offset, rounding=rounding)
+
+
+def _check(layer: Layer, **allowed) -> None:
+    """ValueError, with the name of the layer."""
+    try:
+        check(vars(layer), **allowed)
+    except ValueError as error:
+        raise ValueError(f"{type(layer).__name__}: {error}") from error
