@@ -19,7 +19,7 @@ from lipjax.layers.shift import shifted_channels
 from lipjax.layers.skew_orthogonal_conv import COMPUTE_DTYPES
 from lipjax.ops.blocked import product
 from lipjax.ops.bounds import near_orthogonal_norm_bound, orthonormality_error
-from lipjax.ops.fusion import stored
+from lipjax.ops.mixing import mixed
 from lipjax.ops.orthonormal import along, exact_polar
 
 _WHY = "Cholesky factorisations of its Gram matrix, and of that less 1"
@@ -80,12 +80,12 @@ class OrthogonalMixing(Orthonormal):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         matrix = self.matrix("matrix", x.shape[-1], self.features)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return stored(mixed(x, matrix, self.compute_dtype if train else None) + bias)
+        return mixed(x, matrix, self.compute_dtype if train else None) + bias
 
     @nn.nowrap
     def evaluate(self, own, x):
         """As `__call__`, with the sums in blocks (`ops.blocked`)."""
-        return stored(product(x, own["params"]["matrix"]) + own["params"]["bias"])
+        return product(x, own["params"]["matrix"]) + own["params"]["bias"]
 
     @nn.nowrap
     def proof(self, own, shape):
@@ -123,18 +123,18 @@ class ShiftMixing(Orthonormal):
         count = shifted_channels("ShiftMixing", self.fraction, channels)
         rotation = self.matrix("rotation", channels, count)
         mixing = self.matrix("mixing", channels, channels)
-        rotated = stored(mixed(x, rotation, dtype))
+        rotated = mixed(x, rotation, dtype)
         x = x + mixed(ops.shift(rotated, count) - rotated, rotation.T, dtype)
-        return stored(mixed(x, mixing, dtype) + self.param("bias", nn.initializers.zeros, (channels,)))
+        return mixed(x, mixing, dtype) + self.param("bias", nn.initializers.zeros, (channels,))
 
     @nn.nowrap
     def evaluate(self, own, x):
         """As `__call__`, with the sums in blocks (`ops.blocked`)."""
         params = own["params"]
-        rotated = stored(product(x, params["rotation"]))
-        moved = stored(ops.shift(rotated, rotated.shape[-1]) - rotated)
-        x = stored(x + product(moved, params["rotation"].T))
-        return stored(product(x, params["mixing"]) + params["bias"])
+        rotated = product(x, params["rotation"])
+        moved = ops.shift(rotated, rotated.shape[-1]) - rotated
+        x = x + product(moved, params["rotation"].T)
+        return product(x, params["mixing"]) + params["bias"]
 
     @nn.nowrap
     def proof(self, own, shape):
@@ -171,16 +171,6 @@ class ShiftMixing(Orthonormal):
     def output_shape(self, own, shape):
         shifted_channels("ShiftMixing", self.fraction, shape[-1])
         return shape
-
-
-def mixed(x: jax.Array, matrix: jax.Array, dtype: str | None = None) -> jax.Array:
-    """x M, (…, C), (C, D) → (…, D), as one product of matrices; bfloat16: of rounded factors, summed in float32."""
-    rows = x.reshape(-1, x.shape[-1])
-    if dtype == "bfloat16":
-        y = jnp.matmul(rows.astype(dtype), matrix.astype(dtype), preferred_element_type=x.dtype)
-    else:
-        y = rows @ matrix
-    return y.reshape(*x.shape[:-1], matrix.shape[1])
 
 
 def _matrix_proof(matrix: np.ndarray, shape: tuple[int, ...], bias: np.ndarray | None = None) -> Proof:

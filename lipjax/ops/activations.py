@@ -37,7 +37,7 @@ def beta_abs(x: jax.Array, count: int) -> jax.Array:
     x = jnp.asarray(x)
     if not isinstance(count, int) or isinstance(count, bool) or x.ndim < 1 or not 0 <= count <= x.shape[-1]:
         raise ValueError(f"beta_abs: count must be an integer from 0 to the channels of {x.shape}, got {count!r}")
-    return jnp.concatenate([jnp.abs(x[..., :count]), x[..., count:]], axis=-1)
+    return jnp.where(jnp.arange(x.shape[-1]) < count, jnp.abs(x), x)
 
 
 def n_activation(x: jax.Array, theta: jax.Array) -> jax.Array:
