@@ -12,11 +12,11 @@ import numpy as np
 from lipjax import ops
 from lipjax.config import check, integer, one_of
 from lipjax.layers.containers import composed
+from lipjax.layers.convolution import COMPUTE_DTYPES
 from lipjax.layers.folded import matrix_rounding
 from lipjax.layers.layer import Layer, Proof, norm_at_zero
 from lipjax.layers.rounding import COARSEST, enlarged, gamma, underflow
 from lipjax.layers.shift import shifted_channels
-from lipjax.layers.skew_orthogonal_conv import COMPUTE_DTYPES
 from lipjax.ops.blocked import product
 from lipjax.ops.bounds import near_orthogonal_norm_bound, orthonormality_error
 from lipjax.ops.mixing import mixed

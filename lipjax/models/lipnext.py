@@ -20,8 +20,8 @@ from lipjax.layers import (
     Sequential,
     ShiftMixing,
 )
+from lipjax.layers.convolution import COMPUTE_DTYPES
 from lipjax.layers.shift import shifted_channels
-from lipjax.layers.skew_orthogonal_conv import COMPUTE_DTYPES
 from lipjax.models.lipconvnet import CIFAR_MEAN
 from lipjax.models.network import Network
 

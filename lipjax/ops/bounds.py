@@ -215,10 +215,12 @@ def orthonormality_error(matrix: np.ndarray) -> float:
     """A proven bound of ‖DᵀD − 1‖ for a real, finite float64 matrix D (of ‖DDᵀ − 1‖ where D has fewer rows)."""
     if matrix.shape[0] < matrix.shape[1]:
         matrix = matrix.T
+    if np.abs(matrix).max(initial=0.0) > 1e100:  # squares would leave the range of float64
+        return math.inf
     residual, gamma = matrix.T @ matrix, _gram_error(len(matrix))
     lost = gamma * float(np.einsum("ii->", residual)) * (1 + 4 * gamma)
     residual[np.diag_indices_from(residual)] -= 1
-    return (dense_norm_bound(residual) + lost) * (1 + 8 * _EPS) if math.isfinite(lost) else math.inf
+    return (dense_norm_bound(residual) + lost) * (1 + 8 * _EPS)
 
 
 def dense_rounding(shape: tuple[int, int]) -> float:

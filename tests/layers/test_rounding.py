@@ -8,22 +8,31 @@ from arithmetic import DIRECTIONS, Adversary, Digits50, distances, execute
 
 from lipjax.layers import (
     AlmostOrthogonalConv,
+    BetaAbs,
     Concatenate,
     ConvexPotential,
     CurvatureHead,
     FoldedConv,
+    GlobalL2Pool,
     Householder,
     Householder2,
     InputScale,
+    L2Pool,
     LastLayerNormalization,
     MaxMin,
     MaxPool,
+    NActivation,
+    OrthogonalMixing,
+    Patches,
     PointPool,
     PolylinePool,
+    Position,
     ProjectionPool,
     Residual,
     SdpResidual,
     Sequential,
+    Shift,
+    ShiftMixing,
     SkewOrthogonalConv,
     SpaceToDepth,
     Split,
@@ -53,6 +62,17 @@ LAYERS = {
     "polyline from max": (PolylinePool(start="max"), (3, 3, 8)),
     "point": (PointPool(4), (3, 3, 8)),
     "rearrangement": (SpaceToDepth(), (2, 2, 2)),
+    "patches": (Patches(3), (4, 5, 2)),
+    "orthogonal mixing": (OrthogonalMixing(6), (2, 2, 3)),
+    "orthogonal mixing of many channels": (OrthogonalMixing(4), (1, 2, 70)),
+    "orthogonal mixing of features": (OrthogonalMixing(3), (9,)),
+    "shift mixing": (ShiftMixing(0.5), (3, 3, 8)),
+    "shift": (Shift(0.5), (3, 3, 8)),
+    "position": (Position(), (3, 3, 2)),
+    "beta abs": (BetaAbs(), (2, 2, 5)),
+    "N-activation": (NActivation(), (2, 2, 5)),
+    "norms": (GlobalL2Pool(), (3, 3, 2)),
+    "norms of windows": (L2Pool(2), (4, 4, 2)),
     "residual": (Residual(Sequential((("c", SkewOrthogonalConv(4)), ("m", MaxMin()))), 0.3), (2, 2, 4)),
     "concatenation": (Concatenate((("a", InputScale(0.1, 0.3)), ("b", MaxMin()))), (2, 2, 4)),
     "split": (Split((("a", InputScale(0.1, 0.3)), ("b", MaxMin())), (2, 2)), (2, 2, 4)),
@@ -161,6 +181,27 @@ def test_what_a_four_norm_loses_is_attained():
     x = np.zeros((1, 1, 1, 4))
     x[..., 1] = 1.0
     assert worst(layer, own, x) > 0.5
+
+
+def test_norms_translations_and_mirrors_are_attained():
+    far = np.r_[1.0, np.full(63, 1e-4)].reshape(1, 8, 8, 1)
+    assert worst(GlobalL2Pool(), {}, far) > 0.5
+    assert worst(L2Pool(8), {}, far) > 0.5
+    own = {"params": {"term": np.full((2, 2, 1), 0.7)}}
+    assert worst(Position(), own, np.full((1, 2, 2, 1), 0.1)) > 0.9
+    mirrored = {"params": {"theta": np.array([[0.3, 0.9]])}}
+    assert worst(NActivation(), mirrored, np.full((1, 2, 2, 1), -0.01)) > 0.9
+
+
+@pytest.mark.parametrize(("channels", "part"), [(32, 0.8), (1024, 0.5)])
+def test_a_product_with_a_matrix_is_attained(channels, part):
+    """A matrix with one row that is nearly all of it in the first entry, whose product is added first."""
+    matrix = np.full((channels, 1), 1e-6)
+    matrix[0] = 1.0
+    own = {"params": {"matrix": matrix, "bias": np.zeros(1)}}
+    x = np.zeros((1, 1, 1, channels))
+    x[..., 0] = 1.0
+    assert worst(OrthogonalMixing(1), own, x) > part
 
 
 def test_offsets_are_attained():
