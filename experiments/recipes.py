@@ -23,6 +23,11 @@ def loss(name: str, pixels: float, **options: Any) -> Changes:
     return {"loss.name": name, "loss.epsilon": pixels / 255} | {f"loss.{key}": value for key, value in options.items()}
 
 
+def eight(channels: int, epochs: int) -> Changes:
+    """4×4 pixels become channels first."""
+    return {"model.patch": 4, "model.init_channels": channels, "run.epochs": epochs}
+
+
 def sixteen(channels: int, epochs: int) -> Changes:
     """2×2 pixels become channels first, so that the network works at 16×16 and below."""
     return {"model.patch": 2, "model.init_channels": channels, "run.epochs": epochs}
@@ -36,18 +41,25 @@ AT_U: dict[str, Changes] = {
     "EMMA, SGD with drops": _EMMA,
     "EMMA, one-cycle": _EMMA | one_cycle(),
     "EMMA, one-cycle, 16×16": _EMMA | one_cycle() | _SMALL,
-    "… rate 0.1": _EMMA | one_cycle(0.1) | _SMALL,
-    "… rate 0.4": _EMMA | one_cycle(0.4) | _SMALL,
-    "… batch 64, rate 0.1": _EMMA | one_cycle(0.1) | _SMALL | {"run.batch_size": 64},
-    "… batch 256": _EMMA | one_cycle() | sixteen(16, 9) | {"run.batch_size": 256},
-    "… NAdam": _EMMA | adaptive("nadam", 2e-3) | _SMALL,
-    "… Muon": _EMMA | adaptive("muon", 2e-2) | _SMALL,
-    "… no weight decay": _EMMA | one_cycle() | _SMALL | {"optimizer.weight_decay": 0.0},
-    "… learned scale": loss("emma", 36, trainable_scale=True) | one_cycle() | _SMALL,
-    "… 24 channels": _EMMA | one_cycle() | sixteen(24, 3),
-    "… LipConvnet-10": _EMMA | one_cycle() | sixteen(16, 4) | {"model.depth": 10},
-    "… degree 3 at norm 1.4": _EMMA | one_cycle() | sixteen(16, 10) | {"model.degree": 3, "model.norm": 1.4},
-    "… curvature head": _EMMA | one_cycle() | _SMALL | {"model.head": "crc", "optimizer.clip_norm": 1.0},
+    "EMMA, one-cycle, 8×8": _EMMA | one_cycle() | eight(32, 12),
+    "EMMA, one-cycle, 16×16, rate 0.1": _EMMA | one_cycle(0.1) | _SMALL,
+    "EMMA, one-cycle, 16×16, rate 0.4": _EMMA | one_cycle(0.4) | _SMALL,
+    "EMMA, one-cycle, 16×16, batch 64, rate 0.1": _EMMA | one_cycle(0.1) | _SMALL | {"run.batch_size": 64},
+    "EMMA, one-cycle, 16×16, batch 256": _EMMA | one_cycle() | sixteen(16, 9) | {"run.batch_size": 256},
+    "EMMA, one-cycle, 16×16, NAdam": _EMMA | adaptive("nadam", 2e-3) | _SMALL,
+    "EMMA, one-cycle, 16×16, Muon": _EMMA | adaptive("muon", 2e-2) | _SMALL,
+    "EMMA, one-cycle, 16×16, no weight decay": _EMMA | one_cycle() | _SMALL | {"optimizer.weight_decay": 0.0},
+    "EMMA, one-cycle, 16×16, learned scale": loss("emma", 36, trainable_scale=True) | one_cycle() | _SMALL,
+    "EMMA, one-cycle, 16×16, 24 channels": _EMMA | one_cycle() | sixteen(24, 3),
+    "EMMA, one-cycle, 16×16, LipConvnet-10": _EMMA | one_cycle() | sixteen(16, 4) | {"model.depth": 10},
+    "EMMA, one-cycle, 16×16, degree 3 at norm 1.4": _EMMA
+    | one_cycle()
+    | sixteen(16, 10)
+    | {"model.degree": 3, "model.norm": 1.4},
+    "EMMA, one-cycle, 16×16, curvature head": _EMMA
+    | one_cycle()
+    | _SMALL
+    | {"model.head": "crc", "optimizer.clip_norm": 1.0},
 }
 
 # The network and optimiser that were best above, each loss at several ε.
