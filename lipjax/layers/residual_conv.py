@@ -18,7 +18,7 @@ class ResidualConv(Layer):
     """y = K x + b, one zero-padded convolution with the identity in its kernel: K = I + W · gain / √depth.
 
     Nothing is constrained: the bound is the proven norm of K at the resolution of the layer, `ops.conv_norm_bound`,
-    some of the skip of a sum of two bounds, 1 + ‖W · gain‖ / √depth.
+    less than the sum of two bounds, 1 + ‖W · gain‖ / √depth.
 
     Variables: params/kernel W (k, k, C, C), starting at N(0, 1) / (k² C), params/gain (C,), of output channels,
     starting at 1, params/bias (C,) where `use_bias`; spectral/image (H, W, C) follows the top singular vector of K at
@@ -66,8 +66,10 @@ class ResidualConv(Layer):
     def whole_kernel(self, params):
         """K (k, k, C, C)."""
         kernel = params["kernel"] * (params["gain"] / self.depth**0.5)
-        middle = self.kernel_size // 2
-        return kernel.at[middle, middle].add(jnp.eye(kernel.shape[2], dtype=kernel.dtype))
+        border = (self.kernel_size // 2,) * 2
+        return kernel + jnp.pad(
+            jnp.eye(kernel.shape[2], dtype=kernel.dtype)[None, None], (border, border, (0, 0), (0, 0))
+        )
 
     @nn.nowrap
     def proof(self, own, shape):
@@ -137,9 +139,9 @@ class Centring(Layer):
 
     @nn.nowrap
     def proof(self, own, shape):
-        """Rounding: of the shift, and of the sum with it."""
-        sizes = [np.abs(np.asarray(leaf, np.float64)) for leaf in (own["params"]["bias"], own["spectral"]["mean"])]
-        offset = norm_at_zero(np.add(*sizes) * (1 + 1e-15), shape)
+        """Rounding: of b − mean, and of the sum with it."""
+        bias, mean = (np.asarray(leaf, np.float64) for leaf in (own["params"]["bias"], own["spectral"]["mean"]))
+        offset = norm_at_zero(bias - mean, shape)
         rounding = enlarged(gamma(1), gamma(3) * offset + underflow(int(np.prod(shape)), 3))
         return isometry("centring", "a constant is subtracted", offset, rounding)
 
