@@ -130,7 +130,7 @@ def test_cayley_convolutions_keep_every_norm(case):
 
 def test_block_reflectors_keep_every_norm_on_the_grid_but_for_the_ridge(rng):
     """Images as large as the grid are not cut, nor are those of 1 × 1 kernels."""
-    layer, own, _ = made("bro", "same")
+    layer, own, _ = made("bro", "same", ridge=1e-7)
     kernel = np.asarray(own["params"]["kernel"], np.float64)
     with jax.enable_x64(True):
         matrices = layer._matrices(jnp.asarray(kernel), (6, 6))
@@ -141,7 +141,7 @@ def test_block_reflectors_keep_every_norm_on_the_grid_but_for_the_ridge(rng):
     assert eigenvalues.max() <= 1 + 1e-14
     assert eigenvalues.min() >= -1 + 1e-9
     np.testing.assert_allclose((eigenvalues < 0).mean(), 0.5)  # rank C / 2
-    gains = np.linalg.svd(matrix_of(*made("bro", "1×1")), compute_uv=False)
+    gains = np.linalg.svd(matrix_of(*made("bro", "1×1", ridge=1e-7)), compute_uv=False)
     np.testing.assert_allclose(gains, 1, rtol=0, atol=1e-4)
 
 
@@ -218,6 +218,17 @@ def test_bad_attributes_are_refused_by_name():
             BlockReflectorConv(4, **{name: value})
     with pytest.raises(ValueError, match="rank must be at most the 4 channels, got 5"):
         BlockReflectorConv(4, rank=5).init(jax.random.key(0), np.zeros((1, 2, 2, 4)))
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_columns_that_depend_on_one_another_leave_float32_finite(rank, rng):
+    kernel = rng.normal(size=(3, 3, 64, rank)) @ rng.normal(size=(rank, 32))
+    own = {"params": {"kernel": np.float32(kernel), "bias": np.zeros(64, np.float32)}}
+    layer, x = BlockReflectorConv(64), rng.normal(size=(2, 4, 4, 64)).astype(np.float32)
+    gradient = jax.grad(lambda own: (layer.apply(own, x, True) ** 2).sum())(own)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    y = np.asarray(layer.evaluate(own, x))
+    assert (np.linalg.norm(y.reshape(2, -1), axis=1) <= np.linalg.norm(x.reshape(2, -1), axis=1) * (1 + 1e-5)).all()
 
 
 def test_a_kernel_of_zeros_is_the_identity():
