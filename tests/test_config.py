@@ -83,7 +83,10 @@ def test_errors_name_key_value_and_what_is_allowed(key, value, allowed):
         ({"model__dept": 3}, r"config\.model\.dept=3: unknown key; allowed: depth, init_channels"),
         ({"loss__gamma": 3}, r"config\.loss\.gamma=3: unknown key; allowed: trainable_scale"),
         ({"loss__name": "hinge"}, r"config\.loss\.name='hinge': must be one of \('cross_entropy', 'offset', 'emma'"),
-        ({"model__name": "resnet"}, r"config\.model\.name='resnet': must be one of \('lipconvnet',\), or FILE.py:FUN"),
+        (
+            {"model__name": "resnet"},
+            r"config\.model\.name='resnet': must be one of \('lipconvnet', .*\), or FILE",
+        ),
         ({"optimizer__nesterof": True}, r"config\.optimizer\.nesterof=True: unknown key of sgd; .*nesterov"),
         ({"optimizer__mask": True}, r"config\.optimizer\.mask=True: unknown key of sgd"),
         ({"optimizer__schedule__name": "global_norm"}, r"config\.optimizer\.schedule\.name='global_norm': must be"),

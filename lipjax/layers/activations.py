@@ -92,8 +92,10 @@ class NActivation(Layer):
 
     @nn.nowrap
     def proof(self, own, shape):
-        """N(0) is −2 a for a > 0, −2 b for b < 0, else 0.  Rounding, for x <= a (and alike for x >= b): of 2 a and of
-        the difference.  For a < 0 these are at most 2 |x| and |x| in size, for a > 0 |N(0)| and |x| + |N(0)|.
+        """N(0) is −2 a for a > 0, −2 b for b < 0, else 0.
+
+        Rounding, for x <= a (alike for x >= b): of 2 a and of the difference.  For a < 0 these are at most 2 |x| and
+        |x| in size, for a > 0 |N(0)| and |x| + |N(0)|.
         """
         theta = np.asarray(own["params"]["theta"], np.float64)
         at_zero = 2 * np.maximum(np.maximum(theta.min(axis=1), -theta.max(axis=1)), 0)

@@ -1,8 +1,9 @@
 """LipNeXt (arXiv 2601.18513): orthogonal mixing of channels and shifts of pixels, without any convolution."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from lipjax.config import check, flag, integer, number, one_of, or_none
+from lipjax.config import check, flag, integer, is_number, number, one_of, or_none
 from lipjax.layers import (
     ACTIVATIONS,
     HEADS,
@@ -68,15 +69,14 @@ def lipnext(
       hidden: of the curvature head.
       compute_dtype: of the products in training, 'float32' or 'bfloat16'.
       remat: keep only what enters each block for the backward pass, and compute the block again there.
-      mean: of pixels in [0, 1], one number a channel; None: that of CIFAR-10 for 3 channels, else 0.5.
+      mean: of pixels in [0, 1], one number a channel; None: CIFAR_MEAN for 3 channels, else 0.5.
 
     Raises:
       ValueError: "KEY=VALUE: must be …".
     """
-    _check(dict(locals()))
-    shifted_channels(f"shift={shift}", shift, width)
+    _check(dict(locals()), image_shape)
     if mean is None:
-        mean = CIFAR_MEAN if image_shape[2] == 3 else (0.5,)
+        mean = CIFAR_MEAN if image_shape[2] == 3 else (0.5,) * image_shape[2]
     layers: list[tuple[str, Layer]] = [("input", InputScale(tuple(mean), 1.0)), ("patches", Patches(patch))]
     layers.append(("stem", OrthogonalMixing(width, compute_dtype)))
     for i in range(depth):
@@ -95,18 +95,29 @@ def _block(name, activation, beta, shift, position, compute_dtype) -> tuple[tupl
     return (*term, (f"{name}_mixing", ShiftMixing(shift, compute_dtype)), (f"{name}_activation", own))
 
 
-def _check(options) -> None:
-    check(
-        options,
-        width=integer(4),
-        depth=integer(1),
-        patch=integer(1),
-        activation=one_of(*ACTIVATIONS),
-        beta=number(0, 1),
-        position=one_of(*POSITIONS),
-        pool=or_none(integer(1)),
-        head=one_of(*HEADS),
-        hidden=integer(1),
-        compute_dtype=one_of(*COMPUTE_DTYPES),
-        remat=flag(),
-    )
+def _check(options: Mapping[str, Any], image_shape: tuple[int, ...]) -> None:
+    check(options, **_OPTIONS, activation=one_of(*ACTIVATIONS), head=one_of(*HEADS))  # as they are now
+    shift, width, pool, mean = (options[key] for key in ("shift", "width", "pool", "mean"))
+    try:
+        shifted_channels("lipnext", shift, width)
+    except ValueError:
+        allowed = f"a fraction that times width={width} is a multiple of 4, from 4 to {width}"
+        raise ValueError(f"shift={shift!r}: must be {allowed}") from None
+    patches = [-(-length // options["patch"]) for length in image_shape[:2]]
+    if pool is not None and any(length % pool for length in patches):
+        raise ValueError(f"pool={pool!r}: must divide the {patches[0]} × {patches[1]} patches")
+    if mean is not None and not (len(mean) == image_shape[2] and all(map(is_number, mean))):
+        raise ValueError(f"mean={mean!r}: must be {image_shape[2]} finite numbers, one per channel")
+
+
+_OPTIONS = {
+    "width": integer(4),
+    "depth": integer(1),
+    "patch": integer(1),
+    "beta": number(0, 1),
+    "position": one_of(*POSITIONS),
+    "pool": or_none(integer(1)),
+    "hidden": integer(1),
+    "compute_dtype": one_of(*COMPUTE_DTYPES),
+    "remat": flag(),
+}
