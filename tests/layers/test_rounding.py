@@ -167,6 +167,20 @@ def test_sums_are_attained_in_a_block_and_over_blocks(channels, part):
     assert attained(run, (kernel, x), np.array([rounding.relative]), attempts=0) > part
 
 
+def test_of_general_layers_it_is_attained():
+    """Sums of one block, nearly all of them in the product that is added first, and a shift."""
+    x = np.zeros((1, 1, 1, 32))
+    x[..., 1] = 1.0
+    params = {"kernel": arrow(32), "gain": np.ones(32)}
+    assert worst(ResidualConv(1, 1, use_bias=False), {"params": params}, x) > 0.4
+    own = {"params": {"kernel": arrow(32), "bias": np.zeros(32)}}
+    assert worst(StridedConv(32, 1, 1), own, x) > 0.7
+    dense = {"params": {"bias": np.zeros(32)}, "spectral": {"matrix": arrow(32)[0, 0]}}
+    assert worst(OrthogonalDense(32), dense, x[0, 0]) > 0.7
+    shift = {"params": {"bias": np.full(4, 0.3)}, "spectral": {"mean": np.full(4, -0.4)}}
+    assert worst(Centring(), shift, np.zeros((1, 2, 2, 4))) > 0.3
+
+
 def test_a_nest_carries_every_error():
     """Ten applications, each off by as much in the same direction: p((1 + δ) A) differs by δ A p'(A)."""
     kernel, x, polynomial = arrow(32), np.zeros((1, 1, 1, 32)), Polynomial((1.0,) * 10)
