@@ -233,6 +233,18 @@ def test_a_product_with_a_matrix_is_attained(channels, part):
     assert worst(OrthogonalMixing(1), own, x) > part
 
 
+def test_a_shift_of_rotated_channels_is_attained():
+    """Two pixels that are opposite in one channel: the shift turns its sign, and the difference doubles it."""
+    rotation, mixing = np.zeros((32, 4)), np.zeros((32, 32))
+    rotation[:, 0], mixing[:, 0] = 1e-6, 1e-6
+    rotation[0, 0] = mixing[0, 0] = 1.0
+    rotation[29:, 1:] = np.eye(3)
+    own = {"params": {"rotation": rotation, "mixing": mixing, "bias": np.zeros(32)}}
+    x = np.zeros((1, 2, 1, 32))
+    x[0, :, 0, 0] = 1.0, -1.0
+    assert worst(ShiftMixing(0.125), own, x) > 0.8
+
+
 def test_offsets_are_attained():
     bias = {"params": {"kernel": np.zeros((1, 1, 4, 4)), "bias": np.full(4, 0.3)}}
     assert worst(FoldedConv(4, 6, 1, Polynomial((1.0,))), bias, np.zeros((1, 6, 6, 4))) > 0.9
