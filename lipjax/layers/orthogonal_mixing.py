@@ -148,34 +148,32 @@ class ShiftMixing(Orthonormal):
         count = shifted_channels("ShiftMixing", self.fraction, shape[-1])
         if rotation.shape != (shape[-1], count) or mixing.shape != (shape[-1], shape[-1]):
             raise ValueError(f"ShiftMixing: {rotation.shape} and {mixing.shape} are no matrices for {shape}")
-        shifted = self._shift_proof(rotation, (*shape[:-1], count))
+        shifted = self._shift_proof(rotation, shape)
         parts = (("shift", shifted), ("mixing", _matrix_proof(mixing, shape, bias)))
         bound, offset, rounding = composed(parts)
         return Proof(f"shift of {count} rotated channels, mixing", bound, "product", offset, None, rounding, parts)
 
     @nn.nowrap
-    def _shift_proof(self, rotation: np.ndarray, inner: tuple[int, ...]) -> Proof:
+    def _shift_proof(self, rotation: np.ndarray, shape: tuple[int, ...]) -> Proof:
         """Rounding: that of x R, of the difference, and of the product with Rᵀ, one after the other; and of the sum."""
         error = orthonormality_error(rotation)
         bound = (1 + 4 * error * (1 + error)) ** 0.5 * (1 + 1e-15)
-        lost = underflow(inner[0] * inner[1] * max(rotation.shape), 2)
+        lost, inner = underflow(math.prod(shape), 2), (*shape[:-1], rotation.shape[1])
         moved = Proof("", 2.0, "", rounding=enlarged(2 * gamma(1), lost))
-        down, up = (_matrix_proof(matrix, inner) for matrix in (rotation, np.ascontiguousarray(rotation.T)))
+        down, up = _matrix_proof(rotation, shape), _matrix_proof(np.ascontiguousarray(rotation.T), inner)
         rounding = composed((("", down), ("", moved), ("", up)))[2]
         assert rounding is not None
         more = 1 + COARSEST * gamma(1)
         rounding = enlarged(rounding.relative * more + gamma(1) * bound, rounding.absolute * more + lost)
         return Proof("rotated channels shifted, circularly", bound, _WHY, rounding=rounding)
 
-    @nn.nowrap
-    def output_shape(self, own, shape):
-        shifted_channels("ShiftMixing", self.fraction, shape[-1])
-        return shape
-
 
 def _matrix_proof(matrix: np.ndarray, shape: tuple[int, ...], bias: np.ndarray | None = None) -> Proof:
     """Of x M + b for each pixel of inputs of that shape."""
     rows, columns = matrix.shape
+    if rows != shape[-1] or (bias is not None and bias.shape != (columns,)):  # a shorter bias would be broadcast
+        of_bias = "" if bias is None else f" and bias {bias.shape}"
+        raise ValueError(f"OrthogonalMixing: matrix {matrix.shape}{of_bias} are not of inputs {shape}")
     bound = near_orthogonal_norm_bound(matrix)
     offset = 0.0 if bias is None else norm_at_zero(bias, (*shape[:-1], columns))
     relative, absolute = matrix_rounding(matrix, bound, 0.0)  # of each pixel

@@ -204,3 +204,11 @@ def test_matrices_of_another_width_have_no_proof():
     own = layer.init(jax.random.key(0), jnp.zeros((1, 2, 2, 8)))
     with pytest.raises(ValueError, match=r"ShiftMixing: \(8, 4\) and \(8, 8\) are no matrices for"):
         layer.proof(own, (2, 2, 16))
+
+
+def test_a_bias_that_would_be_broadcast_has_no_proof():
+    for layer in (OrthogonalMixing(8), ShiftMixing(0.5)):
+        own = layer.init(jax.random.key(0), jnp.zeros((1, 2, 2, 8)))
+        short = {"params": {**own["params"], "bias": np.ones(1)}}
+        with pytest.raises(ValueError, match=r"matrix \(8, 8\) and bias \(1,\) are not of inputs \(2, 2, 8\)"):
+            layer.proof(short, (2, 2, 8))
