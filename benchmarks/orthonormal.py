@@ -3,7 +3,7 @@
     python benchmarks/orthonormal.py [--steps=200 --rate=1e-3 --repeats=15]
 
 Random steps of ±rate on every entry, in float32: the nearest orthonormal matrix (`ops.polar`), or X exp(A), A the skew
-part of XᵀU, by its Taylor polynomial of degree 4.  Beside them one product of 128 · 8×8 pixels with the matrix.  Medians
+part of XᵀU, by its Taylor polynomial of degree 4.  Beside them a product of 128 · 8×8 pixels with the matrix.  Medians
 of times.  Prints markdown.
 """
 
