@@ -29,7 +29,7 @@ class Orthonormal(Layer):
     """What layers of matrices with orthonormal columns or rows have in common: how training keeps them so.
 
     The matrices are the parameters named in `matrices`.  Gradients are those along the manifold (`ops.orthonormal`);
-    `projected` brings a matrix back after each step by Newton–Schulz steps, to 1e-6; `tightened` by the singular value
+    `projected` brings a matrix back after each step by Newton–Schulz steps, to 1e-5; `tightened` by the singular value
     decomposition in float64, to the rounding of its dtype.  There is no state beside the parameters.
     """
 

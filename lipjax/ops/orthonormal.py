@@ -7,7 +7,7 @@ from jax import lax
 
 # Newton–Schulz squares what is missing; these many steps bring singular values from 1e-4 to 1, and end what never will.
 _MOST_STEPS = 40
-# Root mean square of the eigenvalues of E = XᵀX − 1 from which one more step leads to about 1e-6.
+# Root mean square of the eigenvalues of E = XᵀX − 1 from which one more step leads to 1e-5 at the most, 1e-6 as a rule.
 _NEAR = 1e-3
 # Newton–Schulz converges for squared singular values below 3.
 _WITHIN = 2.5
@@ -19,8 +19,8 @@ def polar(matrix: jax.Array) -> jax.Array:
     By Newton–Schulz steps X ← X (1 − E/2), E = XᵀX − 1, which become 3 E²/4: two to four products of matrices where X
     is nearly there.  After X + U, X orthonormal, it is X exp(A) up to the square of U, A the skew part of XᵀU: a step
     along the manifold, as LipNeXt (arXiv 2601.18513) takes with a Taylor polynomial for exp.  That drifts, by 1e-5 in
-    200 steps of 1e-3 in float32; this comes back to 1e-6 whatever was before (docs/lipnext.md).  Of a matrix that has
-    no full rank, or is not finite, it is what the steps lead to.
+    200 steps of 1e-3 in float32; this comes back to 1e-5 at the most, whatever was before (docs/lipnext.md).  Of a
+    matrix that has no full rank, or is not finite, it is what the steps lead to.
     """
     matrix = jnp.asarray(matrix)
     if matrix.ndim != 2:
