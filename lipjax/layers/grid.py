@@ -109,9 +109,12 @@ def is_in_range(kernel) -> bool:
 
 
 def symbol_error(kernel: np.ndarray) -> float:
-    """A bound of what rounding does to a symbol, in Frobenius norm: k² products, constants, three for the kernel."""
+    """A bound of what rounding does to a symbol, in Frobenius norm.
+
+    k² products; constants of a sum of two angles; three units for the kernel.
+    """
     taps = float(np.sqrt((kernel**2).sum(axis=(2, 3))).sum())
-    return math.sqrt(2) * gamma(len(kernel) ** 2 + CONSTANT + 3) * taps
+    return math.sqrt(2) * gamma(len(kernel) ** 2 + 2 * CONSTANT + 3) * taps
 
 
 def least_eigenvalues(grams: np.ndarray, floor: np.ndarray) -> np.ndarray:

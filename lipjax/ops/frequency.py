@@ -90,8 +90,7 @@ def block_reflections(symbol: jax.Array, ridge: float) -> jax.Array:
     rank, channels = symbol.shape[-1], symbol.shape[-2]
     mean = jnp.trace(gram, axis1=-2, axis2=-1).real / rank
     epsilon = (ridge * mean + LEAST)[..., None, None] * jnp.eye(rank, dtype=symbol.real.dtype)
-    factor = jnp.linalg.cholesky(gram + epsilon)
-    half = lax.linalg.triangular_solve(factor, _adjoint(symbol), left_side=True, lower=True)
+    half = _one_by_one(_half_solution, gram + epsilon, _adjoint(symbol))
     return jnp.eye(channels, dtype=symbol.dtype) - 2 * jnp.matmul(_adjoint(half), half)
 
 
@@ -105,10 +104,34 @@ def cayley(symbol: jax.Array) -> jax.Array:
     """
     skew = symbol - _adjoint(symbol)
     identity = jnp.eye(symbol.shape[-1], dtype=symbol.dtype)
-    factor = jnp.linalg.cholesky(identity + jnp.matmul(_adjoint(skew), skew))
-    half = lax.linalg.triangular_solve(factor, identity - skew, left_side=True, lower=True)
-    inverse = lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True, conjugate_a=True)
+    inverse = _one_by_one(_solution, identity + jnp.matmul(_adjoint(skew), skew), identity - skew)
     return 2 * inverse - identity
+
+
+def _one_by_one(function, *matrices: jax.Array) -> jax.Array:
+    """function(*matrices) of (frequencies, …) each, on CPUs frequency by frequency.
+
+    There a factorisation of a batch waits, within a thread of XLA's pool, for other threads of it: two at once, of two
+    layers, wait for ever where there are two threads (jaxlib 0.10).  A single matrix waits for nobody.
+    """
+
+    def on_cpu(*matrices):
+        return lax.map(lambda of_one: function(*of_one), matrices)
+
+    return lax.platform_dependent(*matrices, cpu=on_cpu, default=function)
+
+
+def _half_solution(gram: jax.Array, right: jax.Array) -> jax.Array:
+    """L⁻¹ B, with G = L L* positive definite."""
+    factor = jnp.linalg.cholesky(gram)
+    return lax.linalg.triangular_solve(factor, right, left_side=True, lower=True)
+
+
+def _solution(gram: jax.Array, right: jax.Array) -> jax.Array:
+    """G⁻¹ B, with G = L L* positive definite."""
+    factor = jnp.linalg.cholesky(gram)
+    half = lax.linalg.triangular_solve(factor, right, left_side=True, lower=True)
+    return lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True, conjugate_a=True)
 
 
 def _adjoint(matrix: jax.Array) -> jax.Array:
