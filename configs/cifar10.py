@@ -2,8 +2,8 @@
 
     python train.py --config=configs/cifar10.py
 
-2×2 pixels become channels first, the loss is EMMA with ε = 36/255, and the rate grows in 15 % of the steps and falls as a
-cosine.  Not run by us at this size.  The recipe of the paper is configs/paper/cifar10.py.
+2×2 pixels become channels first, the loss is EMMA with ε = 36/255, and the rate grows in 15 % of the steps and falls as
+a cosine.  Not run by us at this size.  The recipe of the paper is configs/paper/cifar10.py.
 """
 
 from lipjax.config import default_config
