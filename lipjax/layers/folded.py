@@ -14,7 +14,8 @@ from lipjax.layers.layer import Layer, Proof, Shape, Variables, norm_at_zero
 from lipjax.layers.rounding import COARSEST, ROUNDOFF, Rounding, enlarged, gamma, underflow
 from lipjax.ops import bounds
 from lipjax.ops.blocked import product
-from lipjax.ops.bounds import Size, dense_norm_bound, dense_rounding, is_skew
+from lipjax.ops.bounds import Size, is_skew
+from lipjax.ops.dense_bounds import dense_norm_bound, dense_rounding
 from lipjax.ops.fusion import stored
 from lipjax.ops.nonnegative import nonnegative_conv_norm_bound
 from lipjax.ops.polynomials import Polynomial

@@ -22,7 +22,7 @@ from lipjax.layers.convolution import sides
 from lipjax.layers.layer import Proof, Shape, norm_at_zero
 from lipjax.layers.rounding import COARSEST, ROUNDOFF, Rounding, enlarged, gamma, underflow
 from lipjax.ops.blocked import BLOCK, blocks
-from lipjax.ops.bounds import dense_norm_bound
+from lipjax.ops.dense_bounds import dense_norm_bound
 from lipjax.ops.frequency import Grid
 
 # Units of roundoff by which a computed sine or cosine is off its angle, which is below π, rounded thrice; with the

@@ -24,6 +24,7 @@ class Head(nn.Module):
     """
 
     decayed: ClassVar[tuple[str, ...]] = ()  # the parameters that weight decay applies to
+    unit_logits: ClassVar[bool] = False  # whether each logit is 1-Lipschitz in the features, whatever the weights
     kind: ClassVar[str] = ""  # what it is, and ...
     why: ClassVar[str] = ""  # ... how its certificates are obtained
 

@@ -25,6 +25,7 @@ class LastLayerNormalization(Head):
     num_classes: int
 
     decayed: ClassVar[tuple[str, ...]] = ("weight",)
+    unit_logits: ClassVar[bool] = True
     kind: ClassVar[str] = "last-layer normalization"
     why: ClassVar[str] = "distance to each rival's hyperplane, all rivals, closed form"
 

@@ -13,7 +13,7 @@ from lipjax.config import check, integer, one_of, or_none
 from lipjax.layers.convolution import COMPUTE_DTYPES, matrix_rounding, sides
 from lipjax.layers.layer import Layer, Proof, Shape, norm_at_zero, tracked
 from lipjax.ops.blocked import product
-from lipjax.ops.bounds import dense_norm_bound, dense_rounding
+from lipjax.ops.dense_bounds import dense_norm_bound, dense_rounding
 from lipjax.ops.fusion import stored
 from lipjax.ops.general_conv import patches
 from lipjax.ops.orthogonal_matrices import METHODS
@@ -27,7 +27,7 @@ class OrthogonalDense(Layer):
     Q is made of a matrix V of parameters by `kind` (`ops.orthogonal_matrices`): 'cholesky', whose norm is a little
     below 1 (LiResNet), 'cayley' or 'exponential'.  Evaluation multiplies by spectral/matrix, the Q of the last training
     step or, after `settled` and `tightened`, of the parameters: the bound is proven of these very numbers, whatever
-    made them (`ops.bounds.dense_norm_bound`), and so is the rounding, of one product.
+    made them (`ops.dense_bounds.dense_norm_bound`), and so is the rounding, of one product.
 
     Variables: params/kernel (D, features), V or, of a residual layer, W of V = I + W · gain / √residual, params/gain
     (features,) there, and params/bias (features,); spectral/matrix (D, features).

@@ -18,7 +18,7 @@ from lipjax.layers.layer import Layer, Proof, norm_at_zero
 from lipjax.layers.rounding import COARSEST, enlarged, gamma, underflow
 from lipjax.layers.shift import shifted_channels
 from lipjax.ops.blocked import product
-from lipjax.ops.bounds import near_orthogonal_norm_bound, orthonormality_error
+from lipjax.ops.dense_bounds import near_orthogonal_norm_bound, orthonormality_error
 from lipjax.ops.mixing import mixed
 from lipjax.ops.orthonormal import along, exact_polar
 

@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-from lipjax.ops.bounds import dense_norm_bound
+from lipjax.ops.dense_bounds import dense_norm_bound
 
 _EPS = float(np.finfo(np.float64).eps)
 _RIVALS_AT_ONCE = 64  # rows of W2 that stay in the cache of a processor

@@ -100,6 +100,12 @@ class Metrics(NamedTuple):
         """Sums over no step."""
         return cls(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32))
 
+    def after(self, step: jax.Array, loss: jax.Array, correct: jax.Array, count: int, is_bad: jax.Array) -> "Metrics":
+        """With a step more: the mean loss of so many images, how many were right, and whether it is not finite."""
+        is_first_bad = is_bad & (self.first_bad_step < 0)
+        first = jnp.where(is_first_bad, step, self.first_bad_step)
+        return Metrics(self.loss + loss * count, self.correct + correct, self.examples + count, first)
+
     def to_json(self) -> dict[str, float]:
         """The sums as numbers, which `from_json` gives back to the last bit."""
         return {name: value.item() for name, value in self._asdict().items()}
@@ -204,13 +210,7 @@ def make_train_step(
         params, spectral = dict(moved["params"]), moved["spectral"]
 
         is_bad = ~(jnp.isfinite(loss) & jnp.isfinite(optax.global_norm((params, beside))))
-        is_first_bad = is_bad & (metrics.first_bad_step < 0)
-        metrics = Metrics(
-            metrics.loss + loss * len(y),
-            metrics.correct + jnp.sum(jnp.argmax(logits, axis=-1) == y),
-            metrics.examples + len(y),
-            jnp.where(is_first_bad, state.step, metrics.first_bad_step),
-        )
+        metrics = metrics.after(state.step, loss, jnp.sum(jnp.argmax(logits, axis=-1) == y), len(y), is_bad)
         return TrainState(state.step + 1, params, spectral, opt_state, beside), metrics
 
     state = jax.eval_shape(lambda: initial_state(model, optimizer, recipe.run.seed, recipe.loss))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lipjax.ops.bounds import dense_norm_bound, near_orthogonal_norm_bound, orthonormality_error
+from lipjax.ops.dense_bounds import dense_norm_bound, near_orthogonal_norm_bound, orthonormality_error
 from lipjax.ops.mixing import mixed
 from lipjax.ops.orthonormal import along, exact_polar, polar
 
@@ -129,7 +129,7 @@ def test_norms_far_from_1_are_those_of_the_matrix(rng):
 
 def test_the_rounding_of_the_gram_matrix_is_in_the_bound(monkeypatch, rng):
     """Were the norm of the computed residual 0, what is left is the stated rounding, and above what a product loses."""
-    monkeypatch.setattr("lipjax.ops.bounds.dense_norm_bound", lambda residual: 0.0)
+    monkeypatch.setattr("lipjax.ops.dense_bounds.dense_norm_bound", lambda residual: 0.0)
     matrix = orthonormal(rng, (300, 200))
     high = np.asarray(matrix, np.longdouble)
     lost = np.linalg.norm(np.asarray(high.T @ high - (matrix.T @ matrix), float), 2)

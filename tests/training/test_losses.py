@@ -205,6 +205,13 @@ def test_a_learned_scale_is_of_the_training_and_not_of_the_network(tmp_path):
         ({"name": "emma", "ramp": 1.5}, "lln", r"config\.loss\.ramp=1\.5: must be a number in \[0, 1\]"),
         ({"name": "offset", "trainable_scale": 2}, "lln", r"config\.loss\.trainable_scale=2: must be True or False"),
         ({"name": "logit_annealing", "beta": -1}, "lln", r"config\.loss\.beta=-1: must be a number >= 0"),
+        (
+            {"name": "offset"},
+            "crc",
+            r"config\.loss\.name='offset': needs a head with unit_logits, .* CurvatureHead has",
+        ),
+        ({"name": "hinge_kr"}, "crc", r"config\.loss\.name='hinge_kr': needs .* CurvatureHead has none: take 'emma'"),
+        ({"name": "logit_annealing"}, "crc", r"config\.loss\.name='logit_annealing': needs .*: take 'emma'"),
         ({"name": "crc"}, "lln", r"config\.loss\.name='crc': needs a CurvatureHead, .* got LastLayerNormalization"),
         ({"name": "hinge"}, "lln", r"config\.loss\.name='hinge': must be one of \('cross_entropy', 'offset', 'emma'"),
         ({"name": "hinge_kr", "trainable_scale": True}, "lln", r"config\.loss\.trainable_scale=True: unknown key"),

@@ -5,7 +5,7 @@ import dataclasses
 import optax
 
 from lipjax.config import check, number, positive
-from lipjax.training.losses.loss import SoftmaxLoss, lowered, offset_of
+from lipjax.training.losses.loss import SoftmaxLoss, check_unit_logits, lowered, offset_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Offset(SoftmaxLoss):
     def __post_init__(self):
         super().__post_init__()
         check(vars(self), epsilon=number(0), temperature=positive())
+
+    def check_head(self, model):
+        check_unit_logits("offset", model)
 
     def raised(self, model, variables, features, logits, labels, moment):
         return lowered(logits, labels, offset_of(self.epsilon, model, variables))

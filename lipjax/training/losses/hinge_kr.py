@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lipjax.config import check, number
-from lipjax.training.losses.loss import Loss, offset_of
+from lipjax.training.losses.loss import Loss, check_unit_logits, offset_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,9 @@ class HingeKR(Loss):
 
     def __post_init__(self):
         check(vars(self), epsilon=number(0), weight=number(0))
+
+    def check_head(self, model):
+        check_unit_logits("hinge_kr", model)
 
     def raised(self, model, variables, features, logits, labels, moment):
         return logits / offset_of(self.epsilon, model, variables) if self.epsilon else logits

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from lipjax.config import check, number, positive
-from lipjax.training.losses.loss import SoftmaxLoss, lowered, offset_of
+from lipjax.training.losses.loss import SoftmaxLoss, check_unit_logits, lowered, offset_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,9 @@ class LogitAnnealing(SoftmaxLoss):
     def __post_init__(self):
         super().__post_init__()
         check(vars(self), epsilon=number(0), temperature=positive(), beta=number(0))
+
+    def check_head(self, model):
+        check_unit_logits("logit_annealing", model)
 
     def raised(self, model, variables, features, logits, labels, moment):
         return lowered(logits, labels, offset_of(self.epsilon, model, variables))

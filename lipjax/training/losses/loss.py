@@ -104,6 +104,16 @@ def lowered(logits: jax.Array, labels: jax.Array, offset: jax.Array | float) -> 
     return logits - offset * jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
 
 
+def check_unit_logits(name: str, model: Classifier) -> None:
+    """Raise ValueError, naming loss and head, unless an offset of the head's logits is a distance of features."""
+    head = model.parts()[1]
+    if not head.unit_logits:
+        raise ValueError(
+            f"config.loss.name={name!r}: needs a head with unit_logits, whose weights cannot grow into the offset; "
+            f"{type(head).__name__} has none: take 'emma'"
+        )
+
+
 def offset_of(epsilon: float, model: Classifier, variables: Variables) -> jax.Array | float:
     """√2 ε Lip: the margin of a linear head with orthogonal rows of unit length that certifies ε (pixels in [0, 1]).
 
