@@ -38,7 +38,14 @@ def of_sectors(own: Variables, shape: Shape, angle: float = 0.0, apart: float = 
 
 
 class MaxMin(Layer):
-    """`ops.max_min`; no parameters."""
+    """(max(a, b), min(a, b)) of the pairs (a, b) of channels (c, c + C/2), (…, C) → (…, C); no parameters.
+
+    Bound: 1.  A permutation of each pair on either side of a = b, where the two agree; so norms of gradients stay.
+
+    Rounding: none, as numbers are moved; subnormal ones may come out as 0.
+
+    Source: Anil, Lucas & Grosse, ICML 2019; pairs as those of Singla & Feizi, NeurIPS 2022 (`ops.max_min`).
+    """
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -51,7 +58,13 @@ class MaxMin(Layer):
 
 
 class BetaAbs(Layer):
-    """`ops.beta_abs` of a part of the channels; no parameters.
+    """|x| of the first round(β C) channels, x of the others, (…, C) → (…, C); no parameters.
+
+    Bound: 1.  Slopes are ±1 and the map is continuous.
+
+    Rounding: none, as a sign is changed; subnormal numbers may come out as 0.
+
+    Source: LipNeXt, arXiv 2601.18513 (`ops.beta_abs`).
 
     Attributes:
       beta: of the channels, rounded to a whole number of them.
@@ -80,9 +93,13 @@ class BetaAbs(Layer):
 
 
 class NActivation(Layer):
-    """`ops.n_activation` with two learnable places for each channel.
+    """x − 2a for x <= a, −x for a <= x <= b, x − 2b for b <= x, a <= b of each channel, (…, C) → (…, C).
 
-    Params: theta (C, 2), initialised (−100, 0), |x| for all x > −100, as its authors do.
+    Params: theta (C, 2), a and b in any order, initialised (−100, 0), |x| for all x > −100, as its authors do.
+
+    Bound: 1.  Slopes are ±1 and the map is continuous.
+
+    Source: Prach & Lampert, arXiv 2311.06103 (`ops.n_activation`).
     """
 
     @nn.compact
@@ -94,7 +111,7 @@ class NActivation(Layer):
     def proof(self, own, shape):
         """N(0) is −2 a for a > 0, −2 b for b < 0, else 0.
 
-        Rounding, for x <= a (alike for x >= b): of 2 a and of the difference.  For a < 0 these are at most 2 |x| and
+        Rounding: for x <= a (alike for x >= b), of 2 a and of the difference.  For a < 0 these are at most 2 |x| and
         |x| in size, for a > 0 |N(0)| and |x| + |N(0)|.
         """
         theta = np.asarray(own["params"]["theta"], np.float64)
@@ -110,9 +127,17 @@ def _as_absolute(key, shape, dtype=jnp.float32):
 
 
 class Householder(Layer):
-    """`ops.householder` with a learnable angle per channel pair.
+    """z, or z mirrored at the line of angle θ/2, of the pairs z of channels (c, c + C/2), (…, C) → (…, C).
 
-    Params: angle (C/2,), initialised π/2 (MaxMin with its halves swapped).
+    z stays where it is on the counter-clockwise side of the line, z_2 cos θ/2 >= z_1 sin θ/2.
+
+    Params: angle (C/2,), θ, initialised π/2 (MaxMin with its halves swapped).
+
+    Bound: 1.  Orthogonal on either side of the line, where the two agree.
+
+    Rounding: `of_sectors`, by sines and cosines within 4 units of roundoff and comparisons that may fail near the line.
+
+    Source: Singla, Singla & Feizi, ICLR 2022 (`ops.householder`).
     """
 
     @nn.compact
@@ -126,9 +151,16 @@ class Householder(Layer):
 
 
 class Householder2(Layer):
-    """`ops.householder2` with three learnable angles per channel pair.
+    """A pair z of channels (c, c + C/2) by its sector: z, mirrored, turned by −θ2, mirrored; (…, C) → (…, C).
 
-    Params: angle0, angle1, angle2 (C/2,), initialised U(0, π).
+    Four sectors, counter-clockwise from the angle θ0/2, of widths θ1/2, θ2/2, π − θ1/2, π − θ2/2; mirrors at the lines
+    of angles (θ0 + θ1)/2 and θ0/2.
+
+    Params: angle0, angle1, angle2 (C/2,), initialised U(0, π); values beyond [0, 2π] count as the nearest end.
+
+    Bound: 1.  Orthogonal on each sector, and neighbours agree on the ray between them.
+
+    Source: Singla, Singla & Feizi, ICLR 2022, order 2 (`ops.householder2`).
     """
 
     @nn.compact
@@ -138,8 +170,9 @@ class Householder2(Layer):
 
     @nn.nowrap
     def proof(self, own, shape):
-        # Angles are clipped to [0, 2π], of which the end is known to 2π u, and added: half a sum of three is known to
-        # (6 + 4 + 6) π u / 2, a whole sum of two to (4 + 4) π u.  A wrong comparison puts z at most d beyond the ray of
-        # a sector next to the right one, and a wrong half plane as far again.
+        """Rounding (`of_sectors`): angles are clipped to [0, 2π], of which the end is known to 2π u, and added: half a
+        sum of three is known to (6 + 4 + 6) π u / 2, a whole sum of two to (4 + 4) π u.  A wrong comparison puts z at
+        most d beyond the ray of a sector next to the right one, and a wrong half plane as far again.
+        """
         rounding = of_sectors(own, shape, 8 * math.pi, 2.0)
         return isometry("activation 'householder2'", _WHY, rounding=rounding)

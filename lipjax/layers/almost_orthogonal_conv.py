@@ -26,8 +26,10 @@ _LARGEST = 1e15  # of raw kernels whose autocorrelations are in the range of flo
 class AlmostOrthogonalConv(Layer):
     """y = A x + b, A the zero-padded convolution with the kernel P[·, i, ·] t_i^(−½), t_i = Σ |autocorrelation of P|.
 
-    AᵀA <= diag(t) for the convolution with P, so that ‖A‖ <= 1 for every P (`ops.diagonal_bounds`; Prach & Lampert,
-    ECCV 2022).  The proof is the smaller of 1 and, where that is affordable, `ops.conv_norm_bound`.
+    Bound: 1, and, where that is affordable, the smaller of it and `ops.conv_norm_bound`.  AᵀA <= diag(t) for the
+    convolution with P, by diagonal dominance, so that ‖A‖ <= 1 for every P (`ops.diagonal_bounds`).
+
+    Source: Prach & Lampert, ECCV 2022, theorem 1.
 
     Params: kernel (k, k, C_in, features), bias (features,).  The kernel starts as an orthogonal matrix in the middle
     tap, where it is scaled by 1; as the identity on the first channels where features < C_in.

@@ -28,12 +28,19 @@ from lipjax.ops.fusion import stored
 
 
 class BlockReflectorConv(Layer):
-    """y = Q x + b, Q = I − 2 V (V*V + ε)⁻¹ V* with V a convolution of rank channels to C (BRONet, ICML 2025).
+    """y = Q x + b, Q = I − 2 V (V*V + ε)⁻¹ V* with V a convolution of rank channels to C.
 
     On a cyclic grid of (H + k − 1) × (W + k − 1) points, to which x is zero-padded and from which it is cut back; for
-    k = 1 pixel by pixel.  At each frequency Q is Hermitian with eigenvalues in (−1, 1], so the layer is 1-Lipschitz,
-    and orthogonal but for ε and what is cut.  ε = ridge · mean(diag V*V) at that frequency.  Works on C = max(C_in,
-    features) channels: the input is zero-padded, or the first `features` are kept.
+    k = 1 pixel by pixel.  ε = ridge · mean(diag V*V) at each frequency.  Works on C = max(C_in, features) channels: the
+    input is zero-padded, or the first `features` are kept.
+
+    Bound: 1.  At each frequency Q is Hermitian with eigenvalues in (−1, 1], so the layer is orthogonal but for ε and
+    what is cut; padding and transforms are isometries, and cutting enlarges no distance (`layers.grid`).
+
+    Rounding: that of five products (`layers.grid`), and by how much the Q are off (`BlockReflectorConv._error`): by V,
+    by its Gram matrix, Cholesky factor and substitution, times the condition of V*V + ε.
+
+    Source: BRONet, ICML 2025.
 
     Params: kernel (k, k, C, rank), bias (features,).
 

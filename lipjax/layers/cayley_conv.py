@@ -19,10 +19,16 @@ from lipjax.ops.fusion import stored
 
 
 class CayleyConv(Layer):
-    """y = (I − A)(I + A)⁻¹ x + b, A = W − Wᵀ, W a convolution with circular padding (Trockman & Kolter, ICLR 2021).
+    """y = (I − A)(I + A)⁻¹ x + b, A = W − Wᵀ, W a convolution with circular padding.
 
-    Orthogonal for every W.  Works on C = max(C_in, features) channels: the input is zero-padded when features > C_in,
-    and the first `features` channels are kept when features < C_in.
+    Works on C = max(C_in, features) channels: the input is zero-padded when features > C_in, and the first `features`
+    channels are kept when features < C_in.
+
+    Bound: 1.  Orthogonal for every W, by the Cayley transform at each frequency.
+
+    Rounding: that of five products (`layers.grid`), and of the solution with I + A at each frequency (`_error`).
+
+    Source: Trockman & Kolter, ICLR 2021.
 
     Params: kernel (k, k, C, C), bias (features,).
 

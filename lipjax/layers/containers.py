@@ -14,7 +14,11 @@ from lipjax.layers.rounding import COARSEST, EXACT, Rounding, enlarged, gamma, u
 
 
 class Sequential(Container):
-    """f_n ∘ … ∘ f_1: the bound is the product of the bounds, the offset follows b ← L b + offset, all rounded up.
+    """f_n ∘ … ∘ f_1, one layer after the other.
+
+    Bound: the product of the bounds; the offset follows b ← L b + offset; all rounded up.
+
+    Source: elementary.
 
     Attributes:
       layers: ((name, layer), …), run in this order.
@@ -86,7 +90,13 @@ def _after(part: Proof, reach: float) -> float:
 
 
 class Residual(Container):
-    """(1 − a) x + a f(x) with the bound (1 − a) + a L: 1-Lipschitz where f is.
+    """(1 − a) x + a f(x), of the shape of x.
+
+    Bound: (1 − a) + a L, by the triangle inequality: 1 where that of f is.
+
+    Rounding: that of f, a times, and 4 units of the size of the two terms.
+
+    Source: elementary.
 
     Attributes:
       layer: f, of as many outputs as inputs.
@@ -157,7 +167,13 @@ class Residual(Container):
 
 
 class Concatenate(Container):
-    """(f_1(x), …, f_n(x)), channels side by side: ‖f(u) − f(v)‖² = Σ ‖f_i(u) − f_i(v)‖², hence (Σ L_i²)^½.
+    """(f_1(x), …, f_n(x)), channels side by side.
+
+    Bound: (Σ L_i²)^½, as ‖f(u) − f(v)‖² = Σ ‖f_i(u) − f_i(v)‖².
+
+    Rounding: the roots of the sums of squares of those of the layers.
+
+    Source: elementary.
 
     Attributes:
       layers: ((name, layer), …), each of the same input, with outputs that differ in channels only.
@@ -199,7 +215,13 @@ def _columns(parts) -> tuple[list[float], list[float]]:
 
 
 class Split(Container):
-    """Channels in groups, each through a layer of its own, side by side again: the bound is the largest.
+    """(f_1(x_1), …, f_n(x_n)), x_i groups of channels, each through a layer of its own, side by side again.
+
+    Bound: the largest, as ‖f(u) − f(v)‖² <= Σ L_i² ‖u_i − v_i‖².
+
+    Rounding: the largest relative one, and the root of the sum of squares of the absolute ones.
+
+    Source: elementary.
 
     Attributes:
       layers: ((name, layer), …).

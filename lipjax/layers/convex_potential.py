@@ -22,11 +22,15 @@ _SMALLEST, _LARGEST = 1e-15, 1e15  # of kernels and tracked norms for which a ro
 
 
 class ConvexPotential(Layer):
-    """y = x − (2/s²) Wᵀ σ(W x + b), σ = ReLU, W a zero-padded convolution, s >= ‖W‖ (Meunier et al., ICML 2022).
+    """y = x − (2/s²) Wᵀ σ(W x + b), σ = ReLU, W a zero-padded convolution, s >= ‖W‖.
 
-    1-Lipschitz where s >= ‖W‖, else with the bound 2 ‖W‖²/s² − 1 (`layers.potential`).  Works on C = max(C_in,
-    features) channels: the input is zero-padded when features > C_in, and the first `features` channels are kept when
-    features < C_in.
+    Works on C = max(C_in, features) channels: the input is zero-padded when features > C_in, and the first `features`
+    channels are kept when features < C_in.
+
+    Bound: 1 where s >= ‖W‖, else 2 ‖W‖²/s² − 1.  σ is the derivative of a convex function, of slope in [0, 1], and this
+    is a step down that function (`layers.potential`); ‖W‖ is proven (`ops.conv_norm_bound`).
+
+    Source: Meunier, Delattre, Araujo & Allauzen, ICML 2022.
 
     Variables: params/kernel (k, k, C, inner), params/bias (inner,); spectral/image (H, W, C) follows the top singular
     vector of W at this resolution, spectral/norm () is its norm s.  With train=True s is that of POWER_STEPS further
@@ -89,7 +93,10 @@ class ConvexPotential(Layer):
 
     @nn.nowrap
     def proof(self, own, shape):
-        """By the proven norm of W over s; W/s and b/s are rounded twice."""
+        """By the proven norm of W over s.
+
+        Rounding: W/s and b/s are rounded twice; then two convolutions, one after the other (`layers.potential`).
+        """
         raw, size, eps = np.asarray(own["params"]["kernel"], np.float64), sides(shape), float(np.finfo(float).eps)
         given = float(tracked(own, "ConvexPotential")["norm"])
         norm = max(given, float(jnp.finfo(own["params"]["kernel"].dtype).tiny))

@@ -24,11 +24,21 @@ def softplus_mlp(head: Mapping[str, jax.Array], features: jax.Array) -> jax.Arra
 
 
 class CurvatureHead(Head):
-    """The one-hidden-layer softplus MLP of CRC-Lip (paper, section 5), (N, D) → (N, num_classes).
+    """W2 softplus(W1 y + b1) + b2, one hidden layer, (N, D) → (N, num_classes).
+
+    Bound: m = λmax(W1ᵀ diag(¼ max(0, −w)) W1) of the curvature from below of f_l − f_i, w = W2_l − W2_i, proven.  For
+    any step δ, with f and g the margin f_l − f_i and its gradient at y + δ, ρ = δ + η g and 0 <= η < 1/m, weak duality
+    gives the radius r² >= ‖δ‖² + 2 η f − ‖ρ‖² / (1 − η m) (`certificates.certify_crc`).
+
+    Source: CRC-Lip, Singla & Feizi, NeurIPS 2022, section 5; the bound for any δ and η is ours (docs/crc.md).
 
     Params: w1 (H, D), b1 (H,), w2 (K, H), b2 (K,), which `certificates.certify_crc` takes as they are.
     spectral/power_vector (D,): a unit vector that follows the top singular vector of W1, from which the curvature
     regulariser starts; with train=True and 'spectral' mutable it advances by one power step a call.
+
+    Attributes:
+      num_classes: K.
+      hidden: H.
     """
 
     num_classes: int

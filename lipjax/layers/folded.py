@@ -35,8 +35,16 @@ def is_matrix(size: Size, channels: int) -> bool:
 class FoldedConv(Layer):
     """`SkewOrthogonalConv` in evaluation, without spectral state; its parameters come from `fold_conv`.
 
+    y = D x + b with the whole matrix D of p(A) where the image is small, else p(A) x + b with the kernel of A.
+
     Params: bias (features,), and matrix (H·W·C_in, H·W·features) where `is_matrix`, else the normalised skew kernel
     (k, k, C, C).
+
+    Bound: of D, its norm, by a Cholesky factorisation of its Gram matrix; else as that of `SkewOrthogonalConv`.
+
+    Rounding: of D x, the sums of a product in blocks (`convolution.matrix_rounding`); else `polynomial_rounding`.
+
+    Source: that of `SkewOrthogonalConv`; the matrix is ours (docs/orthogonal.md).
 
     Attributes:
       features: output channels.

@@ -16,10 +16,17 @@ _SMALLEST, _LARGEST = 1e-15, 1e15
 
 
 class LastLayerNormalization(Head):
-    """LLN (Singla et al., 2022): f = (W / row norms) y + b, (N, D) → (N, num_classes).
+    """f = (W / row norms) y + b, (N, D) → (N, num_classes).
 
-    Params: weight (K, D), stored raw, and bias (K,).  Every logit is 1-Lipschitz in y; the
-    difference of those of two classes i, j has the Lipschitz constant ‖w_i − w_j‖, w the normalised rows.
+    Params: weight (K, D), stored raw, and bias (K,).
+
+    Bound: ‖w_i − w_j‖ of the difference of the logits of two classes i, j, w the normalised rows; 1 of each logit.  The
+    radius is min (f_l − f_i) / ‖w_l − w_i‖ over all rivals i of the label l, the distance to their hyperplanes: exact.
+
+    Source: Singla, Singla & Feizi, ICLR 2022; the norm ‖w_l − w_i‖, in float64 (`certificates.certify_lln`).
+
+    Attributes:
+      num_classes: K.
     """
 
     num_classes: int

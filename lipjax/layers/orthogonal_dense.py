@@ -25,9 +25,15 @@ class OrthogonalDense(Layer):
     """y = x Q + b, (N, …, D) → (N, …, features), Q with orthonormal columns, or rows where features > D.
 
     Q is made of a matrix V of parameters by `kind` (`ops.orthogonal_matrices`): 'cholesky', whose norm is a little
-    below 1 (LiResNet), 'cayley' or 'exponential'.  Evaluation multiplies by spectral/matrix, the Q of the last training
-    step or, after `settled` and `tightened`, of the parameters: the bound is proven of these very numbers, whatever
-    made them (`ops.dense_bounds.dense_norm_bound`), and so is the rounding, of one product.
+    below 1, 'cayley' or 'exponential'.  Evaluation multiplies by spectral/matrix, the Q of the last training step or,
+    after `settled` and `tightened`, of the parameters.
+
+    Bound: the norm of spectral/matrix, proven of these very numbers, whatever made them, by a Cholesky factorisation of
+    their Gram matrix (`ops.dense_bounds.dense_norm_bound`): 1, or just below, but for rounding.
+
+    Rounding: one product with its sums in blocks, and b (`convolution.matrix_rounding`).
+
+    Source: LiResNet, Hu et al., NeurIPS 2023 (Cholesky); Trockman & Kolter, ICLR 2021 (Cayley).
 
     Variables: params/kernel (D, features), V or, of a residual layer, W of V = I + W · gain / √residual, params/gain
     (features,) there, and params/bias (features,); spectral/matrix (D, features).
@@ -100,6 +106,14 @@ class PatchConv(Layer):
 
     (N, H, W, C) → (N, ⌈H/s⌉, ⌈W/s⌉, features); what is said of `OrthogonalDense` holds with D = s² C, in the order
     (row, column, c).  A side that s does not divide is filled up with zeros, below or to the right: an isometry.
+
+    Variables: params/kernel (D, features), params/bias (features,); spectral/matrix (D, features).
+
+    Bound: that of the matrix, as in `OrthogonalDense`: patches have no entry in common.
+
+    Rounding: one product a patch with its sums in blocks, and b (`convolution.matrix_rounding`).
+
+    Source: the neck of LiResNet, Hu et al., NeurIPS 2023.
 
     Attributes:
       features: output channels.

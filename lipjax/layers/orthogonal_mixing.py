@@ -62,6 +62,13 @@ class OrthogonalMixing(Orthonormal):
 
     Params: matrix (C, features) with orthonormal rows, or columns where features < C; bias (features,).
 
+    Bound: (1 + e)^½ with a proven e >= ‖MᵀM − 1‖, of rows ‖MMᵀ − 1‖ (`ops.bounds.near_orthogonal_norm_bound`);
+    1 + 1e-6, or less, in float32.
+
+    Rounding: one product with its sums in blocks, and b (`convolution.matrix_rounding`).
+
+    Source: LipNeXt, arXiv 2601.18513; steps to the nearest orthonormal matrix are ours (docs/lipnext.md).
+
     Attributes:
       features: of the output.
       compute_dtype: of the products in training, one of COMPUTE_DTYPES; evaluation has that of its variables.
@@ -102,6 +109,12 @@ class ShiftMixing(Orthonormal):
     not 2 C².
 
     Params: rotation (C, k), orthonormal columns, k = fraction · C; mixing (C, C), orthogonal; bias (C,).
+
+    Bound: (1 + 4 e (1 + e))^½ of the shift, e >= ‖RᵀR − 1‖ proven, times that of M, as in `OrthogonalMixing`.
+
+    Rounding: of x R, the difference, the product with Rᵀ and the sum, one after the other, then of the product with M.
+
+    Source: LipNeXt, arXiv 2601.18513; the shorter formula is ours (docs/lipnext.md).
 
     Attributes:
       fraction: of the channels that are shifted, a quarter of them in each direction; fraction · C a multiple of 4.

@@ -26,7 +26,14 @@ _DISTANCE = "a distance to a set, signed or not: Theorem 2 and Corollary 1"
 
 
 class MaxPool(Layer):
-    """`ops.max_pool`, (…, C) → (…, C/2); no parameters."""
+    """max(a, b) of the pairs (a, b) of channels (c, c + C/2), (…, C) → (…, C/2); no parameters.
+
+    Bound: 1, as |max(a, b) − max(a', b')| <= max(|a − a'|, |b − b'|), and no two pairs have a channel in common.
+
+    Rounding: none, as numbers are moved; subnormal ones may come out as 0.
+
+    Source: Singla & Feizi, NeurIPS 2022, section 6 (`ops.max_pool`).
+    """
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -39,7 +46,13 @@ class MaxPool(Layer):
 
 
 class L2Pool(Layer):
-    """`ops.l2_pool` over windows of size × size pixels, (N, H, W, C) → (N, H/size, W/size, C): 1-Lipschitz.
+    """(Σ x²)^½ over windows of size × size pixels, of each channel, (N, H, W, C) → (N, H/size, W/size, C).
+
+    Bound: 1, as |‖u‖ − ‖v‖| <= ‖u − v‖ in each window and channel, and no two have an entry in common.
+
+    Rounding: of n squares, n − 1 sums and a root, relative to the norm: n/2 + 2 units.
+
+    Source: BRONet, ICML 2025, and LipNeXt, arXiv 2601.18513 (`ops.l2_pool`).
 
     Attributes:
       size: of a window, in pixels.
@@ -58,7 +71,14 @@ class L2Pool(Layer):
 
 
 class GlobalL2Pool(Layer):
-    """`ops.l2_pool` over all pixels, (N, H, W, C) → (N, C): 1-Lipschitz."""
+    """(Σ x²)^½ over all pixels, of each channel, (N, H, W, C) → (N, C).
+
+    Bound: 1, as |‖u‖ − ‖v‖| <= ‖u − v‖ in each channel.
+
+    Rounding: of n = H·W squares, n − 1 sums and a root, relative to the norm: n/2 + 2 units.
+
+    Source: LipNeXt, arXiv 2601.18513 (`ops.l2_pool`).
+    """
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -79,9 +99,17 @@ def _of_norms(terms: int, entries: int) -> Rounding:
 
 
 class ProjectionPool(Layer):
-    """`ops.projection_pool` with learnable angles: (…, C) → (…, C/2).
+    """Signed distance of channel pairs (x, y) = (c, c + C/2) to a cone: (…, C) → (…, C/2).
+
+    The rays of the cone leave the origin at angles ±h, h = θ/2, around the first axis.  |y| cos h − x sin h where
+    x cos h + |y| sin h >= 0, negative inside; ‖(x, y)‖ behind the origin.
 
     Params: theta (C/2,), initialised U(0, π); training keeps it in [0, π] by `projected` after each step.
+
+    Bound: 1, as of every signed distance to a set (Theorem 2 and Corollary 1 of the paper; `ops.curves`), and no two
+    pairs have a channel in common.
+
+    Source: Singla & Feizi, NeurIPS 2022, section 6 and equation 9 (`ops.projection_pool`).
     """
 
     @nn.compact
@@ -111,8 +139,15 @@ _LARGEST, _SHORTEST = 1e6, 1e-15
 class PolylinePool(Layer):
     """Signed distance of channel pairs (c, c + C/2) to learnable polylines with end rays: (…, C) → (…, C/2).
 
-    `ops.curve_distance(…, rays=True, signed=True)`, plus `corner` where it starts as max pooling.  1-Lipschitz wherever
-    the vertices move within ±1e6, even where a polyline comes to cross itself (`ops.curves`).
+    `ops.curve_distance(…, rays=True, signed=True)`, plus `corner` where it starts as max pooling.
+
+    Bound: 1 wherever the vertices move within ±1e6, even where a polyline comes to cross itself: a distance to a set,
+    and the sign is constant off the curve (`ops.curves`).
+
+    Rounding: of sides, coordinates along them and distances across them: 40 units of ‖p‖ and 56 of the reach of the
+    vertices (`PolylinePool._rounding`); none is stated where the sign may be in doubt.
+
+    Source: ours (docs/pooling.md), by Theorem 2 and Corollary 1 of Singla & Feizi, NeurIPS 2022.
 
     Params: vertices (C/2, V, 2).
 
@@ -205,6 +240,10 @@ class PointPool(Layer):
 
     The set M_u = {u} of the paper, in n dimensions.  The gradient at u itself is 0.
 
+    Bound: 1, as of every distance to a set, and no two groups have a channel in common.
+
+    Source: Singla & Feizi, NeurIPS 2022, section 6 and Theorem 2.
+
     Params: point (C/n, n), initialised N(0, 1).
 
     Attributes:
@@ -228,8 +267,8 @@ class PointPool(Layer):
 
     @nn.nowrap
     def proof(self, own, shape):
-        """Rounding of a distance, relative to it: n differences, squared, n − 1 sums, a root: (2 + 1 + n − 1) / 2 units
-        and SQUARE_ROOT.
+        """Rounding: of a distance, relative to it, n differences, squared, n − 1 sums, a root: (2 + 1 + n − 1) / 2
+        units and SQUARE_ROOT.
         """
         point = np.asarray(own["params"]["point"], np.float64)
         offset, relative = norm_at_zero(point.ravel(), shape), gamma(self.dimensions / 2 + 1 + SQUARE_ROOT)

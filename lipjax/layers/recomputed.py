@@ -9,7 +9,13 @@ from lipjax.ops.fusion import recomputed
 
 
 class Recomputed(Container):
-    """f itself; in training only its input is kept for the backward pass, and f is computed again there.
+    """f(x); in training only its input is kept for the backward pass, and f is computed again there.
+
+    Bound: that of f.
+
+    Rounding: that of f.
+
+    Source: gradient checkpointing, Chen et al., arXiv 1604.06174; how the CPU is made to obey is ours (docs/scale.md).
 
     Attributes:
       layer: f.

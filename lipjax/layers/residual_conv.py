@@ -17,8 +17,11 @@ from lipjax.ops.fusion import stored
 class ResidualConv(Layer):
     """y = K x + b, one zero-padded convolution with the identity in its kernel: K = I + W · gain / √depth.
 
-    Nothing is constrained: the bound is the proven norm of K at the resolution of the layer, `ops.conv_norm_bound`,
-    less than the sum of two bounds, 1 + ‖W · gain‖ / √depth.
+    Bound: the proven norm of K at the resolution of the layer, `ops.conv_norm_bound`: by Cholesky factorisations of its
+    symbols at all frequencies of a grid.  Nothing is constrained.  ‖K‖ <= 1 + ‖W · gain‖ / √depth, and less
+    unless one image is enlarged most by both.
+
+    Source: LiResNet, Hu et al., NeurIPS 2023; the proof is ours (docs/liresnet.md).
 
     Variables: params/kernel W (k, k, C, C), starting at N(0, 1) / (k² C), params/gain (C,), of output channels,
     starting at 1, params/bias (C,) where `use_bias`; spectral/image (H, W, C) follows the top singular vector of K at
@@ -73,7 +76,9 @@ class ResidualConv(Layer):
 
     @nn.nowrap
     def proof(self, own, shape):
-        """Entries of K are off by a root, a quotient (or an inverse and a product), a product and a sum: 5 units."""
+        """Rounding: entries of K are off by a root, a quotient (or an inverse and a product), a product and a sum: 5
+        units; then a convolution with its sums in blocks, and b (`convolution.conv_proof`).
+        """
         with jax.enable_x64(True):
             params = {name: jnp.asarray(np.asarray(leaf), jnp.float64) for name, leaf in own["params"].items()}
             kernel = np.asarray(self.whole_kernel(params))
@@ -103,7 +108,11 @@ class ResidualConv(Layer):
 
 
 class Centring(Layer):
-    """x − mean + b, channel by channel; nothing is divided, so it is an isometry.
+    """x − mean + b, channel by channel; nothing is divided.
+
+    Bound: 1, as a constant is subtracted: an isometry.
+
+    Source: LiResNet, Hu et al., NeurIPS 2023.
 
     In training the mean is that of the batch over images and pixels, and the gradient flows through it; in evaluation
     the mean is spectral/mean (C,), which has moved by `momentum` to that of each batch in training.  Sums are in

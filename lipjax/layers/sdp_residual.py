@@ -21,12 +21,15 @@ _LARGEST = 1e12  # of kernels for which a rounding is stated: t is in the range 
 
 
 class SdpResidual(Layer):
-    """y = x − 2 W T⁻¹ σ(Wᵀ x + b), σ = ReLU, T = diag(Σ_j |WᵀW|_ij q_j / q_i) (Araujo et al., ICLR 2023, theorem 3).
+    """y = x − 2 W T⁻¹ σ(Wᵀ x + b), σ = ReLU, T = diag(Σ_j |WᵀW|_ij q_j / q_i).
 
-    T >= WᵀW by diagonal dominance for every q > 0, for zero-padded convolutions too (`ops.diagonal_bounds`), so the
-    layer is 1-Lipschitz for all parameters (`layers.potential`).  Where a channel of Wᵀ goes to zero the authors divide
-    by nearly nothing; here `diagonal_bounds.LEAST` is added to T, which is as good a T.  Channels as in
-    `ConvexPotential`.
+    Where a channel of Wᵀ goes to zero the authors divide by nearly nothing; here `diagonal_bounds.LEAST` is added to T,
+    which is as good a T.  Channels as in `ConvexPotential`.
+
+    Bound: 1 for all parameters.  T >= WᵀW by diagonal dominance for every q > 0, for zero-padded convolutions too
+    (`ops.diagonal_bounds`), and then a step down a convex potential enlarges no distance (`layers.potential`).
+
+    Source: Araujo, Havens, Delattre, Allauzen & Hu, ICLR 2023, theorem 3.
 
     Params: kernel (k, k, C, inner) of Wᵀ, bias (inner,), log_q (inner,), of which values beyond ±8 count as ±8.
 
@@ -69,7 +72,10 @@ class SdpResidual(Layer):
 
     @nn.nowrap
     def proof(self, own, shape):
-        """1, by the theorem; T^(−½) Wᵀ and T^(−½) b are off by what the scale of an inner channel is."""
+        """1, by the theorem.
+
+        Rounding: T^(−½) Wᵀ and T^(−½) b are off by what the scale of an inner channel is; then two convolutions.
+        """
         raw, bias, log_q = (np.asarray(own["params"][name], np.float64) for name in ("kernel", "bias", "log_q"))
         with jax.enable_x64(True):
             kernel, scaled = (np.asarray(array) for array in _scaled(*map(jnp.asarray, (raw, bias, log_q))))

@@ -20,7 +20,11 @@ SMALLEST_STD, LARGEST_STD = 1e-30, 1e30  # their inverses are in the range of fl
 
 
 class InputScale(Layer):
-    """(x − mean) / std for pixels (N, H, W, C), Lipschitz with 1 / min(std).
+    """(x − mean) / std for pixels (N, H, W, C).
+
+    Bound: 1 / min(std), rounded up, of std as float32 rounds it.
+
+    Source: elementary.
 
     Attributes:
       mean, std: a number, or one per channel; std positive.
@@ -86,7 +90,13 @@ def scale_bound(std) -> float:
 
 
 class SpaceToDepth(Layer):
-    """`ops.space_to_depth`, (N, H, W, C) → (N, H/b, W/b, b² C): a permutation of the entries.
+    """b × b pixels as one, (N, H, W, C) → (N, H/b, W/b, b² C), channels in the order (c, row, column).
+
+    Bound: 1, as entries are permuted: an isometry.
+
+    Rounding: none, as numbers are moved.
+
+    Source: Singla & Feizi, NeurIPS 2022, Figure 1 (`ops.space_to_depth`).
 
     Attributes:
       block: b.
@@ -105,7 +115,13 @@ class SpaceToDepth(Layer):
 
 
 class FirstChannels(Layer):
-    """(…, C) → (…, count), the first channels: an orthogonal projection.
+    """(…, C) → (…, count), the first channels.
+
+    Bound: 1, as of every orthogonal projection.
+
+    Rounding: none, as numbers are moved.
+
+    Source: elementary.
 
     Attributes:
       count: at least 1, at most C.
@@ -130,9 +146,15 @@ class FirstChannels(Layer):
 
 
 class Patches(Layer):
-    """Patches of p × p pixels as one, (N, H, W, C) → (N, ⌈H/p⌉, ⌈W/p⌉, p² C): an isometry.
+    """Patches of p × p pixels as one, (N, H, W, C) → (N, ⌈H/p⌉, ⌈W/p⌉, p² C).
 
     `ops.space_to_depth`, after rows of zeros below and columns of zeros on the right where p does not divide H or W.
+
+    Bound: 1, as entries are permuted and zeros added: an isometry.
+
+    Rounding: none, as numbers are moved.
+
+    Source: elementary.
 
     Attributes:
       size: p.
@@ -161,7 +183,14 @@ class Patches(Layer):
 
 
 class Flatten(Layer):
-    """(N, …) → (N, D): a permutation of the entries."""
+    """(N, …) → (N, D), the entries in a row.
+
+    Bound: 1, as no entry changes: an isometry.
+
+    Rounding: none, as numbers are moved.
+
+    Source: elementary.
+    """
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

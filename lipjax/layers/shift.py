@@ -24,7 +24,13 @@ def shifted_channels(owner: str, fraction: float, channels: int) -> int:
 
 
 class Shift(Layer):
-    """`ops.shift` of a fraction of the channels, (N, H, W, C) → the same: a permutation of the entries.
+    """Channels moved by one pixel, circularly, a quarter each up, down, left and right; the others stay: (N, H, W, C).
+
+    Bound: 1, as entries are permuted: an isometry.
+
+    Rounding: none, as numbers are moved.
+
+    Source: LipNeXt, arXiv 2601.18513 (`ops.shift`).
 
     Attributes:
       fraction: of the channels; times C, a multiple of 4 from 4 to C.
@@ -43,9 +49,15 @@ class Shift(Layer):
 
 
 class Position(Layer):
-    """x + p, p a learned number for each pixel, the same in all channels: (N, H, W, C) → the same, an isometry.
+    """x + p, p a learned number for each pixel, the same in all channels: (N, H, W, C) → the same.
 
     Params: term (H, W, 1), or (H, W, C), initialised 0.
+
+    Bound: 1, as of every translation: an isometry.
+
+    Rounding: of one sum.
+
+    Source: LipNeXt, arXiv 2601.18513.
 
     Attributes:
       per_channel: whether each channel has numbers of its own.

@@ -54,7 +54,13 @@ DEFAULT_POLYNOMIAL = held_polynomial(4, 1.9)
 
 
 class SkewOrthogonalConv(Layer):
-    """y = p(A) x + b with A the convolution with the normalised skew kernel (paper, section 4).
+    """y = p(A) x + b, A the zero-padded convolution with a normalised skew kernel, Aᵀ = −A, p a polynomial like exp.
+
+    Bound: max |p(it)| over 0 <= t <= σ̄, σ̄ >= ‖A‖ proven (`ops.conv_norm_bound`): A is normal with eigenvalues on the
+    imaginary axis, so |p(it)| are the singular values.  At most 1 where σ̄ is inside the interval that p is made for.
+
+    Source: Singla & Feizi, ICML 2021, and NeurIPS 2022 ("the paper"), section 4; equiripple polynomials, held norms and
+    this proof are ours (docs/orthogonal.md).
 
     Works on max(C_in, features) channels: the input is zero-padded when features > C_in, and the first `features`
     channels are kept when features < C_in.  Neither enlarges a distance.
@@ -168,8 +174,9 @@ class SkewOrthogonalConv(Layer):
     def proof(self, own, shape):
         """max |p(it)| over 0 <= t <= σ̄ for the evaluation polynomial and a proven σ̄ >= ‖A‖ at this resolution.
 
-        Each entry of the normalised kernel is rounded in a difference, a quotient of norms (of which the held one is a
-        constant) and a product: 4 units; a four-norm is itself known to a part of it.
+        Rounding: each entry of the normalised kernel is rounded in a difference, a quotient of norms (of which the held
+        one is a constant) and a product: 4 units; a four-norm is itself known to a part of it.  Then the nest of p, one
+        convolution after the other (`folded.polynomial_rounding`).
         """
         polynomial, params, size = self.eval_polynomial or self.polynomial, own["params"], sides(shape)
         with jax.enable_x64(True):

@@ -18,9 +18,11 @@ from lipjax.ops.general_conv import patches, strided_kernel
 class StridedConv(Layer):
     """y[i] = Σ_t W[t] x[s i + t − p] + b with stride s, p = ⌈(k − s)/2⌉: 5×5 stems of stride 2; patches, k = s.
 
-    Nothing is constrained: the bound is the proven norm, that of the stride-1 convolution of the image rearranged to
-    s² C channels, with the kernel rearranged (`ops.general_conv.strided_kernel`), which is what is run.  A side that s
-    does not divide is filled up with zeros, below or to the right: an isometry.
+    Bound: the proven norm (`ops.conv_norm_bound`) of the stride-1 convolution of the image rearranged to s² C channels,
+    with the kernel rearranged (`ops.general_conv.strided_kernel`), which is what is run.  Nothing is constrained.  A
+    side that s does not divide is filled up with zeros, below or to the right: an isometry.
+
+    Source: the stem of LiResNet, Hu et al., NeurIPS 2023; the proof is ours (docs/liresnet.md).
 
     Variables: params/kernel W (k, k, C, features), from N(0, 1/(k² C)), and params/bias (features,); spectral/image
     (⌈H/s⌉, ⌈W/s⌉, s² C) follows the top singular vector, as in `ResidualConv`.
@@ -63,7 +65,7 @@ class StridedConv(Layer):
 
     @nn.nowrap
     def proof(self, own, shape):
-        """Entries of the kernel are moved, so none is off."""
+        """Rounding: entries of the kernel are moved, so none is off; a convolution with its sums in blocks, and b."""
         with jax.enable_x64(True):
             kernel = np.asarray(strided_kernel(jnp.asarray(own["params"]["kernel"], jnp.float64), self.stride))
         height, width = (-(-n // self.stride) for n in sides(shape))
