@@ -73,6 +73,21 @@ DIAL: dict[str, Changes] = {
     },
 }
 
+_RAMP = loss("emma", 72, ramp=0.5)
+_TRUNK = {"model.name": "liresnet", "model.width": 32, "model.depth": 4, "model.dense_depth": 2}
+
+# The architectures, each with the optimiser of its authors, at about U.
+NETWORKS: dict[str, Changes] = {
+    "LipConvnet-5, 16×16": _EMMA | one_cycle() | _SMALL,
+    "LiResNet, 4 layers of 32 channels": _RAMP
+    | adaptive("nadam", 2e-3)
+    | _TRUNK
+    | {"optimizer.clip_norm": 3.0, "run.epochs": 8},
+    "LipNeXt, 8 blocks of 128 channels": loss("emma", 72, ramp=0.5, trainable_scale=True)
+    | adaptive("nadam", 3e-3)
+    | {"model.name": "lipnext", "model.width": 128, "model.depth": 8, "model.shift": 0.25, "run.epochs": 4},
+}
+
 # What was chosen, on the test split: read once, at the end.
 BEST: dict[str, Changes] = {
     "lipjax 0.1, U": {},

@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.cells import Cell
 from experiments.methods import CIFAR100, CIFAR100_CRC, CONE, CRC, LLN, METHODS, PARTS, TAYLOR
-from experiments.recipes import AT_U, BEST, BEST_100, DIAL
+from experiments.recipes import AT_U, BEST, BEST_100, DIAL, NETWORKS
 from experiments.scales import SCALES
 
 DEPTHS = range(5, 41, 5)
@@ -145,6 +145,9 @@ TABLES = {
     ),
     "best": Table("The recipes that were chosen, on the test split", BEST),
     "best100": Table("The recipe that was chosen, CIFAR-100, on the test split", BEST_100, dataset="cifar100"),
+    "networks": Table(
+        "Architectures at about U, judged by held-out training images", NETWORKS, seeds=(0,), kind="held_out"
+    ),
     "dial": Table(
         "The loss as a dial, at equal cost U, judged by held-out training images",
         DIAL,
