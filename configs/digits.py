@@ -21,9 +21,11 @@ def get_config():
     config.model.std = 0.35
     config.model.init_channels = 8
     config.model.head = "crc"
-    config.model.hidden = 64
+    config.model.hidden = 256
     config.loss.name = "crc"
     config.optimizer.clip_norm = 1.0
+    config.optimizer.learning_rate = 0.4
+    config.optimizer.schedule = {"name": "warmup_cosine_decay_schedule", "warmup_steps": 0.15}
     config.loss.attack_radius = 0.5
     config.loss.curvature_weight = 0.05
     config.run.epochs = 100

@@ -288,13 +288,20 @@ def test_the_tables_of_the_docs_are_those_of_the_results(name, page):
     assert table in (ROOT / "docs" / page).read_text()
 
 
-def test_the_page_of_results_is_up_to_date():
-    """If not: python -m experiments --table=all --scale=small --render --page=docs/results.md."""
-    page = ROOT / "docs" / "results.md"
+@pytest.mark.parametrize(
+    ("name", "tables"),
+    [
+        ("results", [*OF_THE_PAPER, "terms", "gradient"]),
+        ("recipes", ["recipes", "dial", "networks", "best", "best100"]),
+    ],
+)
+def test_a_page_of_tables_is_up_to_date(name, tables):
+    """If not: python -m experiments --table=all --scale=small --render --page=docs/NAME.md."""
+    page = ROOT / "docs" / f"{name}.md"
     text = page.read_text()
     assert with_tables(page, RESULTS) == text
-    for name in [*OF_THE_PAPER, "terms", "gradient"]:
-        assert render(name, "small", RESULTS) in text
+    for table in tables:
+        assert render(table, "small", RESULTS) in text
     for link in re.findall(r"!\[[^]]*\]\(([^)]*)\)", text):
         assert (page.parent / link).exists()
 
