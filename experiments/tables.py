@@ -21,6 +21,7 @@ class Table:
       seeds: which are run; of `more_seeds` those are shown that have a result, and `--cell` runs them.
       paper: the number of the table in the paper, None where it has none.
       dataset: the name that is printed; the rows have it in their changes.
+      is_sized: whether the rows are of the sizes of the scale, which are printed.
     """
 
     title: str
@@ -30,6 +31,7 @@ class Table:
     more_seeds: tuple[int, ...] = ()
     paper: str | None = None
     dataset: str = "cifar10"
+    is_sized: bool = True
 
 
 def _equiripple(degree: int, norm: float) -> dict[str, Any]:
@@ -143,8 +145,8 @@ TABLES = {
         kind="held_out",
         more_seeds=(1,),
     ),
-    "best": Table("The recipes that were chosen, on the test split", BEST),
-    "best100": Table("The recipe that was chosen, CIFAR-100, on the test split", BEST_100, dataset="cifar100"),
+    "best": Table("The recipes that were chosen", BEST, is_sized=False),
+    "best100": Table("The recipe that was chosen, CIFAR-100", BEST_100, dataset="cifar100", is_sized=False),
     "networks": Table(
         "Architectures at about U, judged by held-out training images", NETWORKS, seeds=(0,), kind="held_out"
     ),
@@ -192,4 +194,4 @@ def all_seeds(table: str) -> tuple[int, ...]:
 
 def scale_text(table: str, scale: str) -> str:
     """The scale as it is printed on a table."""
-    return SCALES[scale].text(TABLES[table].kind, TABLES[table].dataset)
+    return SCALES[scale].text(TABLES[table].kind, TABLES[table].dataset, TABLES[table].is_sized)
