@@ -17,6 +17,7 @@ def get_config():
     config.data.name = "digits"
     config.data.crop_padding = 0
     config.data.flip = False
+    config.data.affine = 0.15
     config.model.mean = (0.305,)
     config.model.std = 0.35
     config.model.init_channels = 8
@@ -27,7 +28,7 @@ def get_config():
     config.optimizer.learning_rate = 0.4
     config.optimizer.schedule = {"name": "warmup_cosine_decay_schedule", "warmup_steps": 0.15}
     config.loss.attack_radius = 0.5
-    config.loss.curvature_weight = 0.05
+    config.loss.curvature_weight = 0.1
     config.run.epochs = 100
     config.run.batch_size = 64
     config.run.radii = "0.25,0.5,0.75,1.0"

@@ -1,6 +1,7 @@
 """The Python of README.md and CONTRIBUTING.md runs as it stands."""
 
 import re
+import shlex
 import types
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 from conftest import tiny_config
 
 import lipjax
+from lipjax.commands import configs
 from lipjax.data import load
 from lipjax.layers import CONVOLUTIONS
 from lipjax.training.loop import train
 from lipjax.training.losses import LOSSES
+from lipjax.training.recipe import Recipe
 from lipjax.workdir import load_trained
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +56,37 @@ def test_its_network_is_trained_and_certified(tmp_path):
     images = dataset.test.images[:20].astype("float32") / dataset.pixel_max
     assert proven.lipschitz_bound == pytest.approx(1 / 0.35, rel=1e-6)
     assert proven.certify(images, dataset.test.labels[:20]).radius.max() > 0
+
+
+PAGES = ("README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))))
+
+
+def commands_of(page: str) -> list[list[str]]:
+    """The arguments of each train.py in the code blocks of a page."""
+    blocks = "\n".join(re.findall(r"```\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL))
+    lines = [shlex.split(line, comments=True) for line in blocks.replace("\\\n", " ").splitlines() if "train" in line]
+    found = ((line, [word in ("train.py", "lipjax-train") for word in line]) for line in lines)
+    return [line[is_script.index(True) + 1 :] for line, is_script in found if True in is_script]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_the_pages_have_configs_that_fit_together(page, tmp_path, monkeypatch):
+    """Loss, head, optimiser and network of each training that a page tells the reader to type."""
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "my_net.py").write_text(blocks_of("README.md")[1], encoding="utf-8")
+    for given in commands_of(page):
+        overrides, others = configs.split_overrides(
+            [word.replace("my_net.py", f"{tmp_path}/my_net.py") for word in given]
+        )
+        overrides = {key: "1" if text == "SEED" else text for key, text in overrides.items()}
+        name = next(word.removeprefix("--config=") for word in others if word.startswith("--config="))
+        config = configs.read(name, overrides)
+        shape = (8, 8, 1) if "digits" in name else (32, 32, 3)
+        Recipe.of(config).model(shape, 10)
+
+
+def test_the_pages_have_commands():
+    assert sum(len(commands_of(page)) for page in PAGES) >= 15
 
 
 def test_a_convolution_is_one_file_and_one_line(tmp_path, monkeypatch, rng):
