@@ -10,7 +10,7 @@ import numpy as np
 from lipjax import ops
 from lipjax.layers.convolution import applied_rounding, evaluated, sides
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.layer import Layer, Proof, norm_at_zero
+from lipjax.layers.layer import Layer, Proof, check_shapes, norm_at_zero
 from lipjax.layers.rounding import COARSEST, ROUNDOFF, SQUARE_ROOT, Rounding, enlarged, gamma, underflow
 from lipjax.ops.bounds import method
 from lipjax.ops.diagonal_bounds import almost_orthogonal, diagonal_bound
@@ -20,7 +20,8 @@ from lipjax.ops.nonnegative import nonnegative_conv_norm_bound
 
 # H·W·(C_in + C_out)³ up to which the norm of the kernel itself is proven, beside the theorem: seconds.
 _AFFORDABLE = 4e9
-_LARGEST = 1e15  # of raw kernels whose autocorrelations are in the range of float32
+# Of raw kernels, and of sums of sizes of autocorrelations, over q: times q, and over it, they are in float32's range.
+_LARGEST, _LARGEST_SUM = 1e15, 1e31
 
 
 class AlmostOrthogonalConv(Layer):
@@ -71,6 +72,9 @@ class AlmostOrthogonalConv(Layer):
         Rounding: channel i is scaled by t_i^(−½), known to half of what t_i is, and SQUARE_ROOT, a quotient and a
         product; an error of the scale of an input channel is one of ‖v‖ in that part.  Then a convolution, and b.
         """
+        k = self.kernel_size
+        of_kernel = (k, k, shape[-1], self.features)
+        check_shapes("AlmostOrthogonalConv", own["params"], kernel=of_kernel, bias=(self.features,))
         size, raw = sides(shape), np.asarray(own["params"]["kernel"], np.float64)
         with jax.enable_x64(True):
             kernel = np.asarray(almost_orthogonal(jnp.asarray(raw)))
@@ -90,7 +94,7 @@ class AlmostOrthogonalConv(Layer):
             return None
         scaled = gamma(off)
         norm = bound * (1 + COARSEST * scaled)
-        absolute = nonnegative_conv_norm_bound(kernel, size)
+        absolute = nonnegative_conv_norm_bound(kernel, size) * (1 + COARSEST * scaled)  # of the kernel as executed
         relative = applied_rounding(kernel.shape, size, norm, absolute, 0) + scaled * bound
         relative += gamma(1) * (bound + COARSEST * relative)
         lost = underflow(size[0] * size[1] * self.features, 4 * kernel[..., 0].size)
@@ -113,6 +117,8 @@ def scale_error(kernel: np.ndarray, q: np.ndarray | None = None, units_of_q: flo
         t = np.asarray(diagonal_bound(jnp.asarray(kernel), None if q is None else jnp.asarray(q)))
     of_channels = absolute.sum(axis=(0, 1))  # (C_in, C_out)
     of_sizes = of_channels @ (weights @ of_channels) / weights
+    if not of_sizes.max(initial=0.0) < _LARGEST_SUM:
+        return None
     count = k * k * c_out
     units = count * float((of_sizes / t).max(initial=0.0)) * 1.01 + (2 * k - 1) ** 2 * c_in + units_of_q + 3
     part = units * ROUNDOFF * COARSEST

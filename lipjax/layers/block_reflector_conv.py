@@ -20,7 +20,7 @@ from lipjax.layers.grid import (
     unit_of,
 )
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.layer import Layer
+from lipjax.layers.layer import Layer, check_shapes
 from lipjax.layers.rounding import gamma
 from lipjax.ops.blocked import product
 from lipjax.ops.frequency import LEAST, Grid, block_reflections, grid_conv, symbols
@@ -136,6 +136,11 @@ class BlockReflectorConv(Layer):
 
         No rounding is stated where V*V is too nearly singular for the kernel's precision.
         """
+        k, channels = self.kernel_size, max(shape[-1], self.features)
+        of_kernel = (k, k, channels, self.rank or (channels + 1) // 2)
+        check_shapes("BlockReflectorConv", own["params"], kernel=of_kernel)
+        if self.use_bias:
+            check_shapes("BlockReflectorConv", own["params"], bias=(self.features,))
         kernel, grid = np.asarray(own["params"]["kernel"]), self._grid(shape[:2])
         why = "V (V*V + ε)⁻¹ V* is between 0 and 1 at each frequency"
         kind = f"block reflector {self.kernel_size}×{self.kernel_size}"

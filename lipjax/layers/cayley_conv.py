@@ -11,7 +11,7 @@ import numpy as np
 from lipjax.layers.almost_orthogonal_conv import check_kernel_size
 from lipjax.layers.grid import SMALL, grid_proof, is_in_range, padded, symbol_error, unit_of
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.layer import Layer
+from lipjax.layers.layer import Layer, check_shapes
 from lipjax.layers.rounding import gamma
 from lipjax.ops.blocked import product
 from lipjax.ops.frequency import Grid, cayley, grid_conv, symbols
@@ -77,6 +77,8 @@ class CayleyConv(Layer):
     @nn.nowrap
     def proof(self, own, shape):
         """1: the Cayley transform of a skew-Hermitian matrix is unitary; less where channels are cut."""
+        k, channels = self.kernel_size, max(shape[-1], self.features)
+        check_shapes("CayleyConv", own["params"], kernel=(k, k, channels, channels), bias=(self.features,))
         kernel, grid = np.asarray(own["params"]["kernel"]), self._grid(shape[:2])
         why, kind = "A is skew-Hermitian at each frequency", f"Cayley convolution {self.kernel_size}×{self.kernel_size}"
         bias, error = np.asarray(own["params"]["bias"], np.float64), _error(kernel, grid)

@@ -10,7 +10,7 @@ import numpy as np
 from lipjax.layers.almost_orthogonal_conv import check_kernel_size
 from lipjax.layers.convolution import POWER_STEPS, SETTLING_STEPS, sides
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.layer import Layer, tracked
+from lipjax.layers.layer import Layer, check_shapes, tracked
 from lipjax.layers.potential import potential_proof, potential_step
 from lipjax.layers.proven_norm import proven_norm
 from lipjax.ops.bounds import method
@@ -97,6 +97,10 @@ class ConvexPotential(Layer):
 
         Rounding: W/s and b/s are rounded twice; then two convolutions, one after the other (`layers.potential`).
         """
+        k, channels = self.kernel_size, max(shape[-1], self.features)
+        inner = self.inner or channels
+        check_shapes("ConvexPotential", own["params"], kernel=(k, k, channels, inner), bias=(inner,))
+        check_shapes("ConvexPotential", tracked(own, "ConvexPotential"), norm=())
         raw, size, eps = np.asarray(own["params"]["kernel"], np.float64), sides(shape), float(np.finfo(float).eps)
         given = float(tracked(own, "ConvexPotential")["norm"])
         norm = max(given, float(jnp.finfo(own["params"]["kernel"].dtype).tiny))

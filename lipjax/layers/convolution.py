@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipjax.layers.layer import Proof, Shape, Variables, norm_at_zero, tracked
+from lipjax.layers.layer import Proof, Shape, Variables, check_shapes, norm_at_zero, tracked
 from lipjax.layers.rounding import COARSEST, Rounding, enlarged, gamma, underflow
 from lipjax.ops import bounds
 from lipjax.ops.blocked import BLOCK, blocks
@@ -73,21 +73,26 @@ def evaluated(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return linear_operator(kernel, height, width, "blocked")(x)
 
 
-def conv_proof(kind: str, kernel: np.ndarray, parts: np.ndarray, off: float, shape: Shape, params: Mapping) -> Proof:
+def conv_proof(
+    kind: str, kernel: np.ndarray, parts: np.ndarray, off: float, shape: Shape, params: Mapping, factor: float = 0.0
+) -> Proof:
     """Of K x + bias by `evaluated`, on images (H, W, C_in) of that shape.
 
     Args:
       kernel: as computed in float64.  Its entries are off by `off` units of roundoff relative to `parts`, >= |K|: the
         operator in real arithmetic has norm ‖K‖ + γ(off) ‖parts‖ at most.
       params: with 'bias' (C_out,), or none.
+      factor: the largest number by which what underflows in the entries of K is multiplied.
     """
     size, (k, _, c_in, c_out) = sides(shape), kernel.shape
+    if "bias" in params:
+        check_shapes(kind, params, bias=(c_out,))
     absolute = nonnegative_conv_norm_bound(parts, size)
     bound = (bounds.conv_norm_bound(kernel, size) + gamma(off) * absolute) * (1 + 4 * np.finfo(float).eps)
     offset = norm_at_zero(params["bias"], (*size, c_out)) if "bias" in params else 0.0
     applied = applied_rounding(kernel.shape, size, bound, absolute, off)
     # Entries of K that are flushed to 0, by up to 4 operations: an operator of norm k ‖·‖_F at most.
-    relative = applied + k * underflow(kernel.size, 4) + gamma(1) * (bound + COARSEST * applied)
+    relative = applied + (1 + factor) * k * underflow(kernel.size, 4) + gamma(1) * (bound + COARSEST * applied)
     lost = underflow(size[0] * size[1] * c_out, 2 * k * k * c_in * (1 + absolute))
     rounding = enlarged(relative * MORE, gamma(1) * offset + lost)
     what = f"{kind}, {c_in} to {c_out} channels, {size[0]}×{size[1]} pixels"

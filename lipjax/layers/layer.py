@@ -181,10 +181,19 @@ def check_unchanged(module: nn.Module) -> None:
             raise TypeError(f"{cls.__name__}: {', '.join(sorted(changed))} has been changed since it was defined")
 
 
+_PLAIN: dict[type, Callable[[Any], Any]] = {int: int.__int__, float: float.__float__, str: str.__str__}
+
+
 def remade(module: Any) -> Any:
-    """The module made anew from its fields, all the way down: checked again, and shared with nobody."""
+    """The module made anew from its fields, all the way down: checked again, and shared with nobody.
+
+    Numbers and names are plain ones: those of a class of one's own could be others each time they are read.
+    """
     if isinstance(module, tuple) and type(module) is tuple:
         return tuple(remade(entry) for entry in module)
+    for plain, taken in _PLAIN.items():
+        if isinstance(module, plain) and type(module) not in (plain, bool):
+            return taken(module)
     if not isinstance(module, nn.Module):
         return module
     check_unchanged(module)
@@ -289,6 +298,13 @@ def own_of(variables: Variables, name: str) -> Variables:
     if not name:
         return variables
     return {collection: tree[name] for collection, tree in variables.items() if name in tree}
+
+
+def check_shapes(owner: str, variables: Mapping[str, Any], **shapes: Shape) -> None:
+    """Raise ValueError unless the variables have these shapes: others would be broadcast, which enlarges distances."""
+    for name, shape in shapes.items():
+        if np.shape(variables[name]) != shape:
+            raise ValueError(f"{owner}: {name} must have shape {shape}, got {np.shape(variables[name])}")
 
 
 def tracked(own: Variables, kind: str) -> Mapping[str, Any]:

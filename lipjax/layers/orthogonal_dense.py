@@ -11,7 +11,7 @@ import numpy as np
 
 from lipjax.config import check, integer, one_of, or_none
 from lipjax.layers.convolution import COMPUTE_DTYPES, matrix_rounding, sides
-from lipjax.layers.layer import Layer, Proof, Shape, norm_at_zero, tracked
+from lipjax.layers.layer import Layer, Proof, Shape, check_shapes, norm_at_zero, tracked
 from lipjax.ops.blocked import product
 from lipjax.ops.dense_bounds import dense_norm_bound, dense_rounding
 from lipjax.ops.fusion import stored
@@ -86,7 +86,7 @@ class OrthogonalDense(Layer):
 
     @nn.nowrap
     def proof(self, own, shape):
-        return _proof(f"dense, {self.kind}", own, shape)
+        return _proof(f"dense, {self.kind}", own, shape, self.features)
 
     @nn.nowrap
     def settled(self, own):
@@ -150,7 +150,7 @@ class PatchConv(Layer):
     @nn.nowrap
     def proof(self, own, shape):
         rearranged = (*(-(-n // self.patch) for n in sides(shape)), self.patch**2 * shape[2])
-        return _proof(f"patches {self.patch}×{self.patch}, {self.kind}", own, rearranged)
+        return _proof(f"patches {self.patch}×{self.patch}, {self.kind}", own, rearranged, self.features)
 
     @nn.nowrap
     def settled(self, own):
@@ -182,8 +182,10 @@ def _matrix(own):
     return tracked(own, "an orthogonal layer")["matrix"]
 
 
-def _proof(kind: str, own: Mapping[str, Any], shape: Shape) -> Proof:
+def _proof(kind: str, own: Mapping[str, Any], shape: Shape, features: int) -> Proof:
     """Of x D + b for each pixel of (…, D) alike, D = spectral/matrix."""
+    check_shapes(kind, tracked(own, "an orthogonal layer"), matrix=(shape[-1], features))
+    check_shapes(kind, own["params"], bias=(features,))
     matrix = np.asarray(_matrix(own), np.float64)
     pixels = math.prod(shape[:-1])
     bound = dense_norm_bound(matrix, _MARGIN)

@@ -9,7 +9,7 @@ import numpy as np
 
 from lipjax.config import check, flag, integer, number, one_of
 from lipjax.layers import convolution
-from lipjax.layers.layer import Layer, isometry, norm_at_zero, tracked
+from lipjax.layers.layer import Layer, check_shapes, isometry, norm_at_zero, tracked
 from lipjax.layers.rounding import enlarged, gamma, underflow
 from lipjax.ops.fusion import stored
 
@@ -28,7 +28,7 @@ class ResidualConv(Layer):
     this resolution, by POWER_STEPS power iterations a training step, for `estimate` alone.
 
     Attributes:
-      depth: of the trunk, so many such layers in a row.
+      depth: of the trunk, so many such layers in a row; at most 1e9.
       kernel_size: k, odd.
       use_bias: whether b is there; a `Centring` that follows has a shift of its own, and takes b away in training.
       compute_dtype: of the convolution in training, 'float32' or 'bfloat16'.
@@ -42,7 +42,7 @@ class ResidualConv(Layer):
     decayed: ClassVar[tuple[str, ...]] = ("kernel",)
 
     def __post_init__(self):
-        check(vars(self), depth=integer(1), kernel_size=odd(), use_bias=flag())
+        check(vars(self), depth=integer(1, 10**9), kernel_size=odd(), use_bias=flag())
         check(vars(self), compute_dtype=one_of(*convolution.COMPUTE_DTYPES))
         super().__post_init__()
 
@@ -77,17 +77,20 @@ class ResidualConv(Layer):
     @nn.nowrap
     def proof(self, own, shape):
         """Rounding: entries of K are off by a root, a quotient (or an inverse and a product), a product and a sum: 5
-        units; then a convolution with its sums in blocks, and b (`convolution.conv_proof`).
+        units; then a convolution with its sums in blocks, and b (`convolution.conv_proof`).  A quotient that underflows is one of W's entry.
         """
+        k, channels = self.kernel_size, shape[-1]
+        check_shapes("ResidualConv", own["params"], kernel=(k, k, channels, channels), gain=(channels,))
+        params = {name: np.asarray(leaf, np.float64) for name, leaf in own["params"].items()}
         with jax.enable_x64(True):
-            params = {name: jnp.asarray(np.asarray(leaf), jnp.float64) for name, leaf in own["params"].items()}
-            kernel = np.asarray(self.whole_kernel(params))
-            parts = np.abs(np.asarray(params["kernel"] * params["gain"])) / self.depth**0.5
+            kernel = np.asarray(self.whole_kernel(params))  # of arrays of numpy, which flushes no number to 0
+        parts = np.abs(params["kernel"] * (params["gain"] / self.depth**0.5))
+        largest = float(np.abs(params["kernel"]).max())
         middle = self.kernel_size // 2
         parts[middle, middle] += np.eye(kernel.shape[2])
         kind = f"residual convolution {self.kernel_size}×{self.kernel_size}, the identity in its kernel"
         return convolution.conv_proof(
-            kind, kernel, parts * (1 + 1e-15), 5, shape, own["params"] if self.use_bias else {}
+            kind, kernel, parts * (1 + 1e-15), 5, shape, own["params"] if self.use_bias else {}, largest
         )
 
     @nn.nowrap
@@ -149,6 +152,8 @@ class Centring(Layer):
     @nn.nowrap
     def proof(self, own, shape):
         """Rounding: of b − mean, and of the sum with it."""
+        check_shapes("Centring", own["params"], bias=shape[-1:])
+        check_shapes("Centring", tracked(own, "Centring"), mean=shape[-1:])
         bias, mean = (np.asarray(leaf, np.float64) for leaf in (own["params"]["bias"], own["spectral"]["mean"]))
         offset = norm_at_zero(bias - mean, shape)
         rounding = enlarged(gamma(1), gamma(3) * offset + underflow(int(np.prod(shape)), 3))

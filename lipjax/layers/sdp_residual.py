@@ -10,7 +10,7 @@ import numpy as np
 from lipjax.layers.almost_orthogonal_conv import check_kernel_size, scale_error
 from lipjax.layers.convex_potential import check_inner
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.layer import Layer
+from lipjax.layers.layer import Layer, check_shapes
 from lipjax.layers.potential import potential_proof, potential_step
 from lipjax.ops.diagonal_bounds import diagonal_bound
 from lipjax.ops.fusion import stored
@@ -76,6 +76,9 @@ class SdpResidual(Layer):
 
         Rounding: T^(−½) Wᵀ and T^(−½) b are off by what the scale of an inner channel is; then two convolutions.
         """
+        k, channels = self.kernel_size, max(shape[-1], self.features)
+        inner = (self.inner or channels,)
+        check_shapes("SdpResidual", own["params"], kernel=(k, k, channels, *inner), bias=inner, log_q=inner)
         raw, bias, log_q = (np.asarray(own["params"][name], np.float64) for name in ("kernel", "bias", "log_q"))
         with jax.enable_x64(True):
             kernel, scaled = (np.asarray(array) for array in _scaled(*map(jnp.asarray, (raw, bias, log_q))))

@@ -12,7 +12,7 @@ from lipjax import ops
 from lipjax.layers.convolution import sides
 from lipjax.layers.folded import apply_kernel, fold_conv, plain_polynomial, polynomial_proof
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.layer import Layer, tracked
+from lipjax.layers.layer import Layer, check_shapes, tracked
 from lipjax.layers.proven_norm import proven_norm
 from lipjax.layers.rounding import COARSEST, ROUNDOFF
 from lipjax.ops import skew
@@ -179,6 +179,8 @@ class SkewOrthogonalConv(Layer):
         convolution after the other (`folded.polynomial_rounding`).
         """
         polynomial, params, size = self.eval_polynomial or self.polynomial, own["params"], sides(shape)
+        k, channels = self.kernel_size, max(shape[-1], self.features)
+        check_shapes("SkewOrthogonalConv", params, kernel=(k, k, channels, channels), bias=(self.features,))
         with jax.enable_x64(True):
             kernel = np.asarray(self.normalised_kernel(jax.tree.map(_in_float64, dict(own))))
         off = 4.0 + (_four_norm_error(own) if self.polynomial.norm is None else 0.0)

@@ -10,7 +10,7 @@ import numpy as np
 from lipjax.config import check, integer, one_of
 from lipjax.layers import convolution
 from lipjax.layers.convolution import sides
-from lipjax.layers.layer import Layer
+from lipjax.layers.layer import Layer, check_shapes
 from lipjax.ops.fusion import stored
 from lipjax.ops.general_conv import patches, strided_kernel
 
@@ -66,6 +66,8 @@ class StridedConv(Layer):
     @nn.nowrap
     def proof(self, own, shape):
         """Rounding: entries of the kernel are moved, so none is off; a convolution with its sums in blocks, and b."""
+        k = self.kernel_size
+        check_shapes("StridedConv", own["params"], kernel=(k, k, shape[-1], self.features), bias=(self.features,))
         with jax.enable_x64(True):
             kernel = np.asarray(strided_kernel(jnp.asarray(own["params"]["kernel"], jnp.float64), self.stride))
         height, width = (-(-n // self.stride) for n in sides(shape))

@@ -15,7 +15,12 @@ import pytest
 
 import lipjax
 from lipjax.layers import (
+    AlmostOrthogonalConv,
+    BlockReflectorConv,
+    CayleyConv,
+    Centring,
     Concatenate,
+    ConvexPotential,
     CurvatureHead,
     Flatten,
     Head,
@@ -23,13 +28,19 @@ from lipjax.layers import (
     InputScale,
     LastLayerNormalization,
     Layer,
+    OrthogonalDense,
+    PatchConv,
     PolylinePool,
     Proof,
     Residual,
+    ResidualConv,
+    SdpResidual,
     Sequential,
     SkewOrthogonalConv,
+    StridedConv,
     isometry,
 )
+from lipjax.layers.almost_orthogonal_conv import scale_error
 from lipjax.models import Classifier, Network
 from lipjax.ops.polynomials import Polynomial
 
@@ -519,3 +530,93 @@ def test_an_interceptor_is_refused_wherever_the_network_runs():
 def test_a_layer_named_head_would_take_its_variables():
     with pytest.raises(ValueError, match="a layer has the name 'head'"):
         Network(Sequential((("head", Flatten()),)), LastLayerNormalization(2))
+
+
+class Fickle(int):
+    """1, or another number: its square root is `present`."""
+
+    present = 1.0
+
+    def __pow__(self, exponent):
+        return Fickle.present
+
+
+def test_a_number_is_the_same_in_the_proof_and_in_the_program(monkeypatch):
+    kernel, ones = 9 * np.eye(2, dtype=np.float32)[None, None], np.ones(2, np.float32)
+    own = {"layer": {"kernel": kernel, "gain": ones, "bias": -0.9 * ones}}
+    layers = (("input", InputScale(0.4, 1.0)), ("layer", ResidualConv(Fickle(1), 1)), ("flatten", Flatten()))
+    model = Network(Sequential(layers), LastLayerNormalization(2), SHAPE)
+    monkeypatch.setattr(Fickle, "present", 1e9)  # 10 z − 0.9 seems to be z − 0.9
+    proven = lipjax.prove(model, {"params": {"head": head_of(2), **own}})
+    monkeypatch.setattr(Fickle, "present", 1.0)
+    assert proven.certify(IMAGE[None]).radius[0] <= 0.01 + 1e-6
+
+
+def test_a_gain_that_underflows_in_float32_is_none_that_is_certified():
+    """K = 1 + 4 W g / 4 is 0, but the quotient of g = 2e-38 is subnormal, and the program may compute 1."""
+    gain = np.float32(2e-38)
+    kernel = np.float32(-2 / gain) * np.eye(2, dtype=np.float32)[None, None]
+    own = {"layer": {"kernel": kernel, "gain": np.full(2, gain)}}
+    layers = (("input", InputScale(0.4, 1.0)), ("layer", ResidualConv(4, 1, False)), ("flatten", Flatten()))
+    model = Network(Sequential(layers), LastLayerNormalization(2), SHAPE)
+    proven = lipjax.prove(model, {"params": {"head": head_of(2), **own}}, precision="float32")
+    assert proven.certify(IMAGE[None]).radius[0] <= 0.1
+
+
+def test_scales_that_leave_float32_state_no_rounding():
+    kernel = np.full((3, 3, 2, 2), 9e14)
+    assert scale_error(kernel) is None
+    assert scale_error(kernel * 1e-2) is not None
+
+
+def zeros(*shape):
+    return np.zeros(shape, np.float32)
+
+
+PLAIN = {"kernel": zeros(1, 1, 2, 2), "gain": zeros(2), "bias": zeros(2), "log_q": zeros(2)}
+TRACKED = {"norm": np.float32(1), "matrix": np.eye(2, dtype=np.float32), "mean": zeros(2), "image": zeros(1, 1, 2)}
+WITH_A_BIAS = {
+    "skew orthogonal": SkewOrthogonalConv(2, 1),
+    "residual": ResidualConv(1, 1),
+    "strided": StridedConv(2, 1, 1),
+    "almost orthogonal": AlmostOrthogonalConv(2, 1),
+    "convex potential": ConvexPotential(2, 1),
+    "SDP residual": SdpResidual(2, 1),
+    "block reflector": BlockReflectorConv(2, 1, rank=2),
+    "Cayley": CayleyConv(2, 1),
+    "patches": PatchConv(2, 1),
+    "dense": OrthogonalDense(2),
+    "centring": Centring(),
+}
+
+
+@pytest.mark.parametrize("name", WITH_A_BIAS)
+def test_a_bias_that_would_be_broadcast_is_refused(name):
+    """Of images of one pixel it makes many, five times as far apart; of one number, an offset larger than is said."""
+    for shape in [(5, 5, 2), (1,), (), (2, 1, 1, 2)]:
+        own = {"params": {**PLAIN, "bias": np.ones(shape, np.float32)}, "spectral": TRACKED}
+        with pytest.raises(ValueError, match="bias must have shape"):
+            WITH_A_BIAS[name].proof(own, SHAPE if name != "dense" else (2,))
+
+
+@pytest.mark.parametrize(
+    ("layer", "variable", "shape"),
+    [
+        (Centring(), "mean", (3, 3, 2)),
+        (OrthogonalDense(2), "matrix", (2, 1)),  # as many outputs as the bias has numbers, all the same
+        (OrthogonalDense(2), "matrix", (4, 2)),
+        (ConvexPotential(2, 1), "norm", (1,)),
+        (ResidualConv(1, 1), "gain", (1,)),
+        (SdpResidual(2, 1), "log_q", (1,)),
+        (ResidualConv(1, 3), "kernel", (1, 1, 2, 2)),
+        (CayleyConv(2, 1), "kernel", (1, 1, 3, 3)),
+    ],
+)
+def test_variables_of_another_shape_are_refused(layer, variable, shape):
+    collections = {"params": PLAIN, "spectral": TRACKED}
+    own = {
+        kind: {name: np.ones(shape, np.float32) if name == variable else leaf for name, leaf in tree.items()}
+        for kind, tree in collections.items()
+    }
+    with pytest.raises(ValueError, match=f"{variable} must have shape"):
+        layer.proof(own, SHAPE)
