@@ -33,7 +33,7 @@ def main(_):
     for step in model.steps():
         layer, own = layers[step.name], own_of(variables, step.name)
         kernel = np.asarray(layer.normalised_kernel(own))
-        x = rng.standard_normal((IMAGES.value, step.size, step.size, kernel.shape[-1]))
+        x = rng.standard_normal((IMAGES.value, *step.size, kernel.shape[-1]))
         with jax.enable_x64(True):
             exact = np.asarray(ops.orthogonal_conv(jnp.asarray(x), jnp.asarray(kernel, float), model.polynomial))
         cells = []
@@ -41,7 +41,7 @@ def main(_):
             y = ops.orthogonal_conv(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, dtype), model.polynomial)
             gain, error = norms(y) / norms(x), norms(np.asarray(y, float) - exact) / norms(x)
             cells += [f"{gain.min():.5f} … {gain.max():.5f}", f"{error.max():.1e}"]
-        print(f"| {step.name}, {kernel.shape[-1]} channels, {step.size}×{step.size} | {' | '.join(cells)} |")
+        print(f"| {step.name}, {kernel.shape[-1]} channels, {step.size[0]}×{step.size[1]} | {' | '.join(cells)} |")
 
 
 def norms(batch) -> np.ndarray:

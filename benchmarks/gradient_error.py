@@ -59,7 +59,7 @@ def report(model: LipConvnet, variables, images: np.ndarray, labels: np.ndarray)
     print("|---|---|---|" + "---|" * len(columns))
     for step in model.steps():
         k, _, _, channels = variables["params"][step.name]["kernel"].shape
-        row = [step.name, f"{k}×{k}×{channels}", f"{step.size}×{step.size}"]
+        row = [step.name, f"{k}×{k}×{channels}", f"{step.size[0]}×{step.size[1]}"]
         print_row(row, {how: gradient[step.name] for how, gradient in gradients.items()})
     print_row(["all kernels", "", ""], {how: np.concatenate(list(g.values())) for how, g in gradients.items()})
 

@@ -49,9 +49,9 @@ def main(_):
         bound = ops.conv_norm_bound(kernel, step.size)
         seconds = time.perf_counter() - started
         total += seconds
-        shape = (step.size, k, channels)
+        shape = (step.size[0], k, channels)
         if shape not in found:
-            found[shape] = [bound, norm_from_below(kernel, step.size), []]
+            found[shape] = [bound, norm_from_below(kernel, step.size[0]), []]
         found[shape][2].append(seconds)
     for (size, k, channels), (bound, norm, times) in found.items():
         name = f"{size}×{size}×{channels}, {k}×{k}"

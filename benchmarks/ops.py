@@ -32,7 +32,7 @@ SECONDS = 2.0  # for the repeats of one program beyond the third
 def layer_shapes() -> list[tuple[int, int, int]]:
     """The distinct (size, channels, kernel size) of LipConvnet-n at 32×32, n >= 10, highest resolution first."""
     networks = [architecture(10, int(channels), 32, 3, pool_last=True) for channels in INIT_CHANNELS.value]
-    shapes = {(step.size, step.features, step.kernel_size) for steps in networks for step in steps}
+    shapes = {(step.size[0], step.features, step.kernel_size) for steps in networks for step in steps}
     return sorted(shapes, key=lambda shape: (-shape[0], shape[1]))
 
 

@@ -18,7 +18,7 @@ from lipjax.layers.pooling import GlobalL2Pool, L2Pool, MaxPool, PointPool, Poly
 from lipjax.layers.recomputed import Recomputed
 from lipjax.layers.residual_conv import Centring, ResidualConv
 from lipjax.layers.sdp_residual import SdpResidual
-from lipjax.layers.shapes import FirstChannels, Flatten, InputScale, Patches, SpaceToDepth
+from lipjax.layers.shapes import FirstChannels, Flatten, InputScale, Patches, SpaceToDepth, ZeroPad
 from lipjax.layers.shift import Position, Shift
 from lipjax.layers.skew_orthogonal_conv import SkewOrthogonalConv
 from lipjax.layers.strided_conv import StridedConv
@@ -95,5 +95,6 @@ __all__ = [
     "SpaceToDepth",
     "Split",
     "StridedConv",
+    "ZeroPad",
     "isometry",
 ]

@@ -114,6 +114,43 @@ class SpaceToDepth(Layer):
         return isometry("rearrangement", _PERMUTATION, rounding=moved(math.prod(shape)))
 
 
+class ZeroPad(Layer):
+    """Images (N, H, W, C) in the middle of (N, height, width, C), zeros around them: an isometry.
+
+    Where one line of zeros more is on one side than on the other, it is below or on the right.
+
+    Attributes:
+      height, width: of what comes out.
+
+    Raises:
+      ValueError: sides that are no integers >= 1, or are less than those of the input.
+    """
+
+    height: int
+    width: int
+
+    def __post_init__(self):
+        for name in ("height", "width"):
+            check({f"ZeroPad: {name}": getattr(self, name)}, **{f"ZeroPad: {name}": integer(1)})
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        del train
+        missing = self.height - x.shape[1], self.width - x.shape[2]
+        if min(missing) < 0:
+            sides = f"height={self.height}, width={self.width}"
+            raise ValueError(f"ZeroPad: {sides} must be at least the {x.shape[1]}×{x.shape[2]} pixels of the input")
+        around = [(count // 2, count - count // 2) for count in missing]
+        return jnp.pad(x, ((0, 0), *around, (0, 0)))
+
+    @nn.nowrap
+    def proof(self, own, shape):
+        """The zeros are exact, and the entries are moved."""
+        why = "the entries of the input, and zeros"
+        return isometry(f"zeros around to {self.height}×{self.width} pixels", why, rounding=moved(math.prod(shape)))
+
+
 class FirstChannels(Layer):
     """(…, C) → (…, count), the first channels.
 

@@ -14,6 +14,7 @@ from lipjax.layers import (
     Layer,
     Sequential,
     SpaceToDepth,
+    ZeroPad,
 )
 from lipjax.layers.shapes import LARGEST_STD, SMALLEST_STD
 from lipjax.models.lipconvnet import CIFAR_MEAN
@@ -42,7 +43,7 @@ def convnet(
     have width 16, 32, 64 and 128, five blocks of five layers, and images of 32×32 pixels.
 
     Args:
-      image_shape: (H, W, C), H and W multiples of 2^blocks.
+      image_shape: (H, W, C), any; zeros around make H and W multiples of 2^blocks.
       convolution: a key of CONVOLUTIONS, with its defaults.
       width: channels of the first block, even.
       blocks, layers: blocks, and convolutions in each.
@@ -55,11 +56,12 @@ def convnet(
     options = dict(locals())
     check(options, **_OPTIONS, activation=one_of(*ACTIVATIONS), head=one_of(*HEADS))
     check(options, convolution=one_of(*CONVOLUTIONS))
-    if any(side % 2**blocks for side in image_shape[:2]):
-        raise ValueError(f"blocks={blocks}: height and width of {tuple(image_shape)} must be multiples of {2**blocks}")
     kind: Any = CONVOLUTIONS[convolution]
     mean = (CIFAR_MEAN if image_shape[2] == 3 else 0.5) if mean is None else mean
+    height, length = (-(-side // 2**blocks) * 2**blocks for side in image_shape[:2])
     own: list[tuple[str, Layer]] = [("input", InputScale(mean, std, parent=None))]
+    if (height, length) != tuple(image_shape[:2]):
+        own.insert(0, ("border", ZeroPad(height, length, parent=None)))
     for block in range(1, blocks + 1):
         channels = width * 2 ** (block - 1)
         for conv in range(layers):

@@ -1,13 +1,12 @@
 """LipConvnet-n (paper, Table 2): a 1-Lipschitz backbone of skew orthogonal convolutions and a small head."""
 
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import numpy as np
 
 from lipjax import ops
-from lipjax.config import Allowed, check, flag, integer, number, one_of
+from lipjax.config import Allowed, check, flag, integer, number, one_of, or_none
 from lipjax.layers import (
     ACTIVATIONS,
     CONVOLUTIONS,
@@ -19,10 +18,12 @@ from lipjax.layers import (
     Recomputed,
     Sequential,
     SpaceToDepth,
+    ZeroPad,
 )
 from lipjax.layers.convolution import COMPUTE_DTYPES
 from lipjax.layers.shapes import LARGEST_STD, SMALLEST_STD
 from lipjax.layers.skew_orthogonal_conv import DEFAULT_POLYNOMIAL, held_polynomial
+from lipjax.models.lipconvnet_steps import ConvStep, architecture, halvings, sides_of
 from lipjax.models.network import Classifier
 from lipjax.ops.equiripple import DEGREES, NORMS
 from lipjax.ops.polynomials import Polynomial
@@ -32,58 +33,25 @@ CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = 0.2507
 
 
-class ConvStep(NamedTuple):
-    """One convolution of LipConvnet with what precedes and follows it."""
-
-    name: str
-    block: int  # 0: before the first
-    rearrange: bool  # space_to_depth before the convolution
-    size: int  # height and width at the convolution
-    in_channels: int  # after rearrangement
-    features: int
-    kernel_size: int
-    pool: bool  # pooling of channel halves after it, else the activation
-
-
-def architecture(depth: int, init_channels: int, input_size: int, in_channels: int, pool_last: bool) -> list[ConvStep]:
-    """The convolutions of LipConvnet-`depth` in order: 1 + (depth/5)·log2(input_size) of them.
-
-    A convolution from in_channels to init_channels, then log2(input_size) blocks of depth/5 convolutions, each block
-    halving the resolution and doubling the channels.  Rearrangement stands before a block's last convolution, in the
-    last block before its first, so that all convolutions there are 1×1; each block's last convolution is followed by
-    pooling, the network's last one only if `pool_last`.
-    """
-    per_block, blocks = depth // 5, int(math.log2(input_size))
-    steps = [ConvStep("stem", 0, False, input_size, in_channels, init_channels, 3, False)]
-    size, channels = input_size, init_channels
-    for block in range(1, blocks + 1):
-        last_block = block == blocks
-        for conv in range(per_block):
-            ends = conv == per_block - 1
-            rearrange = conv == 0 if last_block else ends
-            if rearrange:
-                size, channels = size // 2, channels * 4
-            pool = ends and (pool_last or not last_block)
-            kernel_size = 1 if last_block else 3
-            name = f"block{block}_conv{conv}"
-            steps.append(ConvStep(name, block, rearrange, size, channels, channels, kernel_size, pool))
-        channels //= 2
-    return steps
-
-
 class LipConvnet(Classifier):
     """LipConvnet-n for images in [0, 1]: logits = h(g(x)), g the backbone with a proven Lipschitz bound, h the head.
 
-    `apply(variables, x, train=False)` maps x, NHWC (N, input_size, input_size, in_channels), to logits;
-    `method='features'` gives g(x), (N, D) with D = init_channels · input_size / patch, twice that for the curvature
-    head.  In training pass mutable=['spectral'], so that the tracked kernel norms follow the kernels.
+    `apply(variables, x, train=False)` maps x, NHWC (N, *image_shape), to logits; `method='features'` gives g(x), (N, D)
+    with D = init_channels · height · width / (patch² 2^blocks), twice that for the curvature head.  In training pass
+    mutable=['spectral'], so that the tracked kernel norms follow the kernels.
+
+    Images of any size are surrounded by zeros, an isometry, until both sides are multiples of patch · 2^blocks: 28×28
+    pixels become 32×32, 12×20 become 16×32, and squares of a power of two stay what they are.  D is of these sides.
 
     Attributes:
-      depth: n, a multiple of 5 from 5 to 40; there are 1 + (n/5)·log2(input_size / patch) convolutions.
+      depth: n, a multiple of 5 from 5 to 40; there are 1 + (n/5)·blocks convolutions.
       init_channels: channels after the first convolution, even.
       patch: side of the squares of pixels that become channels before the first convolution, a power of two; the rest
-        is the network of input_size / patch, which is at least 4.
-      input_size: height and width, a power of two >= 4.
+        is the network of input_size / patch, of which the shorter side, up to a power of two, is at least 4.
+      blocks: how often the resolution is halved; None: until the shorter side is one pixel (⌈log2⌉ of it, at least 2).
+        Fewer blocks need fewer zeros, and leave more pixels, and features, at the end: 96×96 pixels become 128×128 and
+        end in 1×1, with blocks=5 they need no zeros and end in 3×3.
+      input_size: height and width of the images, or one number for both.
       in_channels: channels of the images.
       num_classes: at least 2.
       head: 'lln' (last layer normalization) or 'crc' (curvature head: the last block then ends in the activation and
@@ -112,7 +80,7 @@ class LipConvnet(Classifier):
 
     depth: int = 5
     init_channels: int = 32
-    input_size: int = 32
+    input_size: int | tuple[int, int] = 32
     in_channels: int = 3
     num_classes: int = 10
     head: str = "lln"
@@ -129,8 +97,12 @@ class LipConvnet(Classifier):
     std: float | tuple[float, ...] | None = None
     convolution: str = "skew_orthogonal"
     patch: int = 1
+    blocks: int | None = None
 
     def __post_init__(self):
+        if isinstance(self.input_size, tuple | list) and len(set(self.input_size)) < 3:
+            sides = tuple(self.input_size)
+            object.__setattr__(self, "input_size", sides[0] if sides in ((sides[0],) * 2,) else sides)
         for name in ("mean", "std"):  # an array could be changed later
             value = getattr(self, name)
             if value is not None:
@@ -141,13 +113,26 @@ class LipConvnet(Classifier):
 
     @property
     def image_shape(self):
-        return self.input_size, self.input_size, self.in_channels
+        return *sides_of(self.input_size), self.in_channels
+
+    @nn.nowrap
+    def num_blocks(self) -> int:
+        """`blocks`, or as many as halve the shorter side to one pixel."""
+        return halvings(sides_of(self.input_size), self.patch) if self.blocks is None else self.blocks
+
+    @nn.nowrap
+    def padded_size(self) -> tuple[int, int]:
+        """(height, width) with the zeros around."""
+        unit = self.patch * 2 ** self.num_blocks()
+        height, width = (-(-side // unit) * unit for side in sides_of(self.input_size))
+        return height, width
 
     @nn.nowrap
     def steps(self) -> list[ConvStep]:
         """The convolutions with their resolutions and channels, see `architecture`."""
-        size, in_channels = self.input_size // self.patch, self.in_channels * self.patch**2
-        return architecture(self.depth, self.init_channels, size, in_channels, self.head != "crc")
+        height, width = (side // self.patch for side in self.padded_size())
+        in_channels, pool_last = self.in_channels * self.patch**2, self.head != "crc"
+        return architecture(self.depth, self.init_channels, (height, width), in_channels, pool_last, self.num_blocks())
 
     @nn.nowrap
     def input_scale(self) -> tuple[np.ndarray, np.ndarray]:
@@ -160,7 +145,10 @@ class LipConvnet(Classifier):
     @nn.nowrap
     def parts(self):
         mean, std = (tuple(array.tolist()) for array in self.input_scale())
-        layers: list[tuple[str, Layer]] = [("input", InputScale(mean, std, parent=None))]
+        layers: list[tuple[str, Layer]] = []
+        if self.padded_size() != sides_of(self.input_size):
+            layers.append(("border", ZeroPad(*self.padded_size(), parent=None)))
+        layers.append(("input", InputScale(mean, std, parent=None)))
         layers += [(f"patches{2**j}", SpaceToDepth(parent=None)) for j in range(1, self.patch.bit_length())]
         steps = self.steps()
         for block in sorted({step.block for step in steps}):
@@ -204,6 +192,7 @@ def lip_convnet(
     activation: str = "max_min",
     convolution: str = "skew_orthogonal",
     patch: int = 1,
+    blocks: int | None = None,
     polynomial: str = "equiripple",
     degree: int = 4,
     norm: float = 1.9,
@@ -218,7 +207,7 @@ def lip_convnet(
     """`LipConvnet` as config.model names it; its attributes, but for the polynomials.
 
     Args:
-      image_shape: (H, W, C), H = W a power of two >= 4.
+      image_shape: (H, W, C), any.
       polynomial: 'equiripple', with the norms of the convolutions held; or 'taylor', the paper's.
       degree: equiripple: convolutions a layer.
       norm: equiripple: at which each operator is held.
@@ -233,13 +222,11 @@ def lip_convnet(
     options = dict(locals())
     check(options, **_OPTIONS)
     height, width, channels = image_shape
-    if height != width:
-        raise ValueError(f"image_shape={image_shape}: must be square")
     is_held = polynomial == "equiripple"
     own = {key: options[key] for key in LipConvnet.__dataclass_fields__ if key in options and key != "polynomial"}
     return LipConvnet(
         **own,
-        input_size=height,
+        input_size=(height, width),
         in_channels=channels,
         polynomial=held_polynomial(degree, norm) if is_held else ops.taylor(terms),
         eval_polynomial=None if is_held else ops.taylor(eval_terms),
@@ -274,7 +261,13 @@ def _even(low: int) -> Allowed:
     return f"an even number >= {low}", lambda value: is_integer(value) and value % 2 == 0
 
 
+def _is_size(value: Any) -> bool:
+    sides = value if isinstance(value, tuple) else (value,)
+    return len(sides) in (1, 2) and all(integer(1)[1](side) for side in sides)
+
+
 _ATTRIBUTES = {
+    "input_size": ("an integer >= 1, or two of them, (height, width)", _is_size),
     "init_channels": _even(2),
     "in_channels": integer(1),
     "num_classes": integer(2),
@@ -287,10 +280,9 @@ _ATTRIBUTES = {
 
 def _check(model: LipConvnet) -> None:
     def require(name, allowed, holds):
-        if not holds:
+        if not (holds(getattr(model, name)) if callable(holds) else holds):
             raise ValueError(f"{name}={getattr(model, name)!r}: must be {allowed}")
 
-    size, channels = model.input_size, model.in_channels
     require("depth", "a multiple of 5 from 5 to 40", isinstance(model.depth, int) and model.depth in range(5, 41, 5))
     layers: dict[str, Any] = {
         "head": HEADS,
@@ -301,8 +293,11 @@ def _check(model: LipConvnet) -> None:
     # As they are now: layers of one's own may have been added.
     check(vars(model), **_ATTRIBUTES, **{name: one_of(*known) for name, known in layers.items()})
     is_power = isinstance(model.patch, int) and model.patch >= 1 and model.patch & (model.patch - 1) == 0
-    require("input_size", "a power of two >= 4", size >= 4 and size & (size - 1) == 0)
-    require("patch", f"a power of two <= {size // 4}", is_power and model.patch <= size // 4)
+    sides, channels = sides_of(model.input_size), model.in_channels
+    largest = 2 ** (halvings(sides) - 2)
+    require("patch", f"a power of two <= {largest}", is_power and model.patch <= largest)
+    most = halvings(sides, model.patch)
+    require("blocks", *or_none(integer(1, most)))
     for name in ("polynomial", "eval_polynomial"):
         value = getattr(model, name)
         require(name, "a Polynomial", isinstance(value, Polynomial) or (name == "eval_polynomial" and value is None))

@@ -18,6 +18,7 @@ from lipjax.layers import (
     Shift,
     ShiftMixing,
     SpaceToDepth,
+    ZeroPad,
 )
 from lipjax.layers.rounding import COARSEST
 
@@ -37,6 +38,7 @@ LAYERS = {
     "n": (NActivation(), (2, 2, 5), True),
     "patches": (Patches(2), (4, 6, 3), True),
     "patches that do not divide": (Patches(3), (4, 5, 2), True),
+    "zeros around": (ZeroPad(6, 9), (4, 6, 2), True),
     "rearrangement": (SpaceToDepth(3), (3, 6, 2), True),
     "norms": (GlobalL2Pool(), (3, 2, 4), False),
     "norms of windows": (L2Pool(2), (4, 2, 4), False),
@@ -95,6 +97,15 @@ def test_bounds_hold_for_matrices_that_are_not_orthonormal(rng, float64):
             bound = layer.proof(own, shape).lipschitz
             assert norm <= bound <= norm + 12 * size
             assert norm > 1 + size / 10
+
+
+def test_zeros_are_around_and_the_image_in_the_middle(rng):
+    """One line more below and on the right."""
+    x = rng.normal(size=(2, 2, 5, 3))
+    expected = np.zeros((2, 5, 8, 3))
+    expected[:, 1:3, 1:6] = x
+    np.testing.assert_array_equal(ZeroPad(5, 8).evaluate({}, x), np.float32(expected))
+    np.testing.assert_array_equal(ZeroPad(2, 5).evaluate({}, x), np.float32(x))
 
 
 def test_a_shift_mixing_is_the_block_of_the_paper(rng, float64):
@@ -174,6 +185,8 @@ def test_bfloat16_is_of_training_alone(rng):
         (lambda: OrthogonalMixing(4, "float16"), "OrthogonalMixing: compute_dtype='float16': must be one of"),
         (lambda: ShiftMixing(0.5, "float16"), "ShiftMixing: compute_dtype='float16': must be one of"),
         (lambda: Patches(0), "Patches: size must be an integer >= 1, got 0"),
+        (lambda: ZeroPad(4, 0), "ZeroPad: width=0: must be an integer >= 1"),
+        (lambda: ZeroPad(4.0, 4), "ZeroPad: height=4.0: must be an integer >= 1"),
         (lambda: BetaAbs(1.5), r"BetaAbs: beta must be a number in \[0, 1\], got 1.5"),
         (lambda: BetaAbs(math.nan), "BetaAbs: beta"),
     ],
@@ -191,6 +204,7 @@ def test_bad_attributes_are_named_where_a_layer_is_made(make, text):
         (Shift(2.0), (2, 2, 8), "Shift: fraction=2.0"),
         (Shift("all"), (2, 2, 8), "Shift: fraction='all'"),
         (L2Pool(3), (4, 4, 2), "multiples of 3"),
+        (ZeroPad(8, 3), (4, 4, 2), "ZeroPad: height=8, width=3 must be at least the 4×4 pixels of the input"),
         (SpaceToDepth(3), (4, 4, 2), "multiples of 3"),
     ],
 )

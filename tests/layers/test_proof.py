@@ -55,18 +55,18 @@ def test_links_of_convolutions_bound_their_operators(network):
     for step in model.steps():
         link, layer, own = links[step.name], layers[step.name], own_of(variables, step.name)
         assert isinstance(layer, SkewOrthogonalConv)
-        assert link == layer.proof(own, (step.size, step.size, step.in_channels))
+        assert link == layer.proof(own, (*step.size, step.in_channels))
         assert link.lipschitz == (model.eval_polynomial or model.polynomial).gain(link.norm)[1]
-        assert f"{step.size}×{step.size} pixels" in link.kind
+        assert f"{step.size[0]}×{step.size[1]} pixels" in link.kind
         with jax.enable_x64(True):
             own = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), own)
-            unknowns = step.size**2 * step.in_channels
-            images = np.eye(unknowns).reshape(unknowns, step.size, step.size, step.in_channels)
+            unknowns = math.prod(step.size) * step.in_channels
+            images = np.eye(unknowns).reshape(unknowns, *step.size, step.in_channels)
             zero = np.zeros_like(images[:1])
             matrix = np.asarray(layer.apply(own, images) - layer.apply(own, zero)).reshape(unknowns, -1)
             kernel = layer.normalised_kernel(own)
             channels = kernel.shape[-1]
-            images = np.eye(step.size**2 * channels).reshape(-1, step.size, step.size, channels)
+            images = np.eye(math.prod(step.size) * channels).reshape(-1, *step.size, channels)
             operator = lipjax.ops.orthogonal_conv(images, kernel, lipjax.ops.Polynomial((1.0,))) - images
         norm = np.linalg.norm(np.asarray(operator).reshape(len(images), -1), 2)
         assert norm <= link.norm * (1 + 1e-12)  # rounding of the normalised kernel is not in the bound

@@ -41,6 +41,7 @@ from lipjax.layers import (
     SpaceToDepth,
     Split,
     StridedConv,
+    ZeroPad,
 )
 from lipjax.layers.folded import apply_kernel, polynomial_rounding
 from lipjax.layers.rounding import COARSEST
@@ -78,6 +79,7 @@ LAYERS = {
     "point": (PointPool(4), (3, 3, 8)),
     "rearrangement": (SpaceToDepth(), (2, 2, 2)),
     "patches": (Patches(3), (4, 5, 2)),
+    "zeros around": (ZeroPad(5, 8), (4, 5, 2)),
     "orthogonal mixing": (OrthogonalMixing(6), (2, 2, 3)),
     "orthogonal mixing of many channels": (OrthogonalMixing(4), (1, 2, 70)),
     "orthogonal mixing of features": (OrthogonalMixing(3), (9,)),

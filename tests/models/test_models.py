@@ -12,7 +12,7 @@ from lipjax.layers.layer import Proof
 from lipjax.layers.pooling import ProjectionPool
 from lipjax.layers.skew_orthogonal_conv import HEADROOM, RAW_NORM, SkewOrthogonalConv, held_polynomial
 from lipjax.models.lipconvnet import architecture
-from lipjax.models.network import proof_of
+from lipjax.models.network import fold, proof_of
 from lipjax.ops.convolution import dense_operator
 
 
@@ -47,14 +47,14 @@ def test_architecture(depth, size):
     blocks = int(np.log2(size))
     steps = architecture(depth, 32, size, 3, pool_last=True)
     assert len(steps) == 1 + depth // 5 * blocks
-    assert (steps[0].size, steps[0].features, steps[0].rearrange, steps[0].pool) == (size, 32, False, False)
+    assert (steps[0].size, steps[0].features, steps[0].rearrange, steps[0].pool) == ((size, size), 32, False, False)
     assert [step.kernel_size for step in steps] == [3] * (1 + depth // 5 * (blocks - 1)) + [1] * (depth // 5)
     assert sum(step.rearrange for step in steps) == sum(step.pool for step in steps) == blocks
     channels, pixels = 32, size
     for step in steps[1:]:
         if step.rearrange:
             channels, pixels = 4 * channels, pixels // 2
-        assert (step.in_channels, step.features, step.size) == (channels, channels, pixels)
+        assert (step.in_channels, step.features, step.size) == (channels, channels, (pixels, pixels))
         if step.pool:
             channels //= 2
     assert (pixels, channels) == (1, 32 * size)
@@ -75,6 +75,94 @@ def test_shapes(depth, size, in_channels, init_channels):
     assert jax.eval_shape(model.apply, variables, images).shape == (2, 3)
     features = jax.eval_shape(lambda v, x: model.apply(v, x, method="features"), variables, images)
     assert features.shape == (2, init_channels * size)
+
+
+PAPER = [  # LipConvnet-10 of 8×8 grey images, init_channels 4: written down before images of other shapes were taken
+    ("stem", 0, False, (8, 8), 1, 4, 3, False),
+    ("block1_conv0", 1, False, (8, 8), 4, 4, 3, False),
+    ("block1_conv1", 1, True, (4, 4), 16, 16, 3, True),
+    ("block2_conv0", 2, False, (4, 4), 8, 8, 3, False),
+    ("block2_conv1", 2, True, (2, 2), 32, 32, 3, True),
+    ("block3_conv0", 3, True, (1, 1), 64, 64, 1, False),
+    ("block3_conv1", 3, False, (1, 1), 64, 64, 1, True),
+]
+
+
+def test_squares_of_a_power_of_two_keep_the_network_of_the_paper():
+    model = lipjax.LipConvnet(10, 4, input_size=8, in_channels=1)
+    assert [tuple(step) for step in model.steps()] == PAPER
+    assert next(iter(model.parts()[0].layers))[0] == "input"
+    assert lipjax.LipConvnet(10, 4, input_size=(8, 8), in_channels=1) == model
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "padded", "last"),
+    [
+        ((28, 28), {}, (32, 32), (1, 1)),
+        ((12, 20), {}, (16, 32), (1, 2)),
+        ((20, 12), {}, (32, 16), (2, 1)),
+        ((96, 96), {}, (128, 128), (1, 1)),
+        ((96, 96), {"blocks": 5}, (96, 96), (3, 3)),
+        ((224, 224), {"patch": 4, "blocks": 3}, (224, 224), (7, 7)),
+        ((9, 100), {"patch": 2}, (16, 112), (1, 7)),
+        ((1, 3), {}, (4, 4), (1, 1)),
+        ((33, 64), {"blocks": 1}, (34, 64), (17, 32)),
+    ],
+)
+def test_images_of_any_size_are_padded_to_the_next_that_fits(size, options, padded, last):
+    model = lipjax.LipConvnet(5, 2, input_size=size, in_channels=1, num_classes=3, **options)
+    unit = options.get("patch", 1) * 2 ** model.num_blocks()
+    assert model.padded_size() == padded
+    assert all(0 <= after - before < unit for before, after in zip(size, padded, strict=True))
+    assert (model.steps()[-1].size, model.image_shape) == (last, (*size, 1))
+    images = jnp.zeros((2, *size, 1))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    features = jax.eval_shape(lambda v, x: model.apply(v, x, method="features"), variables, images)
+    assert features.shape == (2, 2 * padded[0] * padded[1] // unit // options.get("patch", 1))
+
+
+def test_a_padded_network_is_that_of_the_images_in_a_border(rng):
+    """As datasets surrounded 6×6 images before: the same variables, and the same features and radii of the images."""
+    options = {"init_channels": 2, "in_channels": 2, "num_classes": 3, "std": 0.5}
+    small, large = (lipjax.LipConvnet(input_size=size, **options) for size in (6, 8))
+    images = rng.random((4, 6, 6, 2)).astype(np.float32)
+    around = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    variables = jax.jit(small.init)(jax.random.key(0), images[:1])
+    for a, b in zip(
+        *map(jax.tree.leaves, (variables, jax.jit(large.init)(jax.random.key(0), around[:1]))), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    variables = small.tightened(variables)
+    ours, theirs = lipjax.prove(small, variables), lipjax.prove(large, variables)
+    assert ours.lipschitz_bound == theirs.lipschitz_bound
+    radii = ours.certify(images).radius
+    assert radii.min() > 0
+    np.testing.assert_allclose(radii, theirs.certify(around).radius, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("size", "options"), [((3, 5), {}), ((6, 6), {"blocks": 1})])
+def test_bounds_of_rectangles_hold_and_are_close_layer_by_layer(size, options, rng, float64):
+    model = lipjax.LipConvnet(init_channels=2, input_size=size, in_channels=1, num_classes=3, std=0.5, **options)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, *size, 1)))
+    variables = model.tightened(jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), float), variables))
+    bounds = layer_bounds(model, variables)
+    assert bounds.get("border", 1) == 1
+    for step in model.steps():
+        layer = SkewOrthogonalConv(step.features, step.kernel_size, model.polynomial)
+        own = {collection: variables[collection][step.name] for collection in ("params", "spectral")}
+        shape = (*step.size, step.in_channels)
+        jacobian = jax.jacobian(lambda x, layer=layer, own=own: layer.apply(own, x[None])[0])(jnp.zeros(shape))
+        norm = np.linalg.norm(np.asarray(jacobian).reshape(-1, int(np.prod(shape))), 2)
+        assert norm <= bounds[step.name] * (1 + 1e-12)
+        assert bounds[step.name] <= 1.01 * norm
+    x = rng.random((*size, 1))
+    jacobian = jax.jacobian(lambda x: model.apply(variables, x[None], method="features").ravel())(x)
+    norm = np.linalg.norm(np.asarray(jacobian).reshape(-1, x.size), 2)
+    assert 0.5 * model.lipschitz_bound(variables) < norm <= model.lipschitz_bound(variables)
+    images = rng.random((3, *size, 1))
+    folded, own = fold(model, variables)
+    proofs = lipjax.prove(model, variables), lipjax.prove(folded, own)
+    np.testing.assert_allclose(*(proof.certify(images).radius for proof in proofs), rtol=2e-2)
 
 
 def test_features_are_lipschitz_with_the_stated_bound(network):
@@ -102,7 +190,7 @@ def test_layer_bound_is_above_the_singular_values_and_close(network):
         for step in model.steps():
             layer = SkewOrthogonalConv(step.features, step.kernel_size, model.polynomial)
             own = {collection: double[collection][step.name] for collection in ("params", "spectral")}
-            shape = (step.size, step.size, step.in_channels)
+            shape = (*step.size, step.in_channels)
             jacobian = jax.jacobian(lambda x, layer=layer, own=own: layer.apply(own, x[None])[0])(jnp.zeros(shape))
             norm = np.linalg.norm(np.asarray(jacobian).reshape(-1, int(np.prod(shape))), 2)
             bound = layer.proof(own, shape).lipschitz
@@ -189,7 +277,7 @@ def operator_norms(model, variables):
         kernel = np.asarray(variables["params"][step.name]["kernel"], float)
         kernel = (kernel - np.flip(kernel, (0, 1)).swapaxes(2, 3)) / 2
         scale = model.polynomial.norm / HEADROOM / float(variables["spectral"][step.name]["norm"])
-        norms[step.name] = np.linalg.norm(dense_operator(kernel * scale, step.size, step.size), 2)
+        norms[step.name] = np.linalg.norm(dense_operator(kernel * scale, *step.size), 2)
     return norms
 
 
@@ -298,8 +386,12 @@ def test_channel_cut_and_padding():
     [
         ({"depth": 12}, r"^depth=12: must be a multiple of 5 from 5 to 40"),
         ({"init_channels": 5}, r"^init_channels=.*: must be an even number"),
-        ({"input_size": 24}, r"^input_size=24: must be a power of two >= 4"),
-        ({"input_size": 2}, r"^input_size=2: must be a power of two >= 4"),
+        ({"input_size": 0}, r"^input_size=0: must be an integer >= 1, or two of them, \(height, width\)"),
+        ({"input_size": (4, 4, 3)}, r"^input_size=\(4, 4, 3\): must be an integer >= 1, or two"),
+        ({"input_size": (8, 2.5)}, r"^input_size=\(8, 2.5\): must be an integer >= 1, or two"),
+        ({"blocks": 6}, r"^blocks=6: must be an integer from 1 to 5, or None"),
+        ({"blocks": 4, "patch": 4}, r"^blocks=4: must be an integer from 1 to 3, or None"),
+        ({"input_size": 3, "patch": 2}, r"^patch=2: must be a power of two <= 1"),
         ({"num_classes": 1}, r"^num_classes=.*: must be an integer >= 2"),
         ({"head": "mlp"}, r"^head='mlp': must be one of .*'lln'.*"),
         ({"pooling": "mean"}, r"^pooling=.*: must be one of"),
