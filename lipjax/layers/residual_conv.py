@@ -77,7 +77,8 @@ class ResidualConv(Layer):
     @nn.nowrap
     def proof(self, own, shape):
         """Rounding: entries of K are off by a root, a quotient (or an inverse and a product), a product and a sum: 5
-        units; then a convolution with its sums in blocks, and b (`convolution.conv_proof`).  A quotient that underflows is one of W's entry.
+        units; then a convolution with its sums in blocks, and b (`convolution.conv_proof`).
+        A quotient that underflows is one of W's entry.
         """
         k, channels = self.kernel_size, shape[-1]
         check_shapes("ResidualConv", own["params"], kernel=(k, k, channels, channels), gain=(channels,))
