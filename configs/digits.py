@@ -5,8 +5,7 @@
 The images are small and centred: crops and flips would only lose certified accuracy.  The attack radius is the one at
 which certified accuracy is to be high.
 
-Measured (seed 0): 98.89 % standard and 76.39 % certified at 0.5 on the 360 test images, after 26 s of training on 2 CPU
-cores.
+Measured (seed 0): 99.17 % standard and 81.39 % certified at 0.5 on the 360 test images, after 30 s of CPU time of training.
 """
 
 from lipjax.config import default_config
