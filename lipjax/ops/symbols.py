@@ -77,17 +77,23 @@ def points(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
     return size[0] + shape[0] // 2, size[1] + shape[1] // 2
 
 
+def _phases(shape: tuple[int, ...], frequency: tuple[float, float]) -> np.ndarray:
+    """ω_1 a + ω_2 b of all taps of a kernel of that shape, (k l,)."""
+    rows, columns = (np.arange(k) - k // 2 for k in shape[:2])
+    return (frequency[0] * rows[:, None] + frequency[1] * columns[None, :]).ravel()
+
+
 def _symbol(kernel: np.ndarray, frequency: tuple[float, float]) -> np.ndarray:
     """B(ω), (C_in, C_out) complex."""
-    offsets = [np.arange(k) - k // 2 for k in kernel.shape[:2]]
-    phases = (frequency[0] * offsets[0][:, None] + frequency[1] * offsets[1][None, :]).ravel()
+    phases, symbol = _phases(kernel.shape, frequency), np.empty(kernel.shape[2:], np.complex128)
     taps = kernel.reshape(len(phases), -1)
-    return (np.cos(phases) @ taps + 1j * (np.sin(phases) @ taps)).reshape(kernel.shape[2:])
+    symbol.real, symbol.imag = ((wave(phases) @ taps).reshape(symbol.shape) for wave in (np.cos, np.sin))
+    return symbol
 
 
 def _gram(symbol: np.ndarray) -> np.ndarray:
-    """−B Bᴴ, its lower triangle."""
-    return zherk(-1.0, symbol, lower=1)
+    """The conjugate of −B Bᴴ, of the same spectrum, its lower triangle: in the order that BLAS takes without a copy."""
+    return zherk(-1.0, symbol.T, trans=2, lower=1)
 
 
 def _is_above(bound: float, negated_gram: np.ndarray) -> bool:
@@ -138,17 +144,31 @@ def _is_first(index: tuple[int, ...], twists: tuple[int, ...], sides: tuple[int,
 
 
 def _norm_map(kernel: np.ndarray) -> np.ndarray:
-    """Estimates of ‖B‖ at (_MAP, _MAP) frequencies 2πj/_MAP, by power iteration in complex64."""
-    taps = kernel.astype(np.float32)
-    start = np.asarray(np.random.default_rng(0).normal(size=kernel.shape[3]), np.complex64)
+    """Estimates of ‖B‖ at (_MAP, _MAP) frequencies 2πj/_MAP, by power iterations in float32, all at once.
+
+    B v = Σ_t e^{iφ_t} K_t v: products of a tap with the vectors of all frequencies, their real and imaginary parts.
+    """
+    half = list(np.ndindex(_MAP // 2 + 1, _MAP))
+    at = [(2 * np.pi * i / _MAP, 2 * np.pi * j / _MAP) for i, j in half]
+    waves = np.exp(1j * np.asarray([_phases(kernel.shape, frequency) for frequency in at])).astype(np.complex64)
+    taps = kernel.astype(np.float32).reshape(waves.shape[1], *kernel.shape[2:])
+
+    def product(vectors, matrices, waves):
+        parts = np.concatenate([vectors.real, vectors.imag])
+        total = np.zeros((len(vectors), matrices.shape[2]), np.complex64)
+        for wave, matrix in zip(waves.T, matrices, strict=True):
+            of_tap = parts @ matrix
+            total.real += wave.real[:, None] * of_tap[: len(half)] - wave.imag[:, None] * of_tap[len(half) :]
+            total.imag += wave.real[:, None] * of_tap[len(half) :] + wave.imag[:, None] * of_tap[: len(half)]
+        return total
+
+    start = np.random.default_rng(0).normal(size=kernel.shape[3])
+    vectors, lengths = np.tile(start, (len(half), 1)).astype(np.complex64), np.zeros(len(half))
+    for _ in range(_POWER_STEPS):
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _TINY)
+        images = product(vectors, taps.swapaxes(1, 2), waves)
+        lengths, vectors = np.linalg.norm(images, axis=1), product(images, taps, waves.conj())
     norms = np.zeros((_MAP, _MAP))
-    for i, j in np.ndindex(_MAP // 2 + 1, _MAP):
-        symbol = np.asarray(_symbol(taps, (2 * np.pi * i / _MAP, 2 * np.pi * j / _MAP)), np.complex64)
-        vector = start
-        length = 0.0
-        for _ in range(_POWER_STEPS):
-            unit = vector / max(float(np.linalg.norm(vector)), _TINY)
-            image = symbol @ np.asarray(unit, np.complex64)
-            length, vector = float(np.linalg.norm(image)), symbol.conj().T @ image
+    for (i, j), length in zip(half, lengths, strict=True):
         norms[i, j] = norms[-i % _MAP, -j % _MAP] = length
     return norms
