@@ -179,7 +179,7 @@ def test_bfloat16_is_of_training_alone(name):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ResidualConv(0), "depth=0: must be an integer >= 1"),
+        (lambda: ResidualConv(0), "depth=0: must be an integer from 1 to 1000000000"),
         (lambda: ResidualConv(1, 4), "kernel_size=4: must be an odd number"),
         (lambda: StridedConv(4, 2, 3), "kernel_size=2: must be at least stride=3"),
         (lambda: PatchConv(0), "features=0: must be"),
