@@ -3,7 +3,7 @@
     python train.py --config=configs/own_data.py --config.data.data_dir=pictures --workdir=runs/own
     python certify.py --workdir=runs/own
 
-Pictures are brought to 32×32: config.data.image_size; how: config.data.fit.
+Pictures are brought to 32×32: config.data.image_size, a side or (height, width); how: config.data.fit.
 
 Measured (seed 0): on 500 CIFAR-10 test pictures (JPEG mirror) of five classes, 100 of them held out, 58.00 % standard
 and 51.00 % certified at 36/255, after 2 min 24 s of CPU time (2 cores).

@@ -219,6 +219,7 @@ class Trained:
           DataError: they cannot be read.
         """
         if given is not None:
+            given = self.data.surrounded(given)
             self.data.check(given)
             return given
         if self.data.given:
@@ -227,7 +228,7 @@ class Trained:
                 " no file; give it to certify_run(workdir, dataset=…), or single files to certify.py --images"
             )
         options = dict(self.config.data) | ({} if data_dir is None else {"data_dir": data_dir})
-        dataset = loaded(build("data", DataOptions, options), say)
+        dataset = self.data.surrounded(loaded(build("data", DataOptions, options), say))
         self.data.check(dataset)
         return dataset
 

@@ -56,7 +56,7 @@ def test_a_run_of_an_earlier_version_reads_its_data(trained, tmp_path, monkeypat
 
     def without(self, kind):
         found = metadata(self, kind)
-        later = ("data.image_size", "data.fit", "data.channels", "data.test_fraction")
+        later = ("data.image_size", "data.fit", "data.channels", "data.test_fraction", "data.resized_crop")
         config = {key: value for key, value in found["config"].items() if key not in later}
         return {**{key: value for key, value in found.items() if key != "data"}, "config": config}
 
@@ -80,7 +80,30 @@ def test_a_dataset_from_python_is_trained_on_and_certified(given):
     assert summary["num_examples"] == 20
     assert summary["standard_accuracy"] > 0.5
     found = load_trained(workdir)
-    assert (found.data.given, found.data.border, found.data.image_shape) == (True, ((1, 1), (1, 1)), (8, 8, 1))
+    assert (found.data.given, found.data.border, found.data.image_shape) == (True, ((0, 0), (0, 0)), (6, 6, 1))
+
+
+def test_a_run_on_images_in_a_border_goes_on_with_images_without_one(given, tmp_path):
+    """As an earlier version put them in; the network is the one that puts zeros around them itself."""
+    plain, config = given[1], tiny_config()
+    config.run.batch_size, config.run.epochs = 16, 2
+    around = plain.surrounded(((1, 1), (1, 1)))
+    lipjax.train(config, tmp_path, quiet, dataset=around)
+    assert load_trained(tmp_path).data.image_shape == (8, 8, 1)
+    first, second = (certify_run(tmp_path, say=quiet, dataset=dataset) for dataset in (around, plain))
+    assert (first["images_sha256"], first["per_image_sha256"]) == (second["images_sha256"], second["per_image_sha256"])
+    lipjax.train(config, tmp_path, quiet, dataset=plain)  # is finished, and is not another one
+    own = certify_run(given[0], say=quiet, dataset=plain)
+    assert own["certified_accuracy"] == first["certified_accuracy"]
+    with pytest.raises(ValueError, match=r"is not the one of the training: image_shape was \(6, 6, 1\)"):
+        certify_run(given[0], say=quiet, dataset=around)
+
+
+def test_the_size_of_images_is_not_for_those_from_python(given, tmp_path):
+    config = tiny_config()
+    config.update_from_flattened_dict({"data.name": "folder", "data.image_size": 8})
+    with pytest.raises(ValueError, match=r"config.data.image_size=8: must be None with a dataset .* \(6, 6, 1\)"):
+        lipjax.train(config, tmp_path, quiet, dataset=given[1])
 
 
 def test_without_the_dataset_it_says_so(given):

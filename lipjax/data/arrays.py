@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lipjax.data.dataset import DataError, Dataset, surrounded_bytes
+from lipjax.data.dataset import DataError, Dataset
 from lipjax.data.folder import held_out
 from lipjax.data.options import DataOptions
 from lipjax.data.pictures import tell_memory
@@ -40,7 +40,7 @@ class _Header(NamedTuple):
 
 
 def load_npz(options: DataOptions, say: Callable[[str], None]) -> Dataset:
-    """The arrays of the file options.data_dir, images uint8 (N, H, H) or (N, H, H, C), labels integers.
+    """The arrays of the file options.data_dir, images uint8 (N, H, W) or (N, H, W, C), labels integers.
 
     Without test images a fraction of each class is held out, by the SHA-256 of 'LABEL/INDEX'.
 
@@ -64,7 +64,6 @@ def load_npz(options: DataOptions, say: Callable[[str], None]) -> Dataset:
     if test is None:
         images, labels = arrays.pop()
         arrays = _with_test(path, images, labels, options.test_fraction)
-        del images, labels  # so that they are gone when those with zeros around are made
     return Dataset.of_arrays(path.stem or "npz", arrays[0], arrays[1], class_names)
 
 
@@ -108,12 +107,9 @@ def _check_axes(path: Path, headers: Mapping[str, _Header]) -> None:
 
 
 def _peak(headers: Mapping[str, _Header], train: _Pair, test: _Pair | None) -> int:
-    """The arrays as they are read, and the greater of their copies: with those held out apart, with zeros around."""
-    pairs = [pair for pair in (train, test) if pair]
-    as_read = sum(headers[name].size for pair in pairs for name in pair)
-    shapes = [headers[images].shape for images, _ in pairs]
-    surrounded = sum(surrounded_bytes(shape) for shape in shapes if len(shape) in (3, 4))
-    return as_read + max(surrounded, as_read if test is None else 0)
+    """The arrays as they are read, twice where those held out are copied apart."""
+    as_read = sum(headers[name].size for pair in (train, test) if pair for name in pair)
+    return as_read if test else 2 * as_read
 
 
 def _with_test(path: Path, images: np.ndarray, labels: np.ndarray, fraction: float) -> list[_Arrays]:

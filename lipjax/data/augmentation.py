@@ -14,14 +14,34 @@ PROBABILITY = 0.5
 COLOUR, DEGREES, SHEAR, ZOOM = 0.9, 30.0, 0.3, 0.3
 
 
-def augmented(key: jax.Array, images: jax.Array, options: DataOptions, pixel_max: int, dtype) -> jax.Array:
-    """Images (N, H, W, C) of a batch, uint8, as pixels in [0, 1] of `dtype`, changed as the options say."""
+# Sides of random resized crops: the aspect ratio, to that of the image, is within ASPECT and 1 / ASPECT, as is usual.
+ASPECT = 4 / 3
+
+
+def augmented(
+    key: jax.Array,
+    images: jax.Array,
+    options: DataOptions,
+    pixel_max: int,
+    dtype,
+    size: tuple[int, ...] | None = None,
+) -> jax.Array:
+    """Images (N, H, W, C) of a batch, uint8, as pixels in [0, 1] of `dtype`, changed as the options say.
+
+    Args:
+      size: (height, width) of what comes out; None: (H, W).
+    """
+    height, width = images.shape[1:3] if size is None else size
     crop_key, flip_key = jax.random.split(key)
+    if options.resized_crop or images.shape[1:3] != (height, width):
+        pixels = images.astype(dtype) / pixel_max
+        images = random_resized_crop(jax.random.fold_in(key, 7), pixels, options.resized_crop or 1.0, (height, width))
     if options.crop_padding:
         images = random_crop(crop_key, images, options.crop_padding)
     if options.flip:
         images = random_flip(flip_key, images)
-    images = images.astype(dtype) / pixel_max
+    if jnp.issubdtype(images.dtype, jnp.integer):
+        images = images.astype(dtype) / pixel_max
     if options.color:
         images = random_color(jax.random.fold_in(key, 3), images, options.color)
     if options.affine:
@@ -39,6 +59,29 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
     rows = rows[:, None, None] + jnp.arange(height)[None, :, None]
     columns = columns[:, None, None] + jnp.arange(width)[None, None, :]
     return padded[jnp.arange(n)[:, None, None], rows, columns]
+
+
+def random_resized_crop(key: jax.Array, images: jax.Array, smallest: float, size: tuple[int, int]) -> jax.Array:
+    """A random part of each image (N, H, W, C), pixels in [0, 1], resized to `size` (Szegedy et al., 2015).
+
+    Its area, to that of the image, is uniform in [smallest, 1], its aspect ratio to that of the image log-uniform in
+    [1 / ASPECT, ASPECT] as far as it fits into the image, its place uniform; linear, antialiased.
+    """
+    n, height, width, channels = images.shape
+    area_key, aspect_key, place_key = jax.random.split(key, 3)
+    area = jax.random.uniform(area_key, (n,), images.dtype, smallest, 1)
+    most = jnp.minimum(jnp.log(ASPECT), -jnp.log(area))  # beyond it a side would be longer than the image's
+    aspect = jnp.exp(most * jax.random.uniform(aspect_key, (n,), images.dtype, -1, 1))
+    sides = jnp.stack([height * jnp.sqrt(area / aspect), width * jnp.sqrt(area * aspect)], axis=1)
+    room = jnp.maximum(jnp.asarray([height, width], images.dtype) - sides, 0)
+    first = room * jax.random.uniform(place_key, (n, 2), images.dtype)
+    scale = jnp.asarray(size, images.dtype) / sides
+
+    def resized(image, scale, first):
+        shape = (*size, channels)
+        return jax.image.scale_and_translate(image, shape, (0, 1), scale, -first * scale, "linear", antialias=True)
+
+    return jnp.clip(jax.vmap(resized)(images, scale, first), 0, 1)
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:

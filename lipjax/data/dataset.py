@@ -28,12 +28,14 @@ class Split(NamedTuple):
 class Dataset:
     """A train and a test split; pixels in [0, 1] are images / pixel_max.
 
-    Images are square with a power of two pixels a side: others (28×28, say) have been surrounded by zeros, which is an
-    isometry, so that a radius proven for the surrounded image holds for the original.  `of_arrays` does this.
+    Images are of one shape, any: networks that need another one surround them by zeros themselves.
 
     Attributes:
-      border: ((top, bottom), (left, right)), the zeros that surround each image and are no part of it, in pixels.
+      border: ((top, bottom), (left, right)), zeros that surround each image and are no part of it, in pixels: for
+        networks that were trained on images in such a border, as earlier versions of lipjax made them.
       class_names: one a class; none: its number.
+      enlarged: the training images have more pixels than those for testing, which are the network's: a training takes
+        random crops of them (`DataOptions.resized_crop`); `larger.at_size` makes them as large as those for testing.
 
     Raises:
       ValueError: arrays that are no uint8 images of one shape with labels in [0, num_classes), names that are not one a
@@ -47,6 +49,7 @@ class Dataset:
     pixel_max: int = 255
     border: Border = ((0, 0), (0, 0))
     class_names: tuple[str, ...] = ()
+    enlarged: bool = False
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not self.name.isprintable() or not self.name:
@@ -69,35 +72,38 @@ class Dataset:
         test: tuple[Any, Any],
         class_names: Sequence[str] | None = None,
         pixel_max: int = 255,
+        enlarged: bool = False,
     ) -> "Dataset":
-        """The dataset of (images, labels) and (images, labels), its images surrounded by zeros where they must be.
+        """The dataset of (images, labels) and (images, labels).
 
         Args:
-          train, test: images uint8 (N, H, H) or (N, H, H, C) in [0, pixel_max], labels (N,) or (N, 1) integers.
+          train, test: images uint8 (N, H, W) or (N, H, W, C) in [0, pixel_max], labels (N,) or (N, 1) integers.
           class_names: of the labels 0, 1, …; None: as many classes as the training labels have, by number.
+          enlarged: whether the training images have more pixels, see `Dataset`.
 
         Raises:
           ValueError: see `Dataset`; a number below the largest label that no training label has.
-          DataError: too little memory for the images with their zeros.
         """
         parts = {"train": _as_arrays(f"dataset {name!r}: train", train)}
         parts["test"] = _as_arrays(f"dataset {name!r}: test", test)
         if class_names is None:
             class_names = _numbers(f"dataset {name!r}: train labels:", parts["train"].labels)
-        shape = parts["train"].images.shape
-        border = border_of(shape[1]) if len(shape) == 4 and shape[1] == shape[2] else ((0, 0), (0, 0))
-        if border != ((0, 0), (0, 0)) and parts["test"].images.shape[1:] == shape[1:]:
-            size = sum(surrounded_bytes(split.images.shape) for split in parts.values())
-            check_memory(f"dataset {name!r}: with zeros to a power of two pixels a side its images", size)
-            for part, split in parts.items():
-                parts[part] = Split(np.pad(split.images, ((0, 0), *border, (0, 0))), split.labels)
-        names = tuple(class_names)
-        return cls(name, parts["train"], parts["test"], len(names), pixel_max, border, names)
+        names, no_border = tuple(class_names), ((0, 0), (0, 0))
+        return cls(name, parts["train"], parts["test"], len(names), pixel_max, no_border, names, enlarged)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
-        return self.train.images.shape[1:]
+        """(H, W, C), as a network takes them."""
+        return self.test.images.shape[1:]
+
+    def surrounded(self, border: Border) -> "Dataset":
+        """The same images in a border of zeros; DataError where they would need more memory than is left."""
+        around = ((0, 0), *border, (0, 0))
+        sides = [size + sum(ends) for size, ends in zip(self.image_shape[:2], border, strict=True)]
+        needed = (len(self.train.labels) + len(self.test.labels)) * math.prod((*sides, self.image_shape[2]))
+        check_memory(f"dataset {self.name!r}: in their border its images", needed)
+        train, test = (Split(np.pad(split.images, around), split.labels) for split in (self.train, self.test))
+        return dataclasses.replace(self, train=train, test=test, border=border)
 
     def training_sha256(self) -> str:
         """Of the training images, their labels and the classes: what a network has learned from."""
@@ -124,19 +130,6 @@ class Dataset:
         order = np.random.default_rng(seed).permutation(len(self.train.labels))
         held, kept = np.sort(order[:count]), np.sort(order[count:])
         return Split(*(a[kept] for a in self.train)), Split(*(a[held] for a in self.train))
-
-
-def border_of(size: int) -> Border:
-    """The zeros around images of size × size that make their side a power of two, at least 4."""
-    missing = max(4, 1 << max(size - 1, 0).bit_length()) - size
-    around = (missing // 2, missing - missing // 2)
-    return around, around
-
-
-def surrounded_bytes(shape: Sequence[int]) -> int:
-    """What the copy with zeros around takes of images uint8 (N, H, H) or (N, H, H, C); 0 where none is made."""
-    border, _ = border_of(shape[1])
-    return math.prod((shape[0], shape[1] + sum(border), shape[2] + sum(border), *shape[3:])) if any(border) else 0
 
 
 def inside(images: np.ndarray, border: Border) -> np.ndarray:
@@ -213,22 +206,20 @@ def _checked_split(where: str, split: Any, num_classes: int, pixel_max: int) -> 
 
 
 def _check_shapes(data: Dataset) -> None:
-    (height, width, channels), where = data.image_shape, f"dataset {data.name!r}:"
-    if data.test.images.shape[1:] != (height, width, channels):
-        raise ValueError(f"{where} train images are {data.image_shape}, test images {data.test.images.shape[1:]}")
-    if height != width:
+    where, shape, of_train = f"dataset {data.name!r}:", data.image_shape, data.train.images.shape[1:]
+    if data.enlarged:
+        if of_train[2] != shape[2] or min(of_train[0] - shape[0], of_train[1] - shape[1]) < 0:
+            raise ValueError(f"{where} enlarged train images are {of_train}, must have at least the sides of {shape}")
+    elif of_train != shape:
         raise ValueError(
-            f"{where} images of {height}×{width} are not square; a folder of images is made so by "
-            "config.data.image_size and config.data.fit"
-        )
-    if height < 4 or height & (height - 1):
-        raise ValueError(
-            f"{where} images of {height}×{width}: their side must be a power of two, at least 4; Dataset.of_arrays "
-            "surrounds them by zeros"
+            f"{where} train images are {of_train}, test images {shape}; must be the same, or enlarged=True"
         )
     ends = [end for pair in data.border for end in pair]
-    if len(data.border) != 2 or len(ends) != 4 or min(ends) < 0 or max(map(sum, data.border)) >= height:
+    is_inside = len(data.border) == 2 and len(ends) == 4 and min(ends) >= 0
+    if not is_inside or any(sum(pair) >= side for pair, side in zip(data.border, shape[:2], strict=True)):
         raise ValueError(f"{where} border={data.border}: must be ((top, bottom), (left, right)) within the images")
+    if max(ends) and data.enlarged:
+        raise ValueError(f"{where} border={data.border}: enlarged images have none")
     if max(ends) and any(
         np.count_nonzero(split.images) != np.count_nonzero(inside(split.images, data.border))
         for split in (data.train, data.test)

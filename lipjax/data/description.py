@@ -17,7 +17,8 @@ class Description:
     """Everything about a dataset but its images; kept with the parameters of a network.
 
     Attributes:
-      name, image_shape, class_names, pixel_max, border: as of `Dataset`.
+      name, image_shape, class_names, pixel_max, border: as of `Dataset`; a border that is not zero is of a training by
+        an older lipjax.
       image_size, fit, channels: as of `DataOptions`.
       given: whether the dataset was given from Python: then it is in no file that could be loaded.
       training_sha256: of `Dataset`; None: of a training by an older lipjax, which kept none.
@@ -28,7 +29,7 @@ class Description:
     class_names: tuple[str, ...]
     pixel_max: int
     border: Border
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     fit: str = "crop"
     channels: int | None = None
     given: bool = False
@@ -47,13 +48,23 @@ class Description:
     def from_json(cls, given: Mapping[str, Any]) -> "Description":
         """What `dataclasses.asdict`, written as JSON, gives back."""
         shape, names = tuple(given["image_shape"]), tuple(given["class_names"])
-        border = tuple(map(tuple, given["border"]))
-        return cls(**{**given, "image_shape": shape, "class_names": names, "border": border})
+        border, size = tuple(map(tuple, given["border"])), given.get("image_size")
+        size = tuple(size) if isinstance(size, list | tuple) else size
+        return cls(**{**given, "image_shape": shape, "class_names": names, "border": border, "image_size": size})
 
     @property
     def num_classes(self) -> int:
         """As many as there are names."""
         return len(self.class_names)
+
+    def surrounded(self, dataset: Dataset) -> Dataset:
+        """The dataset, in the border that its images had in the training if they are those without it."""
+        (top, bottom), (left, right) = self.border
+        inner = self.image_shape[0] - top - bottom, self.image_shape[1] - left - right
+        has_border = any(map(any, self.border))
+        if has_border and not any(map(any, dataset.border)) and dataset.image_shape[:2] == inner:
+            return dataset.surrounded(self.border)
+        return dataset
 
     def check(self, dataset: Dataset) -> None:
         """ValueError, naming what differs with both values, unless a network trained on this may judge the dataset."""
@@ -70,7 +81,7 @@ class Description:
         """Pictures from files as the network takes them, (N, H, W, C) float32 in [0, 1].
 
         As in training: what was trained on a folder with an `image_size` or `channels` brings pictures to these, what
-        was not takes pictures of the very size and channels; the border of zeros is added.
+        was not takes pictures of the very size and channels; a border of zeros is added.
 
         Raises:
           DataError: a file that cannot be decoded, or is of another size or number of channels, or has values of 0 …
@@ -81,7 +92,8 @@ class Description:
         bytes_each = 1 + np.dtype(np.float32).itemsize
         check_memory(f"{len(paths)} pictures", len(paths) * math.prod(self.image_shape) * bytes_each)
         images = np.zeros((len(paths), *self.image_shape), np.uint8)
-        form = Form(self.image_size, self.fit, self.channels)
+        size = (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+        form = Form(size, self.fit, self.channels)
         decode_into(inside(images, self.border), paths, form, f", as the images of {self.name!r} have")
         self._check_white(paths, images)
         return images.astype(np.float32) / np.float32(255)

@@ -1,14 +1,15 @@
 """A folder of images: train/CLASS/… and test/CLASS/…, or CLASS/…, of which some are held out for testing."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from lipjax.data.dataset import DataError, Dataset, Split, border_of, inside
+from lipjax.data.dataset import DataError, Dataset, Split
 from lipjax.data.options import DataOptions
-from lipjax.data.pictures import SUFFIXES, Form, decode_into, decoded, in_pixels, tell_memory
+from lipjax.data.pictures import SUFFIXES, decode_into, decoded, forms_of, in_pixels, tell_memory
 
 # Files that surely are pictures, but of a format that is not read.
 _OTHER_PICTURES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".tga", ".tif", ".tiff")
@@ -23,7 +24,6 @@ def load_folder(options: DataOptions, say: Callable[[str], None]) -> Dataset:
     SHA-256, so that the choice depends on nothing else.
 
     Raises:
-      ValueError: images that are not square while options.image_size is None.
       DataError: no such folder, an empty class, a class for testing alone, a file that cannot be read (named); images
         of several shapes; too little memory.
     """
@@ -33,29 +33,24 @@ def load_folder(options: DataOptions, say: Callable[[str], None]) -> Dataset:
     ignored: list[Path] = []
     splits = _split(root, options.test_fraction, ignored)
     names = sorted(splits["train"])
-    form, files = Form(options.image_size, options.fit, options.channels), [*splits["train"].items()]
-    first = files[0][1][0]
-    shape = decoded(first, form).shape
-    if shape[0] != shape[1]:
-        raise ValueError(
-            f"config.data.image_size=None: {first} has {in_pixels(shape)}, which is no square; set"
-            " config.data.image_size to the side in pixels, and config.data.fit to crop, pad or stretch"
-        )
-    border = border_of(shape[0])
-    count, side = sum(len(paths) for split in splits.values() for paths in split.values()), shape[0] + sum(border[0])
+    forms, first = forms_of(options), splits["train"][names[0]][0]
+    shape = decoded(first, forms["test"]).shape
+    shapes = {part: (*(form.size or shape[:2]), shape[2]) for part, form in forms.items()}
+    counts = {part: sum(map(len, classes.values())) for part, classes in splits.items()}
     if ignored:
         say(f"ignored: {len(ignored)} files that are no PNG, JPEG or WebP, such as {ignored[0]}")
-    about = f"{count} images of {len(names)} classes in {root}, {in_pixels(shape)}"
-    tell_memory(about, count * side * side * shape[2], say)
+    about = f"{sum(counts.values())} images of {len(names)} classes in {root}, {in_pixels(shape)}"
+    tell_memory(about, sum(counts[part] * math.prod(shapes[part]) for part in counts), say)
     needed = f", as {first}; config.data.image_size and config.data.channels bring all to one shape"
     read = {}
     for part, classes in splits.items():
         paths = [path for name in names for path in classes.get(name, [])]
         labels = np.repeat(np.arange(len(names), dtype=np.int32), [len(classes.get(name, [])) for name in names])
-        images = np.zeros((len(paths), side, side, shape[2]), np.uint8)
-        decode_into(inside(images, border), paths, form, needed)
+        images = np.zeros((len(paths), *shapes[part]), np.uint8)
+        decode_into(images, paths, forms[part], needed)
         read[part] = Split(images, labels)
-    return Dataset(root.name or "folder", read["train"], read["test"], len(names), 255, border, tuple(names))
+    name, enlarged = root.name or "folder", shapes["train"] != shapes["test"]
+    return Dataset(name, read["train"], read["test"], len(names), class_names=tuple(names), enlarged=enlarged)
 
 
 def _split(root: Path, test_fraction: float, ignored: list[Path]) -> dict[str, Files]:

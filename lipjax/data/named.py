@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import io
 import math
 import os
 import re
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +22,8 @@ from absl import logging
 from tensorflow_datasets.core import read_only_builder
 from tensorflow_datasets.core.download import downloader
 
-from lipjax.data.dataset import DataError, surrounded_bytes
-from lipjax.data.pictures import in_parallel, tell_memory
+from lipjax.data.dataset import DataError
+from lipjax.data.pictures import Form, decoded_file, in_parallel, tell_memory
 from lipjax.data.without_tensorflow import without_tensorflow
 from lipjax.system.files import cache_folder
 
@@ -42,12 +43,15 @@ _NAME = re.compile(r"(\w+)(/[\w.\-]+)?(:[\d.*]+)?")
 class _Task(NamedTuple):
     image_key: str
     label_key: str
-    shape: tuple[int, int, int]
+    shape: tuple[int | None, int | None, int]  # None: several
     class_names: tuple[str, ...]
 
 
 def load_named(
-    name: str, data_dir: str | os.PathLike[str] | None, say: Callable[[str], None] = print
+    name: str,
+    data_dir: str | os.PathLike[str] | None,
+    say: Callable[[str], None] = print,
+    forms: Mapping[str, Form] | None = None,
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Load the image-classification dataset ``name``, downloading and preparing it in ``data_dir`` if need be.
 
@@ -61,15 +65,18 @@ def load_named(
         name: a tensorflow-datasets name, ``name``, ``name/config`` or either with ``:version``.
         data_dir: the root directory of tensorflow-datasets; None for ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
         say: takes a line before the images are read.
+        forms: to what images for "train" and "test" are brought, as pictures of a folder are (`pictures.decoded`);
+            None: they are of one shape, and stay what they are.
 
     Returns:
         ``({"train": (images, labels), "test": (images, labels)}, class_names)`` with images uint8 (N, H, W, C),
-        H = W, C = 1..4, values 0..255, and labels int32 (N,), values 0..len(class_names) - 1, in the order of the
-        prepared files. A dataset without a test split gives its validation split as "test".
+        C = 1..4 (with forms 1, grey, or 3, colours), values 0..255, and labels int32 (N,), values
+        0..len(class_names) - 1, in the order of the prepared files. A dataset without a test split gives its
+        validation split as "test".
 
     Raises:
-        ValueError: the name is not known, or the dataset is not one of square uint8 images of one fixed shape with
-            class labels in a train and a test (or validation) split.
+        ValueError: the name is not known, or the dataset is not one of uint8 images with class labels in a train and a
+            test (or validation) split, of one fixed shape where there are no forms.
         DataError: the dataset is not in ``data_dir`` and cannot be prepared there (no network, wrong checksum,
             damaged archive, read-only directory, preparation that needs TensorFlow), or it is there and cannot be
             read. The original exception is chained.
@@ -78,23 +85,25 @@ def load_named(
     builder = _find_prepared(name, root) if _NAME.fullmatch(name) else None
     if builder is None:
         _check_name(name)  # that of a builder of one's own is known to nobody, once the dataset is prepared
-        _prepare(name, root)
+        _prepare(name, root, forms is not None)
         builder = _find_prepared(name, root)
     if builder is None:
         raise DataError(
             f"data_dir: {root!r} holds a folder of {name!r} that is not a prepared dataset (features.json is missing);"
             f" remove the folder {os.path.join(root, _folder(name))!r} and try again"
         )
-    task = _task(name, builder.info)
+    task = _task(name, builder.info, forms is not None)
+    channels = 1 if task.shape[2] == 1 else 3
+    own = {split: form._replace(channels=channels) for split, form in (forms or {}).items()}
+    shapes = {split: _shape(task, own.get(split)) for split in ("train", "test")}
     sources = {"train": "train", "test": _test_split(name, builder.info)}
     sizes = {split: builder.info.splits[source].num_examples for split, source in sources.items()}
     about = f"{sum(sizes.values())} images of {len(task.class_names)} classes, {name} in {root}"
-    shape = (sum(sizes.values()), *task.shape)
-    tell_memory(about, math.prod(shape) + surrounded_bytes(shape), say)
-    cache = _cache_path(builder)
-    splits = None if cache is None else _read_cache(cache, builder, task, sources)
+    tell_memory(about, sum(sizes[split] * math.prod(shapes[split]) for split in sizes), say)
+    cache = _cache_path(builder, own)
+    splits = None if cache is None else _read_cache(cache, builder, shapes, sources)
     if splits is None:
-        splits = {split: _decode(builder, source, task) for split, source in sources.items()}
+        splits = {split: _decode(builder, source, task, own.get(split)) for split, source in sources.items()}
         if cache is not None:
             _write_cache(cache, splits)
     return splits, task.class_names
@@ -139,7 +148,7 @@ def _find_prepared(name: str, root: str) -> Any:
         ) from error
 
 
-def _prepare(name: str, root: str) -> None:
+def _prepare(name: str, root: str, any_shape: bool) -> None:
     logging.info("dataset %r is not prepared in %r: downloading and preparing it there", name, root)
     # A checksum must be on record for every file, and none is ever recorded from what happens to arrive.
     downloads = tfds.download.DownloadConfig(
@@ -158,7 +167,7 @@ def _prepare(name: str, root: str) -> None:
         with _explained(name, root, missing):
             builder = tfds.builder(name, data_dir=root, file_format=_FILE_FORMAT, try_gcs=False)
             info = builder.info
-        _task(name, info)  # before a download of hours
+        _task(name, info, any_shape)  # before a download of hours
         with _explained(name, root, missing):
             builder.download_and_prepare(download_config=downloads)
 
@@ -202,13 +211,17 @@ def _download_retries(retries: int) -> Iterator[None]:
         downloader.MAX_RETRIES = before
 
 
-def _task(name: str, info: Any) -> _Task:
-    """The features to use, or ValueError if they are not those of a fixed-size image-classification dataset."""
+def _task(name: str, info: Any, any_shape: bool = False) -> _Task:
+    """The features to use, or ValueError if they are not those of an image-classification dataset.
+
+    Args:
+        any_shape: whether images may have several shapes, as each is brought to one.
+    """
 
     def wrong(found: str) -> ValueError:
         return ValueError(
-            f"dataset: {name!r} has {found}; allowed: datasets with exactly one Image feature of a fixed square shape"
-            " (H, H, 1..4) and dtype uint8, and with a ClassLabel, named as (image, label) by supervised_keys"
+            f"dataset: {name!r} has {found}; allowed: datasets with exactly one Image feature of shape"
+            " (H, W, 1..4) and dtype uint8, and with a ClassLabel, named as (image, label) by supervised_keys"
         )
 
     keys = info.supervised_keys
@@ -222,9 +235,20 @@ def _task(name: str, info: Any) -> _Task:
     if not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
         raise wrong(f"the label feature {label!r}")
     shape = tuple(image.shape)
-    if len(shape) != 3 or None in shape or shape[0] != shape[1] or not 1 <= shape[2] <= 4 or image.np_dtype != np.uint8:
+    if len(shape) != 3 or shape[2] not in (1, 2, 3, 4) or image.np_dtype != np.uint8:
         raise wrong(f"images of shape {shape} and dtype {np.dtype(image.np_dtype)}")
+    if None in shape and not any_shape:
+        raise ValueError(
+            f"config.data.image_size=None: the images of {name!r} have several sizes, {shape}; set"
+            " config.data.image_size to the side in pixels, or to (height, width), and config.data.fit to crop, pad or"
+            " stretch"
+        )
     return _Task(keys[0], keys[1], shape, tuple(label.names))
+
+
+def _shape(task: _Task, form: Form | None) -> tuple[int, ...]:
+    """(H, W, C) of the images, brought to a form where there is one."""
+    return task.shape if form is None else (*form.size, form.channels)  # type: ignore
 
 
 def _test_split(name: str, info: Any) -> str:
@@ -235,20 +259,22 @@ def _test_split(name: str, info: Any) -> str:
     return test
 
 
-def _decode(builder: Any, split: str, task: _Task) -> Split:
+def _decode(builder: Any, split: str, task: _Task, form: Form | None) -> Split:
     """Images uint8 (N, H, W, C) and labels int32 (N,) of one split, in file order."""
-    feature = builder.info.features[task.image_key]
+    feature, shape = builder.info.features[task.image_key], _shape(task, form)
     try:
         source = builder.as_data_source(split, decoders={task.image_key: tfds.decode.SkipDecoding()})
-        images = np.empty((len(source), *task.shape), np.uint8)
+        images = np.empty((len(source), *shape), np.uint8)
         labels = np.empty(len(source), np.int32)
 
         def decode(numbered: tuple[int, Any]) -> None:
             index, example = numbered
-            # Pillow even if OpenCV is there: the pixels of a JPEG must not depend on what is installed.
-            image = feature.decode_example_np_with_pil(example[task.image_key], task.shape[-1])
-            if image.shape != task.shape:  # numpy would broadcast a smaller image
-                raise ValueError(f"image {index} has shape {image.shape}, expected {task.shape}")
+            if form is not None:
+                image = decoded_file(io.BytesIO(example[task.image_key]), form)
+            else:  # Pillow even if OpenCV is there: the pixels of a JPEG must not depend on what is installed
+                image = feature.decode_example_np_with_pil(example[task.image_key], task.shape[-1])
+            if image.shape != shape:  # numpy would broadcast a smaller image
+                raise ValueError(f"image {index} has shape {image.shape}, expected {shape}")
             images[index], labels[index] = image, example[task.label_key]
 
         def numbered_examples() -> Iterator[tuple[int, Any]]:
@@ -269,17 +295,20 @@ def _decode(builder: Any, split: str, task: _Task) -> Split:
     return images, labels
 
 
-def _cache_path(builder: Any) -> Path | None:
+def _cache_path(builder: Any, forms: Mapping[str, Form]) -> Path | None:
     """Where the decoded arrays belong; another file name as soon as any file of the prepared dataset changes."""
+    of_forms = (sorted((split, tuple(form)) for split, form in forms.items()),) if forms else ()
     files = sorted((entry.name, entry.stat()) for entry in os.scandir(builder.data_dir) if entry.is_file())
     state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
     full_name = builder.info.full_name
-    key = hashlib.sha256(repr((_CACHE_FORMAT, full_name, state)).encode()).hexdigest()[:32]
+    key = hashlib.sha256(repr((_CACHE_FORMAT, full_name, state, *of_forms)).encode()).hexdigest()[:32]
     folder = cache_folder()
     return folder and folder / f"{full_name.replace('/', '-')}-{key}.npz"
 
 
-def _read_cache(path: Path, builder: Any, task: _Task, sources: dict[str, str]) -> dict[str, Split] | None:
+def _read_cache(
+    path: Path, builder: Any, shapes: Mapping[str, tuple[int, ...]], sources: dict[str, str]
+) -> dict[str, Split] | None:
     """The cached arrays, or None if there are none or they are damaged (zip files carry a checksum of each array)."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -291,7 +320,7 @@ def _read_cache(path: Path, builder: Any, task: _Task, sources: dict[str, str]) 
         return None
     for split, (images, labels) in splits.items():
         size = builder.info.splits[sources[split]].num_examples
-        fits = images.shape == (size, *task.shape) and labels.shape == (size,)
+        fits = images.shape == (size, *shapes[split]) and labels.shape == (size,)
         if not fits or (images.dtype, labels.dtype) != (np.uint8, np.int32):
             logging.warning("the cache file %s does not fit its dataset, decoding again", path)
             return None

@@ -5,25 +5,28 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import tqdm
 from PIL import Image, ImageOps
 
 from lipjax.data.dataset import DataError, check_memory
+from lipjax.data.options import DataOptions
 from lipjax.system.memory import in_words
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")
+# Of the side of a stored training image to that of the network's: 256 / 224, as is usual for ImageNet.
+FACTOR = 8 / 7
 _AT_ONCE = 1000  # items that wait for a thread
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 
 
 class Form(NamedTuple):
-    """To what pictures are brought: size × size pixels, how (`DataOptions.fit`), channels; None: as they are."""
+    """To what pictures are brought: (height, width), how (`DataOptions.fit`), channels; None: as they are."""
 
-    size: int | None = None
+    size: tuple[int, int] | None = None
     fit: str = "crop"
     channels: int | None = None
 
@@ -39,14 +42,32 @@ def decoded(path: Path, form: Form) -> np.ndarray:
       DataError: a file that is no such picture, or is damaged, by its name.
     """
     try:
-        with Image.open(path, formats=FORMATS) as file:
-            picture = _plain(ImageOps.exif_transpose(file), form.channels)
-        if form.size is not None:
-            picture = _fitted(picture, (form.size, form.size), form.fit)
-        pixels = np.asarray(picture)
+        return decoded_file(path, form)
     except Exception as error:  # Pillow raises many types, of which SyntaxError and struct.error are two
         raise DataError(f"{path}: cannot be decoded as PNG, JPEG or WebP ({type(error).__name__}: {error})") from error
+
+
+def decoded_file(file: Path | IO[bytes], form: Form) -> np.ndarray:
+    """`decoded` of a path or an open file; raises whatever Pillow does."""
+    with Image.open(file, formats=FORMATS) as opened:
+        picture = _plain(ImageOps.exif_transpose(opened), form.channels)
+    if form.size is not None:
+        picture = _fitted(picture, form.size[::-1], form.fit)
+    pixels = np.asarray(picture)
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Images (N, H, W, C) uint8 stretched to size, (height, width)."""
+    found = np.empty((len(images), *size, images.shape[3]), np.uint8)
+
+    def resize(index: int) -> None:
+        for channel in range(images.shape[3]):
+            plane = Image.fromarray(np.ascontiguousarray(images[index, :, :, channel]))
+            found[index, :, :, channel] = np.asarray(plane.resize(size[::-1], Image.Resampling.BICUBIC))
+
+    in_parallel(resize, range(len(images)), len(images), "resizing")
+    return found
 
 
 def _plain(picture: Image.Image, channels: int | None) -> Image.Image:
@@ -64,9 +85,24 @@ def _plain(picture: Image.Image, channels: int | None) -> Image.Image:
 
 
 def _fitted(picture: Image.Image, size: tuple[int, int], fit: str) -> Image.Image:
+    """Of the size (width, height)."""
     if fit == "stretch":
         return picture.resize(size, Image.Resampling.BICUBIC)
     return {"crop": ImageOps.fit, "pad": ImageOps.pad}[fit](picture, size, Image.Resampling.BICUBIC)
+
+
+def stored_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) at which training images are kept for random crops that are resized to `size`."""
+    height, width = (round(side * FACTOR) for side in size)
+    return height, width
+
+
+def forms_of(options: DataOptions) -> dict[str, Form]:
+    """Of pictures for training, which are larger where random crops of them are resized, and for testing."""
+    form = Form(options.size, options.fit, options.channels)
+    if form.size is None or not options.resized_crop:
+        return {"train": form, "test": form}
+    return {"train": form._replace(size=stored_size(form.size)), "test": form}
 
 
 def decode_into(images: np.ndarray, paths: Sequence[Path], form: Form, needed: str) -> None:

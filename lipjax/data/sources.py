@@ -1,4 +1,4 @@
-"""One interface to the shipped digits, one's own images, and every tensorflow-datasets set of fixed-size images."""
+"""One interface to the shipped digits, one's own images, and every tensorflow-datasets set of images with a label."""
 
 import os
 from collections.abc import Callable
@@ -32,9 +32,12 @@ def _npz(options: DataOptions, say: Say) -> Dataset:
 
 def _named(options: DataOptions, say: Say) -> Dataset:
     from lipjax.data.named import load_named  # importing tensorflow-datasets takes most of a second
+    from lipjax.data.pictures import forms_of
 
-    splits, class_names = load_named(options.name, options.data_dir, say)
-    return Dataset.of_arrays(options.name, splits["train"], splits["test"], class_names)
+    forms = None if options.size is None else forms_of(options)
+    splits, class_names = load_named(options.name, options.data_dir, say, forms)
+    enlarged = forms is not None and forms["train"] != forms["test"]
+    return Dataset.of_arrays(options.name, splits["train"], splits["test"], class_names, enlarged=enlarged)
 
 
 # By name; every other name is one of tensorflow-datasets.
@@ -49,7 +52,8 @@ def load(name: str, data_dir: str | os.PathLike | None = None, say: Say = print,
       options: others of `DataOptions`.
 
     Raises:
-      ValueError: unknown name, or a dataset that is not one of fixed-size square images with one label.
+      ValueError: unknown name, or a dataset that is not one of images with one label; images of several sizes while
+        image_size is None.
       DataError: the data is neither under data_dir nor can it be downloaded, or it cannot be read.
     """
     return loaded(DataOptions(name, None if data_dir is None else os.fspath(data_dir), **options), say)

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from lipjax.checkpoint import sha256
 from lipjax.config import parse_radii
 from lipjax.data import Dataset, Split
+from lipjax.data.larger import at_size
 from lipjax.evaluation import report
 from lipjax.evaluation.asked import Asked
 from lipjax.evaluation.attack import Attack, check_remembered
@@ -181,7 +182,7 @@ def images_of(dataset: Dataset, split: str, config: ConfigDict) -> Split:
             f"split={split!r}: has no images; config.data.validation_fraction={fraction} of the training images were "
             "held out"
         )
-    return chosen
+    return at_size(dataset, chosen)
 
 
 def _write(folder: Path, summary: Mapping[str, Any], rows: Mapping[str, Rows], images: Split, pixel_max: int) -> Path:

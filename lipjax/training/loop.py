@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from lipjax.checkpoint import Checkpoints
 from lipjax.config import Run
 from lipjax.data import Dataset, Description, loaded
+from lipjax.data.larger import at_size
 from lipjax.layers import CurvatureHead
 from lipjax.models import Classifier
 from lipjax.system.devices import (
@@ -47,7 +48,7 @@ from lipjax.training.recipe import (
     make_train_step,
     state_sharding,
 )
-from lipjax.training.resume import METRICS_FILE, check_config, check_fresh, check_room, keep_metrics
+from lipjax.training.resume import METRICS_FILE, as_begun, check_config, check_fresh, check_room, keep_metrics
 from lipjax.training.validation import evaluate
 from lipjax.workdir import flattened, folder_of, sectioned, what_is_trained, write_config
 
@@ -90,6 +91,11 @@ def train(
     """
     recipe = Recipe.of(sectioned(config))
     if dataset is not None:
+        if recipe.data.image_size is not None:
+            raise ValueError(
+                f"config.data.image_size={recipe.data.image_size!r}: must be None with a dataset given from Python, "
+                f"whose images have the shape {dataset.image_shape}"
+            )
         recipe = recipe._replace(data=dataclasses.replace(recipe.data, name=dataset.name, data_dir=None))
     whole = recipe.whole()
     flattened(whole)  # raises where config.json could not hold a value
@@ -132,11 +138,12 @@ class Training:
         self.recipe, self.workdir, self.say, self.interruption = recipe, workdir, say, interruption
         if dataset is None:
             say(f"reading {recipe.data.name} …")
-        self.dataset = loaded(recipe.data, say) if dataset is None else dataset
+        self.dataset = as_begun(workdir, loaded(recipe.data, say) if dataset is None else dataset)
         self.data = Description.of(self.dataset, recipe.data, given=dataset is not None)
         if not equal_in_all(repr(dataclasses.replace(self.data, name=""))):
             raise ValueError("config.data: the processes have read different images; give all the same")
-        self.split, self.validation = self.dataset.hold_out(recipe.data.validation_fraction, recipe.run.seed)
+        self.split, held_out = self.dataset.hold_out(recipe.data.validation_fraction, recipe.run.seed)
+        self.validation = at_size(self.dataset, held_out)
         self.mesh = mesh_of()
         self.steps_per_epoch = len(self.split.labels) // recipe.run.batch_size
         self.total = recipe.run.epochs * self.steps_per_epoch

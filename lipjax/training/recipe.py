@@ -185,7 +185,7 @@ def make_train_step(
         batch = order[state.step % len(order)]
         x, y = (batch_over(data[batch], mesh) for data in (images, labels))
         dtype = jax.tree.leaves(state.params)[0].dtype
-        x = batch_over(augmented(key, x, recipe.data, pixel_max, dtype), mesh)
+        x = batch_over(augmented(key, x, recipe.data, pixel_max, dtype, model.shape_of_images()[:2]), mesh)
         x, targets = with_targets(key, x, y, recipe.data)
 
         def loss_function(trained):

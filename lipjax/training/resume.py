@@ -12,7 +12,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from lipjax.checkpoint import CheckpointError
+from lipjax.checkpoint import CheckpointError, Checkpoints
+from lipjax.data import Dataset, Description
 from lipjax.system.files import atomic_write
 from lipjax.training.recipe import Recipe, TrainState
 from lipjax.workdir import CONFIG_FILE, check_same, read_config
@@ -46,6 +47,13 @@ def check_config(workdir: Path, recipe: Recipe, done: int, say: Callable[[str], 
             f"{'lengthened' if now > before else 'shortened'} from {before} to {now} epochs: from here on the schedule "
             f"is that of {now} epochs, so the result is not that of a run that was so long from its start"
         )
+
+
+def as_begun(workdir: Path, dataset: Dataset) -> Dataset:
+    """The dataset, in the border of zeros with which an older lipjax began the training in a workdir, where it did."""
+    checkpoints = Checkpoints(workdir)
+    there = checkpoints.metadata("last").get("data") if checkpoints.has("last") else None
+    return Description.from_json(there).surrounded(dataset) if there else dataset
 
 
 def _filled(there: ConfigDict) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 from conftest import quiet
 
 from lipjax.data import DataError, Dataset, Split, arrays, load
+from lipjax.data.larger import at_size
 
 
 def images(count, *shape, seed=0):
@@ -18,20 +19,31 @@ def splits(size=8, channels=3):
     return (images(6, *shape), np.arange(6) % 3), (images(6, *shape, seed=1), np.arange(6) % 3)
 
 
-@pytest.mark.parametrize(("size", "side"), [(8, 8), (28, 32), (3, 4)])
-@pytest.mark.parametrize("channels", [0, 1, 3])
-def test_arrays_are_surrounded(size, side, channels):
-    train, test = splits(size, channels)
+@pytest.mark.parametrize("shape", [(8, 8), (28, 28), (12, 20), (1, 3)])
+@pytest.mark.parametrize("channels", [(), (1,), (3,), (5,)])
+def test_arrays_keep_their_shape(shape, channels):
+    train, test = ((images(6, *shape, *channels, seed=seed), np.arange(6) % 3) for seed in (0, 1))
     data = Dataset.of_arrays("mine", train, test, ["x", "y", "z"])
-    assert data.image_shape == (side, side, max(channels, 1))
-    (top, bottom), (left, right) = data.border
+    assert data.image_shape == (*shape, *(channels or (1,)))
+    assert data.border == ((0, 0), (0, 0))
     for split, (given, labels) in ((data.train, train), (data.test, test)):
-        inner = split.images[:, top : side - bottom, left : side - right]
-        np.testing.assert_array_equal(inner.reshape(given.shape), given)
-        assert split.images.sum() == given.sum()
+        np.testing.assert_array_equal(split.images.reshape(given.shape), given)
         np.testing.assert_array_equal(split.labels, labels)
         assert split.labels.dtype == np.int32
     assert (data.class_names, data.num_classes) == (("x", "y", "z"), 3)
+
+
+def test_enlarged_training_images_are_brought_to_the_size_of_those_for_testing():
+    """Whole: a picture of one colour stays that, and the mean of one that is smooth does not move."""
+    ramp = np.broadcast_to(np.arange(14, dtype=np.uint8)[:, None, None] * 10, (14, 20, 2))
+    large = np.stack([np.full((14, 20, 2), 77, np.uint8), ramp])
+    data = Dataset.of_arrays("mine", (large, [0, 1]), (images(2, 7, 10, 2) // 2, [0, 1]), pixel_max=140, enlarged=True)
+    assert (data.image_shape, data.train.images.shape[1:]) == ((7, 10, 2), (14, 20, 2))
+    small = at_size(data, data.train)
+    assert small.images.shape == (2, 7, 10, 2)
+    assert (small.images[0] == 77).all()
+    np.testing.assert_allclose(small.images[1, :, 3, 0], np.arange(7) * 20 + 5, atol=2)
+    assert at_size(data, data.test) is data.test
 
 
 def test_without_names_classes_are_numbers():
@@ -97,13 +109,21 @@ def test_wrong_descriptions_are_refused(arguments, message):
 
 
 @pytest.mark.parametrize(
-    ("shape", "message"),
-    [((8, 12, 3), "images of 8×12 are not square; .*image_size and config.data.fit"), ((12, 12, 3), "a power of two")],
+    ("shape", "enlarged", "message"),
+    [
+        (
+            (9, 12, 3),
+            False,
+            r"train images are \(9, 12, 3\), test images \(8, 12, 3\); must be the same, or enlarged=True",
+        ),
+        ((9, 11, 3), True, r"enlarged train images are \(9, 11, 3\), must have at least the sides of \(8, 12, 3\)"),
+        ((9, 13, 1), True, r"enlarged train images are \(9, 13, 1\), must have at least"),
+    ],
 )
-def test_shapes_that_networks_do_not_take(shape, message):
-    train, test = (images(6, *shape), np.arange(6) % 3), (images(3, *shape), np.arange(3))
+def test_shapes_that_are_not_one(shape, enlarged, message):
+    train, test = (images(6, *shape), np.arange(6) % 3), (images(3, 8, 12, 3), np.arange(3))
     with pytest.raises(ValueError, match=message):
-        Dataset("mine", train, test, 3)
+        Dataset.of_arrays("mine", train, test, enlarged=enlarged)
 
 
 def test_labels_from_1_are_no_labels_from_0():
@@ -141,9 +161,8 @@ def test_npz_files_are_read(tmp_path, names, column, dtype):
     np.savez_compressed(tmp_path / "a.npz", **dict(zip(NAMES[names], values, strict=True)))
     lines = []
     data = load("npz", tmp_path / "a.npz", lines.append)
-    assert (data.name, data.image_shape, data.class_names) == ("a", (32, 32, 1), ("0", "1", "2"))
-    assert data.border == ((2, 2), (2, 2))
-    np.testing.assert_array_equal(data.train.images[:, 2:-2, 2:-2, 0], train[0])
+    assert (data.name, data.image_shape, data.class_names) == ("a", (28, 28, 1), ("0", "1", "2"))
+    np.testing.assert_array_equal(data.train.images[..., 0], train[0])
     np.testing.assert_array_equal(data.test.labels, test[1])
     assert len(lines) == 1
     assert lines[0].startswith(f"arrays of {tmp_path / 'a.npz'}: ")
@@ -265,10 +284,14 @@ def test_more_than_the_memory_is_refused_before_it_is_taken(tmp_path, monkeypatc
         load("npz", tmp_path / "a.npz", quiet)
 
 
-def test_the_copy_with_zeros_around_is_counted_too(monkeypatch):
-    images, labels = np.zeros((10, 5, 5, 1), np.uint8), np.arange(10) % 2
-    monkeypatch.setattr("lipjax.data.dataset.available_on_host", lambda: 2 * 10 * 8 * 8)
-    assert Dataset.of_arrays("mine", (images, labels), (images, labels)).image_shape == (8, 8, 1)
-    monkeypatch.setattr("lipjax.data.dataset.available_on_host", lambda: 2 * 10 * 8 * 8 - 1)
-    with pytest.raises(DataError, match=r"'mine': with zeros to a power of two .* need 1.28 kB of memory, 1.28 kB"):
-        Dataset.of_arrays("mine", (images, labels), (images, labels))
+def test_a_border_of_an_older_version_is_put_around_and_counted(monkeypatch):
+    given, labels = images(10, 5, 6, 2), np.arange(10) % 2
+    data, border = Dataset.of_arrays("mine", (given, labels), (given, labels)), ((1, 2), (1, 1))
+    monkeypatch.setattr("lipjax.data.dataset.available_on_host", lambda: 20 * 8 * 8 * 2)
+    around = data.surrounded(border)
+    assert (around.image_shape, around.border) == ((8, 8, 2), border)
+    np.testing.assert_array_equal(around.train.images[:, 1:-2, 1:-1], given)
+    assert around.train.images.sum() == given.sum()
+    monkeypatch.setattr("lipjax.data.dataset.available_on_host", lambda: 20 * 8 * 8 * 2 - 1)
+    with pytest.raises(DataError, match=r"'mine': in their border its images: need 2.56 kB of memory, 2.56 kB"):
+        data.surrounded(border)

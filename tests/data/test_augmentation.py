@@ -14,6 +14,7 @@ from lipjax.data.augmentation import (
     random_crop,
     random_cutout,
     random_flip,
+    random_resized_crop,
 )
 
 
@@ -27,6 +28,48 @@ def test_crops_are_windows_of_the_padded_image():
         assert len(places) == 1
         offsets.add(places[0])
     assert len(offsets) == 25
+
+
+def test_resized_crops_are_parts_of_the_image_of_all_sizes_and_places():
+    """Of images whose two channels are the coordinates: where a crop is, and how large, is read off its pixels."""
+    height, width = 24, 36
+    rows, columns = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
+    images = jnp.broadcast_to(jnp.asarray(np.stack([rows, columns], -1), jnp.float32), (500, height, width, 2))
+    crops = np.asarray(random_resized_crop(jax.random.key(0), images, 0.25, (12, 18)))
+    assert crops.shape == (500, 12, 18, 2)
+    down, right = crops[:, :, 0, 0], crops[:, 0, :, 1]
+    np.testing.assert_allclose(crops[..., 0], np.broadcast_to(down[:, :, None], crops.shape[:3]), atol=1e-6)
+    np.testing.assert_allclose(crops[..., 1], np.broadcast_to(right[:, None], crops.shape[:3]), atol=1e-6)
+    height, width = (  # the last pixels of the image have no neighbours to be interpolated with
+        (pixels[:, -2] - pixels[:, 1]) * pixels.shape[1] / (pixels.shape[1] - 3) for pixels in (down, right)
+    )
+    area, aspect = height * width, np.log(width / height)
+    assert 0.245 < area.min() < 0.26 < 0.98 < area.max() < 1.005
+    np.testing.assert_allclose(area.mean(), 0.625, atol=0.03)
+    assert np.log(4 / 3) * 0.9 < np.abs(aspect).max() < np.log(4 / 3) + 0.01
+    assert abs(aspect.mean()) < 0.03
+    for side, pixels in ((height, down), (width, right)):
+        start, room = pixels.mean(axis=1) - side / 2, 1 - side
+        assert -0.005 < start.min() < 0.02
+        assert (start < room + 0.005).all()
+        np.testing.assert_allclose((start / room)[room > 0.1].mean(), 0.5, atol=0.05)
+
+
+def test_a_crop_of_the_whole_is_the_image_or_its_means():
+    images = pictures(5)
+    np.testing.assert_allclose(random_resized_crop(jax.random.key(0), images, 1.0, (8, 8)), images, atol=1e-6)
+    larger = jnp.repeat(jnp.repeat(images, 2, 1), 2, 2)
+    half = random_resized_crop(jax.random.key(0), larger, 1.0, (8, 8))
+    assert np.abs(np.asarray(half - images)).mean() < 0.15
+    np.testing.assert_allclose(half.mean((1, 2)), images.mean((1, 2)), atol=0.02)
+
+
+def test_larger_images_are_brought_to_the_size_of_the_network():
+    images = jax.random.randint(jax.random.key(1), (6, 9, 12, 3), 0, 255).astype(jnp.uint8)
+    for options in (DataOptions(crop_padding=1, resized_crop=0.5), DataOptions(crop_padding=0, flip=False)):
+        out = augmented(jax.random.key(0), images, options, 255, jnp.float32, (6, 8))
+        assert (out.shape, out.dtype) == ((6, 6, 8, 3), jnp.float32)
+        assert 0 <= out.min() < out.max() <= 1
 
 
 def test_flips_are_even_and_exact():
@@ -111,7 +154,8 @@ def test_all_that_is_asked_is_done_and_depends_on_the_key():
     images = jax.random.randint(jax.random.key(1), (64, 8, 8, 3), 0, 255).astype(jnp.uint8)
     none = DataOptions(crop_padding=0, flip=False)
     np.testing.assert_allclose(augmented(jax.random.key(0), images, none, 255, jnp.float32), images / 255, rtol=1e-6)
-    for change in ({"color": 1.0}, {"affine": 1.0}, {"cutout": 3}, {"flip": True}, {"crop_padding": 2}):
+    changes = {"color": 1.0, "affine": 1.0, "cutout": 3, "flip": True, "crop_padding": 2, "resized_crop": 0.3}
+    for change in ({key: value} for key, value in changes.items()):
         options = dataclasses.replace(none, **change)
         first, again, other = (augmented(jax.random.key(k), images, options, 255, jnp.float32) for k in (0, 0, 1))
         np.testing.assert_array_equal(first, again)

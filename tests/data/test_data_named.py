@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import scipy.io
 import tensorflow_datasets as tfds
+from PIL import Image, ImageOps
 from tensorflow_datasets.core import registered, shuffle
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.core.utils import lazy_imports_utils
@@ -266,7 +267,7 @@ def test_fashion_mnist_is_prepared_and_read(tmp_path, server, monkeypatch, asked
     monkeypatch.setattr(mnist, "_TRAIN_EXAMPLES", TRAIN)
     monkeypatch.setattr(mnist, "_TEST_EXAMPLES", TEST)
     loaded = named.load_named("fashion_mnist", tmp_path)
-    told = in_words((TRAIN + TEST) * (28 * 28 + 32 * 32))  # and the copy with zeros around
+    told = in_words((TRAIN + TEST) * 28 * 28)
     assert capsys.readouterr().out.endswith(f"fashion_mnist in {tmp_path}: {told} of memory\n")
     assert_loaded(loaded, splits, 10)
     assert_stock_reads_the_same("fashion_mnist", tmp_path, loaded)
@@ -513,8 +514,6 @@ def register(monkeypatch, features: dict, generate=None, keys=("image", "label")
 @pytest.mark.parametrize(
     ("features", "keys", "found"),
     [
-        ({"image": tfds.features.Image(shape=(None, None, 3)), "label": LABEL}, ("image", "label"), "None"),
-        ({"image": tfds.features.Image(shape=(8, 9, 3)), "label": LABEL}, ("image", "label"), "(8, 9, 3)"),
         ({"image": tfds.features.Image(shape=(8, 8, 1), dtype=np.uint16), "label": LABEL}, None, "uint16"),
         ({"image": IMAGE, "mask": IMAGE, "label": LABEL}, ("image", "label"), "['image', 'mask']"),
         ({"image": IMAGE, "label": tfds.features.Scalar(np.int64)}, ("image", "label"), "Scalar"),
@@ -529,6 +528,55 @@ def test_other_features_are_refused_before_the_download(tmp_path, monkeypatch, f
         named.load_named("made_up", tmp_path)
     assert found in str(raised.value)
     assert prepared(tmp_path) == []
+
+
+def test_images_of_several_sizes_need_one_before_the_download(tmp_path, monkeypatch):
+    register(monkeypatch, {"image": tfds.features.Image(shape=(None, None, 3)), "label": LABEL})
+    with pytest.raises(ValueError, match=r"^config.data.image_size=None: the images of 'made_up' have several sizes"):
+        load("made_up", tmp_path)
+    assert prepared(tmp_path) == []
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_of_several_sizes_are_brought_to_one(tmp_path, monkeypatch, channels):
+    """As pictures of a folder are; those for training larger, for random crops; from the cache the second time."""
+    made, _ = synthetic(TEST, (40, 40, channels), 4)
+    made = [image[: 10 + 2 * index, : 40 - 2 * index] for index, image in enumerate(made)]
+    register(
+        monkeypatch,
+        {"image": tfds.features.Image(shape=(None, None, channels)), "label": LABEL},
+        lambda: ((i, {"image": made[i], "label": i % 4}) for i in range(TEST)),
+    )
+    options = {"image_size": (7, 14), "resized_crop": 0.3}
+    data = load("made_up", tmp_path, print, **options)
+    own = min(channels, 3)
+    assert (data.image_shape, data.train.images.shape[1:]) == ((7, 14, own), (8, 16, own))
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    for split, size in ((data.test, (14, 7)), (data.train, (16, 8))):
+        expected = []
+        for image in made:
+            picture = Image.fromarray(image.squeeze(), mode)
+            if channels == 4:
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+            fitted = ImageOps.fit(picture, size, Image.Resampling.BICUBIC)
+            expected.append(np.asarray(fitted).tobytes())
+        assert sorted(image.tobytes() for image in split.images) == sorted(expected)
+    monkeypatch.setattr(named, "_decode", lambda *arguments: pytest.fail("decoded again"))
+    again = load("made_up", tmp_path, print, **options)
+    np.testing.assert_array_equal(again.train.images, data.train.images)
+
+
+def test_rectangles_of_one_size_stay_what_they_are(tmp_path, monkeypatch):
+    images, labels = synthetic(TEST, (8, 11, 3), 4)
+    register(
+        monkeypatch,
+        {"image": tfds.features.Image(shape=(8, 11, 3)), "label": LABEL},
+        lambda: ((i, {"image": images[i], "label": int(labels[i])}) for i in range(TEST)),
+    )
+    assert_loaded(named.load_named("made_up", tmp_path), {"train": (images, labels), "test": (images, labels)}, 4)
+    assert load("made_up", tmp_path).image_shape == (8, 11, 3)
+    assert load("made_up", tmp_path, image_size=4).image_shape == (4, 4, 3)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

@@ -73,18 +73,13 @@ def test_a_fraction_of_each_class_is_held_out_by_the_names_of_the_files(tmp_path
     np.testing.assert_array_equal(again.test.images, data.test.images)
 
 
-@pytest.mark.parametrize(("size", "side"), [(8, 8), (12, 16), (28, 32), (3, 4), (1, 4)])
-def test_others_than_powers_of_two_are_surrounded_by_zeros(tmp_path, size, side):
-    fill(tmp_path, {"a": 2, "b": 2}, (size, size, 3))
+@pytest.mark.parametrize("shape", [(28, 28, 3), (8, 12, 3), (3, 1, 3)])
+def test_pictures_keep_their_shape(tmp_path, shape):
+    fill(tmp_path, {"a": 2, "b": 2}, shape)
     data = read(tmp_path)
-    assert data.image_shape == (side, side, 3)
-    top, bottom = data.border[0]
-    assert data.border == ((top, bottom), (top, bottom))
-    assert top + size + bottom == side
-    assert abs(top - bottom) <= 1
-    inner = data.train.images[:, top : side - bottom, top : side - bottom]
-    assert inner.shape[1:] == (size, size, 3)
-    assert inner.sum() == data.train.images.sum() > 0
+    assert (data.image_shape, data.border) == (shape, ((0, 0), (0, 0)))
+    expected = sorted(np.asarray(Image.open(path)).tobytes() for path in tmp_path.glob("*/*"))
+    assert sorted(image.tobytes() for split in (data.train, data.test) for image in split.images) == expected
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
@@ -94,17 +89,32 @@ def test_pictures_of_any_shape_are_brought_to_one_size(tmp_path, fit, shape):
     save(tmp_path / "a" / "other.png", picture((31, 17, 3)))
     data = read(tmp_path, image_size=16, fit=fit)
     assert data.image_shape == (16, 16, 3)
+    assert read(tmp_path, image_size=(12, 20), fit=fit).image_shape == (12, 20, 3)
+
+
+def test_for_random_crops_training_images_are_larger(tmp_path):
+    fill(tmp_path, {"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1}, (30, 40, 3))
+    lines = []
+    data = load("folder", tmp_path, lines.append, image_size=[14, 21], resized_crop=0.5)
+    assert (data.train.images.shape, data.test.images.shape) == ((4, 16, 24, 3), (2, 14, 21, 3))
+    assert (data.enlarged, data.image_shape) == (True, (14, 21, 3))
+    assert lines == [f"6 images of 2 classes in {tmp_path}, 21×14 pixels of 3 channels: 6.37 kB of memory"]
+    plain = read(tmp_path, image_size=(14, 21))
+    np.testing.assert_array_equal(plain.test.images, data.test.images)
+    assert plain.train.images.shape == (4, 14, 21, 3)
+    as_found = load("folder", tmp_path, quiet, resized_crop=0.5)
+    assert as_found.train.images.shape == (4, 30, 40, 3)
 
 
 def test_crop_takes_the_middle_pad_all_and_stretch_all(tmp_path):
     """A white stripe left, black in the middle, grey right: 8 high, 24 wide."""
     stripes = np.repeat(np.uint8([255, 0, 100]), 8)[None, :, None] * np.ones((8, 1, 3), np.uint8)
     path = save(tmp_path / "a.png", stripes)
-    assert decoded(path, Form(8, "crop")).max() == 0
-    padded = decoded(path, Form(24, "pad"))
+    assert decoded(path, Form((8, 8), "crop")).max() == 0
+    padded = decoded(path, Form((24, 24), "pad"))
     assert padded[:8].max() == padded[16:].max() == 0
     np.testing.assert_array_equal(padded[8:16], stripes)
-    stretched = decoded(path, Form(24, "stretch"))
+    stretched = decoded(path, Form((24, 24), "stretch"))
     np.testing.assert_array_equal(stretched[::3], stripes)
     np.testing.assert_array_equal(stretched[1], stretched[0])
 
@@ -265,12 +275,6 @@ def test_what_is_wrong_is_refused_by_its_name(tmp_path, kind):
     assert "\n" not in str(raised.value)
 
 
-def test_pictures_that_are_not_square_need_a_size(tmp_path):
-    fill(tmp_path, {"a": 2, "b": 2}, (8, 12, 3))
-    with pytest.raises(ValueError, match=r"image_size=None: .*000.png has 12×8 pixels .*config.data.fit to crop, pad"):
-        read(tmp_path)
-
-
 def test_more_than_the_memory_is_refused_before_it_is_taken(tmp_path, monkeypatch):
     fill(tmp_path, {"a": 2, "b": 2})
     monkeypatch.setattr("lipjax.data.dataset.available_on_host", lambda: 4 * 8 * 8 * 3 - 1)
@@ -283,11 +287,16 @@ def test_more_than_the_memory_is_refused_before_it_is_taken(tmp_path, monkeypatc
     ("options", "message"),
     [
         ({"data_dir": None}, "config.data.data_dir=None: must name a folder of images with config.data.name='folder'"),
-        ({"image_size": 0}, "image_size=0: must be an integer from 1 to 4096, or None"),
+        ({"image_size": 0}, r"image_size=0: must be an integer from 1 to 4096, \(height, width\) of such, or None"),
+        ({"image_size": (8, 8, 3)}, r"image_size=\(8, 8, 3\): must be an integer from 1"),
+        ({"image_size": (8, 5000)}, r"image_size=\(8, 5000\): must be an integer from 1"),
+        ({"image_size": True}, "image_size=True: must be an integer from 1"),
+        ({"resized_crop": 1.5}, r"resized_crop=1.5: must be a number in \[0, 1\]"),
         ({"fit": "squash"}, r"fit='squash': must be one of \('crop', 'pad', 'stretch'\)"),
         ({"channels": 4}, "channels=4: must be 1, 3 or None"),
         ({"test_fraction": 1}, r"test_fraction=1: must be a number in \(0, 1\)"),
-        ({"name": "digits", "image_size": 8}, "image_size=8: is for name='folder' only, got name='digits'"),
+        ({"name": "cifar10", "channels": 1}, "channels=1: is for name='folder' only, got name='cifar10'"),
+        ({"name": "digits", "image_size": 8}, "image_size=8: is not for name='digits', whose images have one"),
     ],
 )
 def test_bad_options(tmp_path, options, message):

@@ -48,7 +48,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def own(pictures, tmp_path_factory):
-    """(workdir, the folder) of a tiny run on them, 6×6 in a border, grey."""
+    """(workdir, the folder) of a tiny run on them, 6×6, grey."""
     workdir = tmp_path_factory.mktemp("own") / "run"
     options = {"data.name": "folder", "data.data_dir": str(pictures), "data.image_size": 6}
     train(config_of(**options, **{"data.fit": "pad", "data.channels": 1}), workdir, quiet)
@@ -67,7 +67,7 @@ def test_pictures_are_brought_to_the_network_as_in_training(pictures, fit, chann
     """The files that were held out are the images of the test split."""
     options = DataOptions("folder", str(pictures), image_size=6, fit=fit, channels=channels)
     data = loaded(options, quiet)
-    assert (data.image_shape, data.border) == ((8, 8, channels or 3), ((1, 1), (1, 1)))
+    assert (data.image_shape, data.border) == ((6, 6, channels or 3), ((0, 0), (0, 0)))
     files = sorted(pictures.glob("*/*"))
     read = Description.of(data, options).read(files)
     for image, label in zip(data.test.images, data.test.labels, strict=True):
