@@ -80,6 +80,7 @@ class ResidualConv(Layer):
         units; then a convolution with its sums in blocks, and b (`convolution.conv_proof`).
         A quotient that underflows is one of W's entry.
         """
+        convolution.sides(shape)  # refuses what is no image
         k, channels = self.kernel_size, shape[-1]
         check_shapes("ResidualConv", own["params"], kernel=(k, k, channels, channels), gain=(channels,))
         params = {name: np.asarray(leaf, np.float64) for name, leaf in own["params"].items()}
