@@ -57,7 +57,9 @@ def follow(layer: nn.Module, kernel: jax.Array, shape: Shape, train: bool) -> No
 
 
 def settled(own: Variables, kernel: jax.Array) -> dict[str, Any]:
-    """The variables with spectral/image caught up with the kernel."""
+    """The variables with spectral/image caught up with the kernel; those of a folded layer have none."""
+    if not own.get("spectral"):
+        return {**own}
     image = norm_power_steps(kernel, tracked(own, "a convolution")["image"], SETTLING_STEPS)
     return {**own, "spectral": {**own["spectral"], "image": image}}
 

@@ -90,7 +90,7 @@ class OrthogonalDense(Layer):
 
     @nn.nowrap
     def settled(self, own):
-        return _settled(own, self.matrix(own["params"]))
+        return _settled(own, self.matrix)
 
     @nn.nowrap
     def tightened(self, own, shape):
@@ -154,7 +154,7 @@ class PatchConv(Layer):
 
     @nn.nowrap
     def settled(self, own):
-        return _settled(own, METHODS[self.kind](own["params"]["kernel"]))
+        return _settled(own, lambda params: METHODS[self.kind](params["kernel"]))
 
     @nn.nowrap
     def tightened(self, own, shape):
@@ -196,8 +196,11 @@ def _proof(kind: str, own: Mapping[str, Any], shape: Shape, features: int) -> Pr
     return Proof(f"{kind}, {matrix.shape[0]} × {matrix.shape[1]}", bound, why, offset, rounding=rounding)
 
 
-def _settled(own, matrix):
-    return {**own, "spectral": {**tracked(own, "an orthogonal layer"), "matrix": matrix}}
+def _settled(own, matrix_of):
+    """The variables with the matrix of the parameters; a folded layer has the matrix alone."""
+    if "kernel" not in own["params"]:
+        return {**own}
+    return {**own, "spectral": {**tracked(own, "an orthogonal layer"), "matrix": matrix_of(own["params"])}}
 
 
 def _folded(own):

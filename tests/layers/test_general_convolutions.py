@@ -66,6 +66,7 @@ def test_evaluation_training_and_folding_are_one_map(name, float64):
     folded, folded_own = layer.folded(own, shape)
     np.testing.assert_array_equal(folded.evaluate(folded_own, x), y)
     assert folded.proof(folded_own, shape) == layer.proof(own, shape)
+    assert folded.proof(folded.tightened(folded_own, shape), shape) == layer.proof(own, shape)  # nothing to tighten
     if name != "centring":
         np.testing.assert_allclose(layer.apply(own, x, True), y, atol=1e-12)
 
