@@ -42,17 +42,26 @@ def default_config() -> ConfigDict:
 
 
 def renamed(config: ConfigDict, original: ConfigDict, overridden: Collection[str]) -> ConfigDict:
-    """The config without the options of a model or a loss whose name was overridden by that of another one.
+    """The config without the options of a model, loss or schedule whose name was overridden by that of another one.
 
     Args:
       config: with the overrides; original: as the config file has it.
       overridden: the keys, such as 'model.name'.
     """
-    for section in ("model", "loss"):
-        if config[section].name != original[section].name:
-            for key in [key for key in config[section] if f"{section}.{key}" not in overridden]:
-                del config[section][key]
+    for path in ("model", "loss", "optimizer.schedule"):
+        section, before = (_section(each, path) for each in (config, original))
+        if path not in overridden and section.get("name") != before.get("name"):
+            for key in [key for key in section if f"{path}.{key}" not in overridden]:
+                del section[key]
     return config
+
+
+def _section(config: ConfigDict, path: str) -> ConfigDict:
+    """The section of a dotted path, an empty one where there is none."""
+    section: Any = config
+    for name in path.split("."):
+        section = section.get(name) if isinstance(section, ConfigDict) else None
+    return section if isinstance(section, ConfigDict) else ConfigDict()
 
 
 def build(section: str, owner: Callable[..., Any], given: Mapping[str, Any], *fixed: Any) -> Any:

@@ -31,7 +31,7 @@ def test_a_config_is_found_by_name_and_a_file_wins(tmp_path, monkeypatch):
         str(path.relative_to(ROOT / "configs").with_suffix("")) for path in (ROOT / "configs").rglob("*.py")
     }
     assert configs.read("paper/cifar10", {}).model.polynomial == "taylor"
-    assert configs.read("digits", {}).model.hidden == 64
+    assert configs.read("digits", {}).model.hidden == 256
     (tmp_path / "digits").write_text(
         "from lipjax.config import default_config\ndef get_config(size='3'):\n"
         "    config = default_config()\n    config.model.hidden = int(size)\n    return config\n",
@@ -98,10 +98,12 @@ def test_overrides():
     assert (config.run.epochs, config.model.std, config.data.flip, config.run.tensorboard) == (1000.0, 0.5, False, True)
     assert config.data.crop_padding is None
     assert config.run.radii == "0.50"  # as it was text before, it is not made a number
+    whole = configs.read("digits", {"optimizer.schedule": "{'name': 'drops', 'factor': 0.5}"}).optimizer.schedule
+    assert whole.to_dict() == {"name": "drops", "factor": 0.5}
     assert configs.read("digits", {"optimizer.schedule.name": "constant_schedule"}).optimizer.schedule.to_dict() == {
         "name": "constant_schedule"
     }
-    with pytest.raises(ValueError, match=r"config\.model\.hidden\.x='3': config\.model\.hidden=64 is no section"):
+    with pytest.raises(ValueError, match=r"config\.model\.hidden\.x='3': config\.model\.hidden=256 is no section"):
         configs.read("digits", {"model.hidden.x": "3"})
     with pytest.raises(ValueError, match=r"--noconfig\.data\.flip=1: takes no value"):
         configs.split_overrides(["--noconfig.data.flip=1"])

@@ -93,7 +93,6 @@ def test_options_are_refused_by_name():
         ({"name": "bronet", "ridge": 0.5}, "config.model.ridge=0.5: must be"),
         ({"name": "convnet", "width": 3}, "config.model.width=3: must be an even number"),
         ({"name": "convnet", "convolution": "none"}, "config.model.convolution='none': must be one of"),
-        ({"name": "convnet", "blocks": 6}, "config.model.blocks=6: height and width"),
     ]:
         with pytest.raises(ValueError, match=message):
             build_model(options, (32, 32, 3), 10)

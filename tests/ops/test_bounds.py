@@ -196,7 +196,7 @@ def test_dense_bound_is_tight_to_its_margin(rng):
 def test_a_low_estimate_is_not_believed(monkeypatch, rng):
     """The factorisation decides: an estimate a factor 0.9 too low must not lower the bound below the norm."""
     matrix = rng.normal(size=(100, 100))
-    monkeypatch.setattr("lipjax.ops.bounds.largest_eigenvalue", lambda gram: 0.81 * np.linalg.eigvalsh(gram)[-1])
+    monkeypatch.setattr("lipjax.ops.dense_bounds.largest_eigenvalue", lambda gram: 0.81 * np.linalg.eigvalsh(gram)[-1])
     assert dense_norm_bound(matrix) >= np.linalg.norm(matrix, 2)
 
 
