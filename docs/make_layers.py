@@ -18,7 +18,16 @@ from lipjax.system.files import atomic_write
 PAGE = Path(__file__).with_name("layers.md")
 
 GROUPS = {
-    "Inputs and shapes": ("InputScale", "SpaceToDepth", "Patches", "FirstChannels", "Flatten", "Position", "Shift"),
+    "Inputs and shapes": (
+        "InputScale",
+        "SpaceToDepth",
+        "Patches",
+        "ZeroPad",
+        "FirstChannels",
+        "Flatten",
+        "Position",
+        "Shift",
+    ),
     "Orthogonal and 1-Lipschitz convolutions": (
         *("SkewOrthogonalConv", "FoldedConv", "CayleyConv", "BlockReflectorConv", "OrthogonalMixing", "ShiftMixing"),
         *("PatchConv", "AlmostOrthogonalConv", "ConvexPotential", "SdpResidual"),

@@ -115,9 +115,15 @@ class SpaceToDepth(Layer):
 
 
 class ZeroPad(Layer):
-    """Images (N, H, W, C) in the middle of (N, height, width, C), zeros around them: an isometry.
+    """Images (N, H, W, C) in the middle of (N, height, width, C), zeros around them.
 
     Where one line of zeros more is on one side than on the other, it is below or on the right.
+
+    Bound: 1, as zeros are added: an isometry.
+
+    Rounding: none, as numbers are moved.
+
+    Source: elementary.
 
     Attributes:
       height, width: of what comes out.
