@@ -122,6 +122,16 @@ def integer(low: int, high: float = math.inf) -> Allowed:
     return text, lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
+def even(low: int = 2) -> Allowed:
+    """An even integer."""
+    return f"an even number >= {low}", lambda value: integer(low)[1](value) and value % 2 == 0
+
+
+def odd() -> Allowed:
+    """An odd integer, such as the side of a kernel."""
+    return "an odd number >= 1", lambda value: integer(1)[1](value) and value % 2 == 1
+
+
 def number(low: float, high: float = math.inf) -> Allowed:
     """A finite number of a range."""
     text = f"a number >= {low}" if high == math.inf else f"a number in [{low}, {high}]"

@@ -133,15 +133,20 @@ class _Certification:
     def _others(self, proven: Proven, radii: list[float], network: str) -> list[Measure]:
         """The measures that are asked for beside the certified radius."""
         wanted, trained, border = self.wanted, self.trained, self.dataset.border
-        estimated = float(trained.model.estimated_bound(trained.variables))
         of_attack = (radii, wanted.attack, self.folder, network, wanted.attack_domain, border)
         makers: list[tuple[bool, Callable[[], Measure]]] = [
             (wanted.attack != "none", lambda: Attack(proven, *of_attack)),
             (wanted.precision == "float32", lambda: Float32(proven, trained.prove("float32"), wanted.float_slack)),
             (wanted.precisions, lambda: Precision(proven)),
-            (wanted.paper_protocol, lambda: PaperProtocol(proven, estimated)),
+            (
+                wanted.paper_protocol,
+                lambda: PaperProtocol(proven, self._estimated_bound()),
+            ),
         ]
         return [make() for is_wanted, make in makers if is_wanted]
+
+    def _estimated_bound(self) -> float:
+        return float(self.trained.model.estimated_bound(self.trained.variables))
 
 
 def _program() -> list[str]:

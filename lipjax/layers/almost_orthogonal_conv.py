@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax import ops
+from lipjax.config import odd
 from lipjax.layers.convolution import applied_rounding, evaluated, sides
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.layer import Layer, Proof, check_shapes, norm_at_zero
+from lipjax.layers.layer import Layer, Proof, check_field, check_shapes, norm_at_zero
 from lipjax.layers.rounding import COARSEST, ROUNDOFF, SQUARE_ROOT, Rounding, enlarged, gamma, underflow
 from lipjax.ops.bounds import method
 from lipjax.ops.diagonal_bounds import almost_orthogonal, diagonal_bound
@@ -46,7 +47,7 @@ class AlmostOrthogonalConv(Layer):
     decayed: ClassVar[tuple[str, ...]] = ("kernel",)
 
     def __post_init__(self):
-        check_kernel_size("AlmostOrthogonalConv", self.kernel_size)
+        check_field("AlmostOrthogonalConv", "kernel_size", self.kernel_size, odd())
         super().__post_init__()
 
     @nn.compact
@@ -123,12 +124,6 @@ def scale_error(kernel: np.ndarray, q: np.ndarray | None = None, units_of_q: flo
     units = count * float((of_sizes / t).max(initial=0.0)) * 1.01 + (2 * k - 1) ** 2 * c_in + units_of_q + 3
     part = units * ROUNDOFF * COARSEST
     return None if part > 0.1 else units / 2 / (1 - part) ** 2 + SQUARE_ROOT + 2
-
-
-def check_kernel_size(owner: str, kernel_size) -> None:
-    """Raise ValueError unless it is an odd number >= 1."""
-    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"{owner}: kernel_size must be an odd number >= 1, got {kernel_size!r}")
 
 
 def _orthogonal_or_identity(key, shape, dtype=jnp.float32):

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipjax.config import check, flag
-from lipjax.layers.almost_orthogonal_conv import check_kernel_size
+from lipjax.config import check, flag, odd
 from lipjax.layers.grid import (
     SMALL,
     grid_proof,
@@ -20,7 +19,7 @@ from lipjax.layers.grid import (
     unit_of,
 )
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.layer import Layer, check_shapes
+from lipjax.layers.layer import OPTIONAL_COUNT, Layer, check_field, check_shapes
 from lipjax.layers.rounding import gamma
 from lipjax.ops.blocked import product
 from lipjax.ops.frequency import LEAST, Grid, block_reflections, grid_conv, symbols
@@ -66,9 +65,8 @@ class BlockReflectorConv(Layer):
     decayed: ClassVar[tuple[str, ...]] = ("kernel",)
 
     def __post_init__(self):
-        check_kernel_size("BlockReflectorConv", self.kernel_size)
-        if self.rank is not None and (not isinstance(self.rank, int) or self.rank < 1):
-            raise ValueError(f"BlockReflectorConv: rank must be None or an integer >= 1, got {self.rank!r}")
+        check_field("BlockReflectorConv", "kernel_size", self.kernel_size, odd())
+        check_field("BlockReflectorConv", "rank", self.rank, OPTIONAL_COUNT)
         for name, least, most in (("ridge", 1e-7, 1e-2), ("scale", 1e-3, 1e3)):
             value = getattr(self, name)
             number = float(value) if isinstance(value, int | float) else math.nan

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipjax.layers.almost_orthogonal_conv import check_kernel_size
+from lipjax.config import odd
 from lipjax.layers.grid import SMALL, grid_proof, is_in_range, padded, symbol_error, unit_of
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.layer import Layer, check_shapes
+from lipjax.layers.layer import Layer, check_field, check_shapes
 from lipjax.layers.rounding import gamma
 from lipjax.ops.blocked import product
 from lipjax.ops.frequency import Grid, cayley, grid_conv, symbols
@@ -43,7 +43,7 @@ class CayleyConv(Layer):
     decayed: ClassVar[tuple[str, ...]] = ("kernel",)
 
     def __post_init__(self):
-        check_kernel_size("CayleyConv", self.kernel_size)
+        check_field("CayleyConv", "kernel_size", self.kernel_size, odd())
         super().__post_init__()
 
     @nn.compact

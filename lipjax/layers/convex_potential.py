@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipjax.layers.almost_orthogonal_conv import check_kernel_size
+from lipjax.config import odd
 from lipjax.layers.convolution import POWER_STEPS, SETTLING_STEPS, sides
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.layer import Layer, check_shapes, tracked
+from lipjax.layers.layer import OPTIONAL_COUNT, Layer, check_field, check_shapes, tracked
 from lipjax.layers.potential import potential_proof, potential_step
 from lipjax.layers.proven_norm import proven_norm
 from lipjax.ops.bounds import method
@@ -49,8 +49,8 @@ class ConvexPotential(Layer):
     decayed: ClassVar[tuple[str, ...]] = ("kernel",)
 
     def __post_init__(self):
-        check_kernel_size("ConvexPotential", self.kernel_size)
-        check_inner("ConvexPotential", self.inner)
+        check_field("ConvexPotential", "kernel_size", self.kernel_size, odd())
+        check_field("ConvexPotential", "inner", self.inner, OPTIONAL_COUNT)
         super().__post_init__()
 
     @nn.compact
@@ -128,12 +128,6 @@ class ConvexPotential(Layer):
         proven = proven_norm(np.asarray(own["params"]["kernel"], np.float64), sides(shape))
         least = np.nextafter(norm.dtype.type(proven), norm.dtype.type(np.inf))
         return {**own, "spectral": {**own["spectral"], "norm": jnp.asarray(np.maximum(norm, least))}}
-
-
-def check_inner(owner: str, inner) -> None:
-    """Raise ValueError unless it is None or a number >= 1."""
-    if inner is not None and (not isinstance(inner, int) or inner < 1):
-        raise ValueError(f"{owner}: inner must be None or an integer >= 1, got {inner!r}")
 
 
 def _normalised(kernel, bias, norm):

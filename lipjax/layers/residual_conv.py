@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipjax.config import check, flag, integer, number, one_of
+from lipjax.config import check, flag, integer, number, odd, one_of
 from lipjax.layers import convolution
 from lipjax.layers.layer import Layer, check_shapes, isometry, norm_at_zero, tracked
 from lipjax.layers.rounding import enlarged, gamma, underflow
@@ -164,8 +164,3 @@ class Centring(Layer):
 
 def _shifted(x, bias, mean):
     return x + (bias - mean).astype(x.dtype)
-
-
-def odd():
-    """An odd number."""
-    return "an odd number >= 1", lambda value: integer(1)[1](value) and value % 2 == 1

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipjax.layers.almost_orthogonal_conv import check_kernel_size, scale_error
-from lipjax.layers.convex_potential import check_inner
+from lipjax.config import odd
+from lipjax.layers.almost_orthogonal_conv import scale_error
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.layer import Layer, check_shapes
+from lipjax.layers.layer import OPTIONAL_COUNT, Layer, check_field, check_shapes
 from lipjax.layers.potential import potential_proof, potential_step
 from lipjax.ops.diagonal_bounds import diagonal_bound
 from lipjax.ops.fusion import stored
@@ -46,8 +46,8 @@ class SdpResidual(Layer):
     decayed: ClassVar[tuple[str, ...]] = ("kernel",)
 
     def __post_init__(self):
-        check_kernel_size("SdpResidual", self.kernel_size)
-        check_inner("SdpResidual", self.inner)
+        check_field("SdpResidual", "kernel_size", self.kernel_size, odd())
+        check_field("SdpResidual", "inner", self.inner, OPTIONAL_COUNT)
         super().__post_init__()
 
     @nn.compact

@@ -9,7 +9,7 @@ import numpy as np
 
 from lipjax import ops
 from lipjax.config import check, integer
-from lipjax.layers.layer import Layer, Proof, isometry, norm_at_zero
+from lipjax.layers.layer import Layer, Proof, check_field, isometry, norm_at_zero
 from lipjax.layers.rounding import enlarged, gamma, moved, underflow
 from lipjax.ops.fusion import stored
 
@@ -209,8 +209,7 @@ class Patches(Layer):
     size: int = 4
 
     def __post_init__(self):
-        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
-            raise ValueError(f"Patches: size must be an integer >= 1, got {self.size!r}")
+        check_field("Patches", "size", self.size, integer(1))
         super().__post_init__()
 
     @nn.compact

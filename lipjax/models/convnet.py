@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lipjax.config import check, integer, number, one_of
+from lipjax.config import check, even, integer, number, odd, one_of
 from lipjax.layers import (
     ACTIVATIONS,
     CONVOLUTIONS,
@@ -77,10 +77,10 @@ def convnet(
 
 
 _OPTIONS = {
-    "width": ("an even number >= 2", lambda value: integer(2)[1](value) and value % 2 == 0),
+    "width": even(),
     "blocks": integer(1),
     "layers": integer(1),
-    "kernel_size": ("an odd number >= 1", lambda value: integer(1)[1](value) and value % 2 == 1),
+    "kernel_size": odd(),
     "hidden": integer(1),
     "std": number(SMALLEST_STD, LARGEST_STD),
 }

@@ -6,7 +6,7 @@ import flax.linen as nn
 import numpy as np
 
 from lipjax import ops
-from lipjax.config import Allowed, check, flag, integer, number, one_of, or_none
+from lipjax.config import check, even, flag, integer, number, one_of, or_none
 from lipjax.layers import (
     ACTIVATIONS,
     CONVOLUTIONS,
@@ -256,11 +256,6 @@ def _numbers(name: str, value: Any) -> np.ndarray:
     return numbers
 
 
-def _even(low: int) -> Allowed:
-    is_integer = integer(low)[1]
-    return f"an even number >= {low}", lambda value: is_integer(value) and value % 2 == 0
-
-
 def _is_size(value: Any) -> bool:
     sides = value if isinstance(value, tuple) else (value,)
     return len(sides) in (1, 2) and all(integer(1)[1](side) for side in sides)
@@ -268,7 +263,7 @@ def _is_size(value: Any) -> bool:
 
 _ATTRIBUTES = {
     "input_size": ("an integer >= 1, or two of them, (height, width)", _is_size),
-    "init_channels": _even(2),
+    "init_channels": even(),
     "in_channels": integer(1),
     "num_classes": integer(2),
     "hidden": integer(1),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lipjax.config import Allowed, check, flag, integer, number, one_of, or_none
+from lipjax.config import check, even, flag, integer, number, odd, one_of, or_none
 from lipjax.layers import (
     ACTIVATIONS,
     HEADS,
@@ -140,25 +140,15 @@ def check_options(options) -> None:
     check(options, stem_kernel_size=(f"at least stem_stride={least}", lambda size: size >= least))
 
 
-def _even() -> Allowed:
-    is_integer = integer(2)[1]
-    return "an even number >= 2", lambda value: is_integer(value) and value % 2 == 0
-
-
-def _odd() -> Allowed:
-    is_integer = integer(1)[1]
-    return "an odd number >= 1", lambda value: is_integer(value) and value % 2 == 1
-
-
 _OPTIONS = {
-    "width": _even(),
+    "width": even(),
     "depth": integer(1),
-    "kernel_size": _odd(),
+    "kernel_size": odd(),
     "stem_kernel_size": integer(1),
     "stem_stride": integer(1),
-    "neck_width": or_none(_even()),
+    "neck_width": or_none(even()),
     "neck_stride": integer(1),
-    "dense_width": _even(),
+    "dense_width": even(),
     "dense_depth": integer(0),
     "dense_kind": one_of(*METHODS),
     "hidden": integer(1),
