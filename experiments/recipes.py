@@ -23,17 +23,12 @@ def loss(name: str, pixels: float, **options: Any) -> Changes:
     return {"loss.name": name, "loss.epsilon": pixels / 255} | {f"loss.{key}": value for key, value in options.items()}
 
 
-def eight(channels: int, epochs: int) -> Changes:
-    """4×4 pixels become channels first."""
-    return {"model.patch": 4, "model.init_channels": channels, "run.epochs": epochs}
+def patches(side: int, channels: int, epochs: int) -> Changes:
+    """side × side pixels become channels first: of 2×2 the network works at 16×16 and below."""
+    return {"model.patch": side, "model.init_channels": channels, "run.epochs": epochs}
 
 
-def sixteen(channels: int, epochs: int) -> Changes:
-    """2×2 pixels become channels first, so that the network works at 16×16 and below."""
-    return {"model.patch": 2, "model.init_channels": channels, "run.epochs": epochs}
-
-
-_EMMA, _SMALL = loss("emma", 36), sixteen(16, 8)
+_EMMA, _SMALL = loss("emma", 36), patches(2, 16, 8)
 
 # At U, the time of 4 epochs of the first one: one thing after the other is changed.
 AT_U: dict[str, Changes] = {
@@ -41,20 +36,20 @@ AT_U: dict[str, Changes] = {
     "EMMA, SGD with drops": _EMMA,
     "EMMA, one-cycle": _EMMA | one_cycle(),
     "EMMA, one-cycle, 16×16": _EMMA | one_cycle() | _SMALL,
-    "EMMA, one-cycle, 8×8": _EMMA | one_cycle() | eight(32, 12),
+    "EMMA, one-cycle, 8×8": _EMMA | one_cycle() | patches(4, 32, 12),
     "EMMA, one-cycle, 16×16, rate 0.1": _EMMA | one_cycle(0.1) | _SMALL,
     "EMMA, one-cycle, 16×16, rate 0.4": _EMMA | one_cycle(0.4) | _SMALL,
     "EMMA, one-cycle, 16×16, batch 64, rate 0.1": _EMMA | one_cycle(0.1) | _SMALL | {"run.batch_size": 64},
-    "EMMA, one-cycle, 16×16, batch 256": _EMMA | one_cycle() | sixteen(16, 9) | {"run.batch_size": 256},
+    "EMMA, one-cycle, 16×16, batch 256": _EMMA | one_cycle() | patches(2, 16, 9) | {"run.batch_size": 256},
     "EMMA, one-cycle, 16×16, NAdam": _EMMA | adaptive("nadam", 2e-3) | _SMALL,
     "EMMA, one-cycle, 16×16, Muon": _EMMA | adaptive("muon", 2e-2) | _SMALL,
     "EMMA, one-cycle, 16×16, no weight decay": _EMMA | one_cycle() | _SMALL | {"optimizer.weight_decay": 0.0},
     "EMMA, one-cycle, 16×16, learned scale": loss("emma", 36, trainable_scale=True) | one_cycle() | _SMALL,
-    "EMMA, one-cycle, 16×16, 24 channels": _EMMA | one_cycle() | sixteen(24, 3),
-    "EMMA, one-cycle, 16×16, LipConvnet-10": _EMMA | one_cycle() | sixteen(16, 4) | {"model.depth": 10},
+    "EMMA, one-cycle, 16×16, 24 channels": _EMMA | one_cycle() | patches(2, 24, 3),
+    "EMMA, one-cycle, 16×16, LipConvnet-10": _EMMA | one_cycle() | patches(2, 16, 4) | {"model.depth": 10},
     "EMMA, one-cycle, 16×16, degree 3 at norm 1.4": _EMMA
     | one_cycle()
-    | sixteen(16, 10)
+    | patches(2, 16, 10)
     | {"model.degree": 3, "model.norm": 1.4},
     "EMMA, one-cycle, 16×16, curvature head": _EMMA
     | one_cycle()
@@ -93,7 +88,7 @@ BEST: dict[str, Changes] = {
     "lipjax 0.1, U": {},
     "EMMA, ε = 36/255, U": _EMMA | one_cycle() | _SMALL,
     "EMMA, ε = 108/255, U": loss("emma", 108) | one_cycle() | _SMALL,
-    "EMMA, ε = 54/255, 24 channels, 10 U": loss("emma", 54) | one_cycle() | sixteen(24, 32),
+    "EMMA, ε = 54/255, 24 channels, 10 U": loss("emma", 54) | one_cycle() | patches(2, 24, 32),
 }
 
 # CIFAR-100, exact pixels: the paper's recipe with its curvature head, in fewer epochs as they are longer, and ours.

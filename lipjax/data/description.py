@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lipjax.data.dataset import Border, DataError, Dataset, check_memory, inside
-from lipjax.data.options import DataOptions
+from lipjax.data.options import DataOptions, both_sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +92,7 @@ class Description:
         bytes_each = 1 + np.dtype(np.float32).itemsize
         check_memory(f"{len(paths)} pictures", len(paths) * math.prod(self.image_shape) * bytes_each)
         images = np.zeros((len(paths), *self.image_shape), np.uint8)
-        size = (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
-        form = Form(size, self.fit, self.channels)
+        form = Form(both_sides(self.image_size), self.fit, self.channels)
         decode_into(inside(images, self.border), paths, form, f", as the images of {self.name!r} have")
         self._check_white(paths, images)
         return images.astype(np.float32) / np.float32(255)

@@ -73,13 +73,18 @@ class DataOptions:
     @property
     def size(self) -> tuple[int, int] | None:
         """image_size as (height, width)."""
-        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+        return both_sides(self.image_size)
 
     def path(self, what: str) -> Path:
         """data_dir; ValueError where it is None."""
         if self.data_dir is None:
             raise ValueError(f"config.data.data_dir=None: must name {what} with config.data.name={self.name!r}")
         return Path(self.data_dir)
+
+
+def both_sides(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """(height, width) of an image_size."""
+    return (image_size, image_size) if isinstance(image_size, int) else image_size
 
 
 def _is_size(value: Any) -> bool:

@@ -13,6 +13,7 @@ from lipjax.layers.rounding import COARSEST, Rounding, enlarged, gamma, underflo
 from lipjax.ops import bounds
 from lipjax.ops.blocked import BLOCK, blocks
 from lipjax.ops.convolution import blocked_sums, linear_operator
+from lipjax.ops.dense_bounds import dense_norm_bound, dense_rounding
 from lipjax.ops.general_conv import conv, norm_along, norm_power_steps
 from lipjax.ops.nonnegative import nonnegative_conv_norm_bound, nonnegative_norm_bound
 from lipjax.ops.skew import random_unit_image
@@ -125,3 +126,14 @@ def matrix_rounding(matrix: np.ndarray, bound: float, offset: float, pixels: int
     within = gamma(min(count, BLOCK)) * nonnegative_norm_bound(matrix)
     lost = underflow(pixels * matrix.shape[1], 2 * count)
     return enlarged(within + gamma(blocks(count) + 1) * bound * MORE, gamma(1) * offset + lost)
+
+
+def matrix_proof(kind: str, matrix: np.ndarray, offset: float, pixels: int = 1, margin: float = 1e-4) -> Proof:
+    """Of x D + b by `blocked.product`, for all pixels of an image alike: ‖D‖, proven of its Gram matrix.
+
+    `margin`: see `dense_norm_bound`.
+    """
+    bound = dense_norm_bound(np.asarray(matrix, np.float64), margin)
+    allowance = f"at most {dense_rounding((len(matrix), matrix.shape[1])):.1e} of it is allowance for rounding"
+    why = f"Cholesky factorisation of its Gram matrix; {allowance}"
+    return Proof(kind, bound, why, offset, rounding=matrix_rounding(matrix, bound, offset, pixels))

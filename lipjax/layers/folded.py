@@ -9,13 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax import ops
-from lipjax.layers.convolution import MORE, applied_rounding, matrix_rounding, sides
+from lipjax.layers.convolution import MORE, applied_rounding, matrix_proof, sides
 from lipjax.layers.layer import Layer, Proof, Shape, Variables, norm_at_zero
 from lipjax.layers.rounding import COARSEST, ROUNDOFF, Rounding, enlarged, gamma, underflow
 from lipjax.ops import bounds
 from lipjax.ops.blocked import product
 from lipjax.ops.bounds import Size, is_skew
-from lipjax.ops.dense_bounds import dense_norm_bound, dense_rounding
 from lipjax.ops.fusion import stored
 from lipjax.ops.nonnegative import nonnegative_conv_norm_bound
 from lipjax.ops.polynomials import Polynomial
@@ -91,12 +90,8 @@ class FoldedConv(Layer):
         if size != (self.size if isinstance(self.size, tuple) else (self.size, self.size)):
             raise ValueError(f"FoldedConv: folded for size={self.size} pixels, got {size[0]}×{size[1]}")
         if is_matrix(size, max(shape[2], self.features)):  # as `__call__` decides, whatever else params hold
-            bound = dense_norm_bound(np.asarray(params["matrix"], np.float64))
-            rounding = f"at most {dense_rounding(params['matrix'].shape):.1e} of it is allowance for rounding"
             kind = f"matrix {params['matrix'].shape[0]} × {params['matrix'].shape[1]}, {size[0]}×{size[1]} pixels"
-            why = f"Cholesky factorisation of its Gram matrix; {rounding}"
-            offset = norm_at_zero(params["bias"], shape)
-            return Proof(kind, bound, why, offset, rounding=matrix_rounding(params["matrix"], bound, offset))
+            return matrix_proof(kind, params["matrix"], norm_at_zero(params["bias"], shape))
         kernel = np.asarray(params["kernel"])
         if not is_skew(kernel):
             raise ValueError("FoldedConv: the kernel is not skew, so nothing is known of |p(A)|; fold the network anew")

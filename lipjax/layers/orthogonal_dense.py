@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax.config import check, integer, one_of, or_none
-from lipjax.layers.convolution import COMPUTE_DTYPES, matrix_rounding, sides
+from lipjax.layers.convolution import COMPUTE_DTYPES, matrix_proof, sides
 from lipjax.layers.layer import Layer, Proof, Shape, check_shapes, norm_at_zero, tracked
 from lipjax.ops.blocked import product
-from lipjax.ops.dense_bounds import dense_norm_bound, dense_rounding
 from lipjax.ops.fusion import stored
 from lipjax.ops.general_conv import patches
 from lipjax.ops.orthogonal_matrices import METHODS
@@ -187,13 +186,9 @@ def _proof(kind: str, own: Mapping[str, Any], shape: Shape, features: int) -> Pr
     check_shapes(kind, tracked(own, "an orthogonal layer"), matrix=(shape[-1], features))
     check_shapes(kind, own["params"], bias=(features,))
     matrix = np.asarray(_matrix(own), np.float64)
-    pixels = math.prod(shape[:-1])
-    bound = dense_norm_bound(matrix, _MARGIN)
     offset = norm_at_zero(own["params"]["bias"], (*shape[:-1], matrix.shape[1]))
-    allowance = f"at most {dense_rounding(matrix.shape):.1e} of it is allowance for rounding"  # type: ignore[arg-type]
-    why = f"Cholesky factorisation of its Gram matrix; {allowance}"
-    rounding = matrix_rounding(matrix, bound, offset, pixels)
-    return Proof(f"{kind}, {matrix.shape[0]} × {matrix.shape[1]}", bound, why, offset, rounding=rounding)
+    kind = f"{kind}, {matrix.shape[0]} × {matrix.shape[1]}"
+    return matrix_proof(kind, matrix, offset, math.prod(shape[:-1]), _MARGIN)
 
 
 def _settled(own, matrix_of):

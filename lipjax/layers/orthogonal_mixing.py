@@ -12,8 +12,7 @@ import numpy as np
 from lipjax import ops
 from lipjax.config import check, integer, one_of
 from lipjax.layers.containers import composed
-from lipjax.layers.convolution import COMPUTE_DTYPES
-from lipjax.layers.folded import matrix_rounding
+from lipjax.layers.convolution import COMPUTE_DTYPES, matrix_rounding
 from lipjax.layers.layer import Layer, Proof, norm_at_zero
 from lipjax.layers.rounding import COARSEST, enlarged, gamma, underflow
 from lipjax.layers.shift import shifted_channels
@@ -62,7 +61,7 @@ class OrthogonalMixing(Orthonormal):
 
     Params: matrix (C, features) with orthonormal rows, or columns where features < C; bias (features,).
 
-    Bound: (1 + e)^½ with a proven e >= ‖MᵀM − 1‖, of rows ‖MMᵀ − 1‖ (`ops.bounds.near_orthogonal_norm_bound`);
+    Bound: (1 + e)^½ with a proven e >= ‖MᵀM − 1‖, of rows ‖MMᵀ − 1‖ (`ops.dense_bounds.near_orthogonal_norm_bound`);
     1 + 1e-6, or less, in float32.
 
     Rounding: one product with its sums in blocks, and b (`convolution.matrix_rounding`).
@@ -189,8 +188,7 @@ def _matrix_proof(matrix: np.ndarray, shape: tuple[int, ...], bias: np.ndarray |
         raise ValueError(f"OrthogonalMixing: matrix {matrix.shape}{of_bias} are not of inputs {shape}")
     bound = near_orthogonal_norm_bound(matrix)
     offset = 0.0 if bias is None else norm_at_zero(bias, (*shape[:-1], columns))
-    relative, absolute = matrix_rounding(matrix, bound, 0.0)  # of each pixel
-    rounding = enlarged(relative, absolute * math.prod(shape[:-1]) ** 0.5 + gamma(1) * offset)
+    rounding = matrix_rounding(matrix, bound, offset, math.prod(shape[:-1]))
     return Proof(f"orthonormal matrix {rows} × {columns}", bound, _WHY, offset, rounding=rounding)
 
 

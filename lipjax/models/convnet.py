@@ -7,7 +7,6 @@ from lipjax.layers import (
     ACTIVATIONS,
     CONVOLUTIONS,
     HEADS,
-    CurvatureHead,
     FirstChannels,
     Flatten,
     InputScale,
@@ -18,7 +17,7 @@ from lipjax.layers import (
 )
 from lipjax.layers.shapes import LARGEST_STD, SMALLEST_STD
 from lipjax.models.lipconvnet import CIFAR_MEAN
-from lipjax.models.network import Network
+from lipjax.models.network import Network, named_head
 
 
 def convnet(
@@ -71,9 +70,7 @@ def convnet(
         own.append((f"block{block}_first", FirstChannels(channels // 2, parent=None)))
         own.append((f"block{block}_rearrangement", SpaceToDepth(parent=None)))
     backbone = Sequential((*own, ("flatten", Flatten(parent=None))), parent=None)
-    of_head: Any = HEADS[head]
-    units = {"hidden": hidden} if issubclass(of_head, CurvatureHead) else {}
-    return Network(backbone, of_head(num_classes=num_classes, **units, parent=None), tuple(image_shape))  # type: ignore
+    return Network(backbone, named_head(head, num_classes, hidden), tuple(image_shape))  # type: ignore[arg-type]
 
 
 _OPTIONS = {

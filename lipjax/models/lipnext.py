@@ -8,7 +8,6 @@ from lipjax.layers import (
     ACTIVATIONS,
     HEADS,
     BetaAbs,
-    CurvatureHead,
     Flatten,
     GlobalL2Pool,
     InputScale,
@@ -24,7 +23,7 @@ from lipjax.layers import (
 from lipjax.layers.convolution import COMPUTE_DTYPES
 from lipjax.layers.shift import shifted_channels
 from lipjax.models.lipconvnet import CIFAR_MEAN
-from lipjax.models.network import Network
+from lipjax.models.network import Network, named_head
 
 POSITIONS = ("pixel", "channel", "none")
 
@@ -83,10 +82,8 @@ def lipnext(
         block = _block(f"block{i}", activation, beta, shift, position, compute_dtype)
         layers += [("", Recomputed(Sequential(block)))] if remat else block
     layers += [("pool", GlobalL2Pool())] if pool is None else [("pool", L2Pool(pool)), ("flatten", Flatten())]
-    kind: Any = HEADS[head]
-    top = kind(num_classes, hidden) if kind is CurvatureHead else kind(num_classes)
-    height, length, channels = image_shape
-    return Network(Sequential(tuple(layers)), top, (height, length, channels))
+    top = named_head(head, num_classes, hidden)
+    return Network(Sequential(tuple(layers)), top, tuple(image_shape))  # type: ignore[arg-type]
 
 
 def _block(name, activation, beta, shift, position, compute_dtype) -> tuple[tuple[str, Layer], ...]:

@@ -1,15 +1,11 @@
 """LiResNet (Hu et al., NeurIPS 2023): residual blocks that are one convolution, free, and proven after training."""
 
-from typing import Any
-
 from lipjax.config import check, even, flag, integer, number, odd, one_of, or_none
 from lipjax.layers import (
     ACTIVATIONS,
     HEADS,
     Centring,
-    CurvatureHead,
     Flatten,
-    Head,
     InputScale,
     Layer,
     OrthogonalDense,
@@ -21,7 +17,7 @@ from lipjax.layers import (
 )
 from lipjax.layers.convolution import COMPUTE_DTYPES
 from lipjax.layers.shapes import LARGEST_STD, SMALLEST_STD
-from lipjax.models.network import Network
+from lipjax.models.network import Network, named_head
 from lipjax.ops.orthogonal_matrices import METHODS
 
 
@@ -124,13 +120,7 @@ def assembled(
     layers += [*activated("neck", ("neck", neck)), ("flatten", Flatten(parent=None))]
     layers += [entry for index in range(dense_depth + 1) for entry in dense(index)]
     backbone = Sequential(tuple(layers), parent=None)
-    return Network(backbone, _head(head, num_classes, hidden), tuple(image_shape))  # type: ignore[arg-type]
-
-
-def _head(name: str, num_classes: int, hidden: int) -> Head:
-    kind: Any = HEADS[name]
-    own = {"hidden": hidden} if issubclass(kind, CurvatureHead) else {}
-    return kind(num_classes=num_classes, **own, parent=None)
+    return Network(backbone, named_head(head, num_classes, hidden), tuple(image_shape))  # type: ignore[arg-type]
 
 
 def check_options(options) -> None:

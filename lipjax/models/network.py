@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from lipjax.layers import Container, Head, Layer
+from lipjax.layers import HEADS, Container, Head, Layer
 from lipjax.layers.container import check_layer, names_of
 from lipjax.layers.layer import Proof, Variables, checked_proof, own_of, remember, with_own
 
@@ -148,6 +148,13 @@ class Network(Classifier):
     @nn.nowrap
     def parts(self):
         return self.backbone, self.head
+
+
+def named_head(name: str, num_classes: int, hidden: int) -> Head:
+    """The head of HEADS of that name for so many classes, with so many hidden units if it has any."""
+    kind: Any = HEADS[name]
+    own = {"hidden": hidden} if "hidden" in kind.__dataclass_fields__ else {}
+    return kind(num_classes=num_classes, **own, parent=None)
 
 
 def fold(model: Classifier, variables: Variables, image_shape=None) -> tuple[Network, dict[str, Any]]:

@@ -34,6 +34,7 @@ from scipy.linalg.lapack import zpotrf
 from lipjax.ops import symbols
 from lipjax.ops.dense_bounds import at_unit_scale
 from lipjax.ops.estimates import skew_norm_estimate
+from lipjax.ops.symbols import backward_error
 
 _EPS = float(np.finfo(np.float64).eps)
 _EXACT_LIMIT = 256  # (shorter side)·C up to which the exact factorisation is cheap ...
@@ -130,7 +131,7 @@ def rounding(shape: tuple[int, ...], size: Size) -> float:
     k = min(shape[0], 2 * longer - 1)
     block_row = channels * (shorter if is_exact(shape, size) else 1)
     symbols = 32 * k**4 * math.sqrt(channels) * _EPS
-    return _backward_error(_group(k, block_row, longer) * block_row) * longer * block_row * (1 + 2 * k) + symbols
+    return backward_error(_group(k, block_row, longer) * block_row) * longer * block_row * (1 + 2 * k) + symbols
 
 
 def is_skew(kernel: np.ndarray) -> bool:
@@ -227,15 +228,9 @@ def _least_proven(kernel: np.ndarray, size: tuple[int, int], candidates: list[tu
 def _with_rounding(kernel: np.ndarray, shift: float, side: int, block: int) -> float:
     """The bound that factorisations of sI + H in blocks prove, for entries of the kernel in [−1, 1]."""
     k = max(kernel.shape[:2])
-    backward = _backward_error(block) * side * (shift + k)
+    backward = backward_error(block) * side * (shift + k)
     symbols = 32 * k * k * _EPS * float(np.sqrt((kernel**2).sum(axis=(2, 3))).sum())
     return (shift + backward + symbols) * (1 + 4 * _EPS)
-
-
-def _backward_error(block: int) -> float:
-    """γ of a factorisation in blocks of that side."""
-    roundoff = (8 * block + 64) * _EPS / 2
-    return roundoff / (1 - roundoff)
 
 
 def _group(k: int, side: int, rows: int) -> int:

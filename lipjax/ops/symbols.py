@@ -69,7 +69,7 @@ def rounding(shape: tuple[int, ...]) -> float:
     As in `bounds.rounding`: with b the bound, ‖K_ab‖_F <= √C b for each tap.
     """
     taps, smaller = shape[0] * shape[1], min(shape[2:])
-    return 2 * smaller * _gamma(max(shape[2:])) + 33 * taps**2 * smaller**0.5 * _EPS
+    return 2 * smaller * backward_error(max(shape[2:])) + 33 * taps**2 * smaller**0.5 * _EPS
 
 
 def points(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
@@ -103,7 +103,8 @@ def _is_above(bound: float, negated_gram: np.ndarray) -> bool:
     return zpotrf(trial, lower=1, clean=0, overwrite_a=True)[1] == 0
 
 
-def _gamma(side: int) -> float:
+def backward_error(side: int) -> float:
+    """γ of a factorisation, or of complex products, in sums of so many terms."""
     roundoff = (8 * side + 64) * _EPS / 2
     return roundoff / (1 - roundoff)
 
@@ -113,7 +114,7 @@ def _with_rounding(kernel: np.ndarray, bound: float) -> float:
     smaller, larger = kernel.shape[2:]
     taps = kernel.shape[0] * kernel.shape[1]
     off = 32 * taps * _EPS * float(np.sqrt((kernel**2).sum(axis=(2, 3))).sum())
-    return (bound * (1 + 3 * smaller * _gamma(larger)) ** 0.5 + off) * (1 + 4 * _EPS)
+    return (bound * (1 + 3 * smaller * backward_error(larger)) ** 0.5 + off) * (1 + 4 * _EPS)
 
 
 def _grids(kernel: np.ndarray, size: tuple[int, int]) -> Iterable[list[tuple[float, float]]]:
