@@ -9,9 +9,10 @@ import numpy as np
 
 from lipjax import ops
 from lipjax.config import odd
+from lipjax.layers.checks import check_field, check_shapes
 from lipjax.layers.convolution import applied_rounding, evaluated, sides
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.layer import Layer, Proof, check_field, check_shapes, norm_at_zero
+from lipjax.layers.layer import Layer, Proof, norm_at_zero
 from lipjax.layers.rounding import COARSEST, ROUNDOFF, SQUARE_ROOT, Rounding, enlarged, gamma, underflow
 from lipjax.ops.bounds import method
 from lipjax.ops.diagonal_bounds import almost_orthogonal, diagonal_bound

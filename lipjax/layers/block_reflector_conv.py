@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax.config import check, flag, odd
+from lipjax.layers.checks import OPTIONAL_COUNT, check_field, check_shapes
 from lipjax.layers.grid import (
     SMALL,
     grid_proof,
@@ -19,7 +20,7 @@ from lipjax.layers.grid import (
     unit_of,
 )
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.layer import OPTIONAL_COUNT, Layer, check_field, check_shapes
+from lipjax.layers.layer import Layer
 from lipjax.layers.rounding import gamma
 from lipjax.ops.blocked import product
 from lipjax.ops.frequency import LEAST, Grid, block_reflections, grid_conv, symbols

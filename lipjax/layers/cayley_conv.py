@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax.config import odd
+from lipjax.layers.checks import check_field, check_shapes
 from lipjax.layers.grid import SMALL, grid_proof, is_in_range, padded, symbol_error, unit_of
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.layer import Layer, check_field, check_shapes
+from lipjax.layers.layer import Layer
 from lipjax.layers.rounding import gamma
 from lipjax.ops.blocked import product
 from lipjax.ops.frequency import Grid, cayley, grid_conv, symbols

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax.config import odd
+from lipjax.layers.checks import OPTIONAL_COUNT, check_field, check_shapes
 from lipjax.layers.convolution import POWER_STEPS, SETTLING_STEPS, sides
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.layer import OPTIONAL_COUNT, Layer, check_field, check_shapes, tracked
+from lipjax.layers.layer import Layer, tracked
 from lipjax.layers.potential import potential_proof, potential_step
 from lipjax.layers.proven_norm import proven_norm
 from lipjax.ops.bounds import method

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipjax.layers.layer import Proof, Shape, Variables, check_shapes, norm_at_zero, tracked
+from lipjax.layers.checks import check_shapes
+from lipjax.layers.layer import Proof, Shape, Variables, norm_at_zero, tracked
 from lipjax.layers.rounding import COARSEST, Rounding, enlarged, gamma, underflow
 from lipjax.ops import bounds
 from lipjax.ops.blocked import BLOCK, blocks

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax.config import check, integer, one_of, or_none
+from lipjax.layers.checks import check_shapes
 from lipjax.layers.convolution import COMPUTE_DTYPES, matrix_proof, sides
-from lipjax.layers.layer import Layer, Proof, Shape, check_shapes, norm_at_zero, tracked
+from lipjax.layers.layer import Layer, Proof, Shape, norm_at_zero, tracked
 from lipjax.ops.blocked import product
 from lipjax.ops.fusion import stored
 from lipjax.ops.general_conv import patches

@@ -9,7 +9,8 @@ import numpy as np
 
 from lipjax.config import check, flag, integer, number, odd, one_of
 from lipjax.layers import convolution
-from lipjax.layers.layer import Layer, check_shapes, isometry, norm_at_zero, tracked
+from lipjax.layers.checks import check_shapes
+from lipjax.layers.layer import Layer, isometry, norm_at_zero, tracked
 from lipjax.layers.rounding import enlarged, gamma, underflow
 from lipjax.ops.fusion import stored
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from lipjax.config import odd
 from lipjax.layers.almost_orthogonal_conv import scale_error
+from lipjax.layers.checks import OPTIONAL_COUNT, check_field, check_shapes
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.layer import OPTIONAL_COUNT, Layer, check_field, check_shapes
+from lipjax.layers.layer import Layer
 from lipjax.layers.potential import potential_proof, potential_step
 from lipjax.ops.diagonal_bounds import diagonal_bound
 from lipjax.ops.fusion import stored

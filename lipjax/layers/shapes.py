@@ -9,7 +9,8 @@ import numpy as np
 
 from lipjax import ops
 from lipjax.config import check, integer
-from lipjax.layers.layer import Layer, Proof, check_field, isometry, norm_at_zero
+from lipjax.layers.checks import check_field
+from lipjax.layers.layer import Layer, Proof, isometry, norm_at_zero
 from lipjax.layers.rounding import enlarged, gamma, moved, underflow
 from lipjax.ops.fusion import stored
 

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax import ops
+from lipjax.layers.checks import check_shapes
 from lipjax.layers.convolution import sides
 from lipjax.layers.folded import apply_kernel, fold_conv, plain_polynomial, polynomial_proof
 from lipjax.layers.initializers import symmetric_uniform
-from lipjax.layers.layer import Layer, check_shapes, tracked
+from lipjax.layers.layer import Layer, tracked
 from lipjax.layers.proven_norm import proven_norm
 from lipjax.layers.rounding import COARSEST, ROUNDOFF
 from lipjax.ops import skew

@@ -9,8 +9,9 @@ import numpy as np
 
 from lipjax.config import check, integer, one_of
 from lipjax.layers import convolution
+from lipjax.layers.checks import check_shapes
 from lipjax.layers.convolution import sides
-from lipjax.layers.layer import Layer, check_shapes
+from lipjax.layers.layer import Layer
 from lipjax.ops.fusion import stored
 from lipjax.ops.general_conv import patches, strided_kernel
 
