@@ -733,7 +733,7 @@ def test_stand_in_files(tmp_path):
 def test_real_cifar10_pixels_are_those_of_stock():
     builder = named._find_prepared("cifar10", str(REAL))
     task = named._task("cifar10", builder.info)
-    images, labels = named._decode(builder, "test[:20]", task)
+    images, labels = named._decode(builder, "test[:20]", task, None)
     stock = list(tfds.builder("cifar10", data_dir=REAL, file_format="array_record").as_data_source("test[:20]"))
     np.testing.assert_array_equal(images, np.stack([example["image"] for example in stock]))
     np.testing.assert_array_equal(labels, [example["label"] for example in stock])
