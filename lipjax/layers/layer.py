@@ -247,7 +247,8 @@ class Layer(nn.Module):
     @nn.nowrap
     def output_shape(self, own: Variables, shape: Shape) -> Shape:
         """Of the output, without the batch."""
-        return jax.eval_shape(self.evaluate, own, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape[1:]
+        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(own))  # a convolution refuses an image of another one
+        return jax.eval_shape(self.evaluate, own, jax.ShapeDtypeStruct((1, *shape), dtype)).shape[1:]
 
     @nn.nowrap
     def decay_mask(self, params: Mapping[str, Any]) -> dict[str, Any]:

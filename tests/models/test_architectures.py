@@ -7,13 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from conftest import tiny_config
 
 import lipjax
 from lipjax.evaluation.split import certify_run
-from lipjax.models.architectures import build_model, model_options
+from lipjax.models.architectures import ARCHITECTURES, build_model, model_options
 from lipjax.training.loop import train
 from lipjax.workdir import load_trained
 
@@ -163,3 +164,25 @@ def test_an_unknown_option_is_named(tmp_path):
     (tmp_path / "net.py").write_text(NETWORK)
     with pytest.raises(ValueError, match=r"config\.model\.depth=5: unknown key; allowed: channels"):
         build_model({"name": f"{tmp_path / 'net.py'}:network", "depth": 5}, (8, 8, 1), 10)
+
+
+SMALLEST = {
+    "lipconvnet": {"init_channels": 4},
+    "liresnet": {"width": 4, "depth": 1, "dense_width": 8, "dense_depth": 1},
+    "bronet": {"width": 4, "depth": 1, "dense_width": 8, "dense_depth": 1},
+    "lipnext": {"width": 8, "depth": 1, "patch": 2, "shift": 0.5},
+    "convnet": {"width": 4, "blocks": 2, "layers": 1},
+}
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_training_estimates_a_bound_in_either_precision(name):
+    """Shapes of layers are found by variables of their own dtype: a convolution refuses images of another one."""
+    model = build_model({"name": name, **SMALLEST[name]}, (8, 8, 3), 10)
+    variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
+    estimate = float(model.estimated_bound(variables))
+    with jax.enable_x64(True):
+        doubled = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
+        exact = float(model.estimated_bound(doubled))
+    assert estimate == pytest.approx(exact, rel=1e-5)  # float32
+    assert exact >= 0.1
