@@ -4,14 +4,18 @@ from lipjax import data, layers, models, ops
 from lipjax.models import LipConvnet, Network, Proven, certify, fold, lipschitz_bound, prove
 from lipjax.system import versions
 
-__all__ = ["LipConvnet", "Network", "Proven", "certify", "data", "fold", "layers", "lipschitz_bound", "load_trained"]
-__all__ += ["models", "ops", "prove", "train"]
+__all__ = ["LipConvnet", "Network", "Proven", "certify", "data", "fold", "layers", "lipschitz_bound"]
+__all__ += ["load_pretrained", "load_trained", "models", "ops", "prove", "train"]
 
 versions.warn()
 
 
 def __getattr__(name):
-    """`load_trained` and `train` are imported when asked for: orbax comes with them, and with the latter optax."""
+    """These are imported when asked for: orbax comes with them, and with `train` optax."""
+    if name == "load_pretrained":
+        from lipjax.released import load_pretrained
+
+        return load_pretrained
     if name == "load_trained":
         from lipjax.workdir import load_trained
 

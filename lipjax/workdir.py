@@ -192,6 +192,7 @@ class Trained:
       model, variables: for `lipjax.prove` and whatever else takes a network.
       data: of what it was trained on: shape of images, names of classes, …
       epochs: that the training has done so far, of config.run.epochs.
+      saved: the variables as they are in the checkpoint, norms not tightened.
     """
 
     workdir: Path
@@ -200,6 +201,7 @@ class Trained:
     variables: Mapping[str, Any]
     data: Description
     epochs: int
+    saved: Mapping[str, Any]
 
     def prove(self, precision: str = "float64") -> Proven:
         """The proof of the network, see `lipjax.prove`; costly bounds of a curvature head are kept in the workdir."""
@@ -281,4 +283,4 @@ def load_trained(workdir: str | os.PathLike, data_dir: str | None = None, trust_
     template = jax.eval_shape(lambda: dict(model.init(jax.random.key(0), image)))
     variables, _ = checkpoints.restore(kind, template, partial=True)
     epochs = int((checkpoints.metadata("last") if checkpoints.has("last") else metadata)["epoch"])
-    return Trained(workdir, config, model, model.tightened(variables), data, epochs)
+    return Trained(workdir, config, model, model.tightened(variables), data, epochs, variables)

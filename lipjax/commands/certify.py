@@ -14,9 +14,10 @@ from lipjax.evaluation.asked import ATTACKS, SPLITS, Asked
 from lipjax.evaluation.attack import CertificateViolated
 from lipjax.evaluation.single_images import certify_files
 from lipjax.evaluation.split import certify_run
-from lipjax.evaluation.verify import NotVerified, verify_run
+from lipjax.evaluation.verify import NotVerified, compare_with_card, verify_run
 from lipjax.models import program
 from lipjax.models.pgd import DOMAINS
+from lipjax.released import load_pretrained, names, unpack
 from lipjax.system.devices import check_backend
 from lipjax.training.recipe import Recipe
 from lipjax.workdir import folder_of, read_config
@@ -24,6 +25,7 @@ from lipjax.workdir import folder_of, read_config
 ABOUT = """
     {name} --workdir=DIR [--attack=fast --split=test --num_examples=N --radii=36/255,0.5]
     {name} --workdir=DIR --images=a.png,b.png
+    {name} --pretrained=NAME [--data_dir=DIR …]
 
     Certifies a trained classifier, and writes DIR/certificates/. The same command goes on where it was stopped; Ctrl-C
     exits with code 75. The config is that of the run.
@@ -47,14 +49,18 @@ def _certify(name: str, given: list[str]) -> None:
     own = _flags()
     command.parsed(own, given)
     value: dict[str, Any] = own.flag_values_dict()
-    workdir = None if value["workdir"] is None else folder_of(value["workdir"])
+    released = value["pretrained"]
+    place = value["workdir"] or (released and f"runs/{released}")
+    workdir = None if place is None else folder_of(place)
     if value["help"]:
         config = default_config() if workdir is None else read_config(workdir)
         print(page(ABOUT.format(name=name), own, Recipe.of(config).whole(), str(workdir or "the default")))
         return
     if workdir is None:
-        raise flags.Error("workdir is missing: --workdir=DIR, the folder of a training; see --help")
+        raise flags.Error("workdir is missing: --workdir=DIR, the folder of a training, or --pretrained; see --help")
     check_backend()
+    if released is not None:
+        unpack(released, workdir)
     if value["images"] is not None:
         _check_alone(own, "images")
         names = ("images", "batch_size", "float_slack", "trust_code", "precision")
@@ -65,7 +71,9 @@ def _certify(name: str, given: list[str]) -> None:
         verify_run(workdir, value["data_dir"], value["split"], trust_code=value["trust_code"])
         return
     asked = {field.name: value[field.name] for field in dataclasses.fields(Asked)}
-    certify_run(workdir, value["data_dir"], trust_code=value["trust_code"], **asked)
+    summary = certify_run(workdir, value["data_dir"], trust_code=value["trust_code"], **asked)
+    if released is not None:
+        print(compare_with_card(load_pretrained(released).card, summary))
 
 
 def _check_alone(own: flags.FlagValues, flag: str) -> None:
@@ -88,6 +96,7 @@ def _flags() -> flags.FlagValues:
         flags.DEFINE_bool(name, False, about, flag_values=own)
 
     text("workdir", "Folder of a training.")
+    text("pretrained", "A released network, unpacked to --workdir, or to runs/NAME: " + ", ".join(names()) + ".")
     text("images", "Certify these files instead: a.png,b.png, a folder, or a pattern.")
     text("data_dir", "Where the data is, if not where training read it.")
     text("radii", "Such as 36/255,0.5 (l2, pixels in [0, 1]); where not given, those of the config.")

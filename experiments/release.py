@@ -1,0 +1,50 @@
+"""Release a trained network: weights and card in pretrained/, certified and attacked on the test split.
+
+    python -m experiments.release --workdir=runs/digits --name=digits --recipe='python train.py --config=…' \
+        --licence='weights Apache-2.0, images CC BY 4.0' [--data_dir=DIR]
+
+The card's numbers are those of the network as it is released: unpacked to a folder of its own, proven and certified
+there.  `python certify.py --pretrained=NAME --data_dir=DIR` gives them again.
+"""
+
+import datetime
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from absl import app, flags
+
+from lipjax.evaluation.split import certify_run
+from lipjax.released import release, unpack, with_summaries
+from lipjax.training.loop import METRICS_FILE
+from lipjax.workdir import load_trained
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Of the training.", required=True)
+NAME = flags.DEFINE_string("name", None, "Of the network.", required=True)
+RECIPE = flags.DEFINE_string("recipe", None, "The command that trained it.", required=True)
+MACHINE = flags.DEFINE_string("machine", "2 CPU cores, other programs running", "What it was trained on.")
+LICENCE = flags.DEFINE_string("licence", "Apache-2.0", "Of the weights, and of the images if it is known.")
+DATA = flags.DEFINE_string("data", None, "What the images are, where the name of the set does not say it.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Where they are.")
+
+
+def main(argv):
+    """Write the card, prove, certify, attack, and complete it."""
+    if len(argv) > 1:
+        sys.exit(f"experiments.release: unexpected arguments {argv[1:]}; see --help")
+    trained = load_trained(WORKDIR.value, DATA_DIR.value)
+    lines = (trained.workdir / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    words = {"recipe": RECIPE.value, "training_seconds": sum(json.loads(line)["seconds"] for line in lines)}
+    words |= {"machine": MACHINE.value, "released": datetime.date.today().isoformat()}
+    words |= {"licence": LICENCE.value, "images": DATA.value or trained.data.name}
+    release(trained, NAME.value, words)
+    with tempfile.TemporaryDirectory() as place:
+        workdir = unpack(NAME.value, Path(place) / NAME.value)
+        first = certify_run(workdir, DATA_DIR.value, num_examples=200)
+        summary = certify_run(workdir, DATA_DIR.value, attack="fast")
+    with_summaries(NAME.value, {"summary": summary, "first_200": first})
+
+
+if __name__ == "__main__":
+    app.run(main)

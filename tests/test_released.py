@@ -1,0 +1,112 @@
+"""Released networks: their cards hold what certification finds, and nothing else is taken for them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import lipjax
+from lipjax import released
+from lipjax.commands import certify
+from lipjax.data import DataError
+from lipjax.evaluation.split import certify_run
+from lipjax.evaluation.verify import NotVerified, compare_with_card
+from lipjax.workdir import load_trained
+
+NAMES = released.names()
+REAL = Path(__file__).parents[2] / "shared" / "data" / "tfds"
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A folder of released networks that may be spoilt."""
+    shutil.copytree(released.FOLDER, tmp_path / "pretrained")
+    return tmp_path / "pretrained"
+
+
+def test_there_are_networks_and_they_are_small():
+    assert "digits" in NAMES
+    for name in NAMES:
+        assert (released.FOLDER / f"{name}.safetensors").stat().st_size <= 8e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_says_what_its_network_is(name):
+    found = lipjax.load_pretrained(name)
+    for key in ("recipe", "training_seconds", "machine", "licence", "images", "epochs", "seed", "config"):
+        assert found.card[key] is not None, key
+    proven = lipjax.prove(found.model, found.variables)
+    assert proven.lipschitz_bound == pytest.approx(found.card["summary"]["lipschitz_bound"], rel=1e-9)
+    assert not found.card["summary"]["rounding"]["unknown"]
+    assert found.card["summary"]["attack"]["detection_factor"] >= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_200_images_have_the_numbers_of_the_card(name, tmp_path):
+    workdir = released.unpack(name, tmp_path / "run")
+    run = load_trained(workdir)
+    loaded = lipjax.load_pretrained(name)
+    equal = jax.tree.map(np.array_equal, dict(run.variables), dict(loaded.variables))
+    assert all(jax.tree.leaves(equal))
+    try:
+        summary = certify_run(workdir, REAL if name != "digits" else None, lambda line: None, num_examples=200)
+    except DataError:
+        pytest.skip(f"{name}: its images are not on this machine")
+    assert "as on the card" in compare_with_card(loaded.card, summary)
+    summary["standard_accuracy"] += 0.005
+    with pytest.raises(NotVerified, match=f"card of {name}: standard_accuracy"):
+        compare_with_card(loaded.card, summary)
+
+
+def test_the_command_prints_the_table_of_the_card_again(tmp_path, capsys):
+    assert certify.main(["--pretrained=digits", f"--workdir={tmp_path}/run"]) == 0
+    card = lipjax.load_pretrained("digits").card["summary"]
+    printed = capsys.readouterr().out
+    for accuracy in (card["standard_accuracy"], *card["certified_accuracy"].values()):
+        assert f"{accuracy:.2%}" in printed
+    assert "as on the card of digits: 360 images of digits, test split" in printed
+    assert certify.main(["--pretrained=digits", f"--workdir={tmp_path}/run", "--num_examples=20"]) == 0
+    assert "the numbers above are of other images: 20 images of digits" in capsys.readouterr().out
+
+
+def test_a_released_network_is_the_trained_one(trained, tmp_path):
+    run = load_trained(trained[0])
+    released.release(run, "tiny", {"recipe": "none"}, tmp_path / "pretrained")
+    found = released.load_pretrained("tiny", tmp_path / "pretrained")
+    images = np.random.default_rng(0).random((3, *run.data.image_shape), np.float32)
+    one, other = (each.model.apply(each.variables, images) for each in (run, found))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_an_unknown_name_is_told_with_those_there_are(capsys):
+    with pytest.raises(ValueError, match=r"pretrained='digit': must be one of .*digits"):
+        lipjax.load_pretrained("digit")
+    assert certify.main(["--pretrained=../digits"]) == 1
+    assert "must be one of" in capsys.readouterr().err
+
+
+def test_a_damaged_file_is_not_loaded(copied):
+    path = copied / "digits.safetensors"
+    weights = bytearray(path.read_bytes())
+    weights[-5] ^= 1
+    path.write_bytes(weights)
+    with pytest.raises(ValueError, match=r"digits\.safetensors: is damaged"):
+        released.load_pretrained("digits", copied)
+
+
+def test_a_card_of_another_format_is_told(copied):
+    card = json.loads((copied / "digits.json").read_text())
+    (copied / "digits.json").write_text(json.dumps(card | {"format": "2"}))
+    with pytest.raises(ValueError, match="its format is '2'"):
+        released.load_pretrained("digits", copied)
+
+
+def test_a_folder_of_another_run_is_not_overwritten(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    with pytest.raises(ValueError, match="holds another run than 'digits'"):
+        released.unpack("digits", tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
