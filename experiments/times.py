@@ -89,4 +89,5 @@ def _random_state(model, optimizer, recipe: Recipe, rng: np.random.Generator) ->
     params = jax.tree.map(draw, dict(shapes["params"]))
     spectral = jax.tree.map(lambda leaf: jnp.full(leaf.shape, max(leaf.size, 1) ** -0.5), shapes.get("spectral", {}))
     state = TrainState(jnp.zeros((), jnp.int32), params, spectral, (), recipe.loss.parameters())
-    return state._replace(opt_state=optimizer.init(state.trained()))
+    # Lookahead begins with the parameters themselves, and a step donates no array twice.
+    return state._replace(opt_state=jax.tree.map(jnp.copy, optimizer.init(state.trained())))

@@ -69,3 +69,17 @@ def test_an_interrupt_while_importing_is_one_line(tmp_path, name, module):
     source = f"import runpy, sys; sys.path[0:0] = [{str(tmp_path)!r}]; runpy.run_path({name!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", source], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (75, f"{name}: interrupted; the same command goes on\n")
+
+
+@pytest.mark.parametrize("part", ["rounding", "LipNeXt: bfloat16", pytest.param("", marks=pytest.mark.slow)])
+def test_the_script_for_gpus_works_on_a_cpu(tmp_path, part):
+    file = tmp_path / "gpu.json"
+    done = run("-m", "benchmarks.gpu", "--smoke", f"--parts={part}", f"--output={file}")
+    assert done.returncode == 0, done.stderr
+    parts = json.loads(file.read_text())["parts"]
+    assert parts
+    assert all(part in name and not {"error", "left_out"} & found.keys() for name, found in parts.items()), parts
+    if part != "LipNeXt: bfloat16":
+        assert parts["rounding"]["measured"] <= parts["rounding"]["proven"]
+    again = run("-m", "benchmarks.gpu", f"--render={file}")
+    assert "tiny networks: no measurement" in again.stdout

@@ -1,0 +1,241 @@
+"""What a GPU makes of lipjax, in one command of at most nine minutes: tests, steps, certificates, rounding.
+
+    python -m benchmarks.gpu --output=benchmarks/results/gpu.json [--seconds=540]
+    python -m benchmarks.gpu --smoke [--parts=rounding]              # on a CPU, tiny networks: that the script works
+    python -m benchmarks.gpu --render=benchmarks/results/gpu.json
+
+From the root of a clone, with the packages of `pip install -e .`; pytest too, for the first part.  In order, each until
+the time is up, a part that fails or is left out says why in the file:
+
+* tests: operations, rounding and proofs of layers, the sharded step (`pytest`, a process of its own);
+* rounding: the float32 program's features against the float64 program's, beside the proven bound of their distance;
+* certificates: images a second, LLN and curvature head; a short training of the digits on the GPU, certified there and
+  on the CPU: predictions and radii of both;
+* steps: every architecture at its published size, in float32 with products of full precision ('highest'), in those of
+  the backend's default (TF32 on NVIDIA's), and in bfloat16; LipConvnet with the exact gradient too.  Median of the
+  steps, seconds of the compilation, temporary memory of the program.
+"""
+
+import functools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+import lipjax
+from experiments.times import TimedTraining
+from lipjax.config import default_config
+from lipjax.configs import bronet_cifar10, digits, lipnext_cifar10, liresnet_cifar10
+from lipjax.training.loop import train
+from lipjax.training.recipe import Recipe
+from lipjax.workdir import load_trained
+
+OUTPUT = flags.DEFINE_string("output", None, "JSON file to write, after each part.")
+RENDER = flags.DEFINE_string("render", None, "Print the tables of this JSON file, and run nothing.")
+SECONDS = flags.DEFINE_float("seconds", 540.0, "All parts together; what has not begun by then is left out.")
+PARTS = flags.DEFINE_string("parts", "", "Only the parts in whose names this text is.")
+SMOKE = flags.DEFINE_bool("smoke", False, "Tiny networks, and only a few tests.")
+
+TESTS = {
+    False: [
+        "tests/ops",
+        "tests/layers/test_rounding.py",
+        "tests/layers/test_proof.py",
+        "tests/training/test_sharding.py",
+    ],
+    True: ["tests/ops/test_polynomials.py"],
+}
+PRECISIONS = {"float32": ("highest", "float32"), "default": ("default", "float32"), "bfloat16": ("default", "bfloat16")}
+STEPS = 11
+
+
+def published(name: str, **changes: Any) -> Any:
+    """The config of an architecture at its published size, or of a tiny one for --smoke."""
+    modules = {"liresnet": liresnet_cifar10, "lipnext": lipnext_cifar10, "bronet": bronet_cifar10}
+    config = default_config()
+    if name in modules:
+        config.update(modules[name].get_config())
+    config.run.batch_size = 8 if SMOKE.value else 128
+    tiny = {
+        "lipconvnet": {"model.init_channels": 4},
+        "liresnet": {"model.width": 8, "model.depth": 2, "model.dense_width": 16, "model.dense_depth": 1},
+        "bronet": {"model.width": 8, "model.depth": 2, "model.dense_width": 16, "model.dense_depth": 1},
+        "lipnext": {"model.width": 32, "model.depth": 2},
+    }
+    with config.ignore_type():
+        config.update_from_flattened_dict(changes | (tiny[name] if SMOKE.value else {}))
+    return config
+
+
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "LipConvnet-5, 32 channels": ("lipconvnet", {"model.patch": 1, "model.init_channels": 32}),
+    "LipConvnet-5, 32 channels, exact gradient": (
+        "lipconvnet",
+        {"model.patch": 1, "model.init_channels": 32, "model.gradient": "exact"},
+    ),
+    "LipConvnet-20, 32 channels": ("lipconvnet", {"model.patch": 1, "model.init_channels": 32, "model.depth": 20}),
+    "LiResNet, 12 × 512": ("liresnet", {}),
+    "LipNeXt": ("lipnext", {}),
+    "BRONet, 12 × 512": ("bronet", {}),
+}
+
+
+def tests() -> dict[str, Any]:
+    """The last line of pytest, and the names of what failed."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *TESTS[SMOKE.value]]
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS.value / 3, env=environment)
+    except subprocess.TimeoutExpired as error:
+        return {"last": f"not done after {error.timeout:.0f} s", "failed": []}
+    lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines()
+    return {"last": lines[-1], "failed": [line for line in lines if line.startswith(("FAILED", "ERROR"))]}
+
+
+def random_network(head: str = "lln") -> tuple[Any, Any, np.ndarray]:
+    """(model, variables, images): LipConvnet-5 with initial weights."""
+    channels, hidden = (4, 8) if SMOKE.value else (32, 512)
+    model = lipjax.LipConvnet(init_channels=channels, head=head, hidden=hidden)
+    images = np.random.default_rng(0).random((64 if SMOKE.value else 2048, 32, 32, 3)).astype(np.float32)
+    return model, model.tightened(jax.jit(model.init)(jax.random.key(0), images[:1])), images
+
+
+def rounding() -> dict[str, Any]:
+    """Largest distance of float32 features from float64 ones over the proven bound of it, of 256 images."""
+    model, variables, images = random_network()
+    programs = {precision: lipjax.prove(model, variables, precision=precision) for precision in ("float32", "float64")}
+    features = {precision: np.asarray(proven.features(images[:256])) for precision, proven in programs.items()}
+    distance = np.linalg.norm(np.float64(features["float32"]) - features["float64"], axis=1).max()
+    return {"measured": float(distance), "proven": programs["float32"].rounding + programs["float64"].rounding}
+
+
+def certificates() -> dict[str, Any]:
+    """Images a second of both heads, proof and compilation not counted."""
+    rates = {}
+    for head in ("lln", "crc"):
+        model, variables, images = random_network(head)
+        proven = lipjax.prove(model, variables)
+        labels = proven.predict(images)[0]
+        started = time.perf_counter()
+        proven.certify(images, labels)
+        rates[head] = len(images) / (time.perf_counter() - started)
+    return rates
+
+
+def short_training() -> dict[str, Any]:
+    """Digits, trained here, certified here and on the CPU."""
+    config = digits.get_config()
+    config.run.epochs = 1 if SMOKE.value else 30
+    with tempfile.TemporaryDirectory() as place:
+        started = time.perf_counter()
+        train(config, place, say=lambda line: None)
+        seconds = time.perf_counter() - started
+        trained = load_trained(place)
+        dataset = trained.dataset(say=lambda line: None)
+        images = dataset.test.images.astype(np.float32) / np.float32(dataset.pixel_max)
+        here = trained.prove().certify(images, dataset.test.labels)
+        with jax.default_device(jax.devices("cpu")[0]):
+            there = trained.prove().certify(images, dataset.test.labels)
+    difference = np.abs(here.radius - there.radius)
+    return {
+        "seconds": seconds,
+        "certified_at_0.5": float(np.mean(there.radius > 0.5)),
+        "same_rivals": float(np.mean(here.rival == there.rival)),
+        "largest_difference_of_radii": float(difference.max()),
+    }
+
+
+def step(name: str, precision: str) -> dict[str, Any]:
+    """Median seconds of a step of a network, and what its program needs."""
+    architecture, changes = NETWORKS[name]
+    matmul, compute = PRECISIONS[precision]
+    config = published(architecture, **changes, **{"model.compute_dtype": compute})
+    started = time.perf_counter()
+    with jax.default_matmul_precision(matmul):
+        timed = TimedTraining(Recipe.of(config))
+    compiled = time.perf_counter() - started
+    memory = timed.compiled.memory_analysis()
+    steps = [timed.step() for _ in range(3 if SMOKE.value else STEPS)]
+    return {
+        "batch_size": config.run.batch_size,
+        "seconds": statistics.median(steps),
+        "with_compilation": compiled,
+        "temporary_bytes": getattr(memory, "temp_size_in_bytes", None),
+    }
+
+
+def parts() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """What is measured, in order."""
+    yield from {"tests": tests, "rounding": rounding, "certificates": certificates, "training": short_training}.items()
+    for name in NETWORKS:
+        for precision in PRECISIONS:
+            yield f"step: {name}: {precision}", functools.partial(step, name, precision)
+
+
+def measure() -> dict[str, Any]:
+    """All parts; what went wrong in one is in its place."""
+    device, started = jax.devices()[0], time.perf_counter()
+    result: dict[str, Any] = {
+        **{"device": device.device_kind, "platform": device.platform, "smoke": SMOKE.value},
+        **{"jax": jax.__version__, "cores": len(os.sched_getaffinity(0)), "parts": {}},
+    }
+    for name, part in parts():
+        if PARTS.value not in name:
+            continue
+        spent = time.perf_counter() - started
+        if spent > SECONDS.value:
+            result["parts"][name] = {"left_out": f"after {spent:.0f} s"}
+        else:
+            try:
+                result["parts"][name] = part()
+            except Exception as error:  # whatever it is, the other parts are wanted
+                result["parts"][name] = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        print(name, json.dumps(result["parts"][name]), flush=True)
+        if OUTPUT.value:
+            Path(OUTPUT.value).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        jax.clear_caches()
+    return result
+
+
+def render(result: dict[str, Any]) -> str:
+    """The tables, with the name of the card."""
+    found = result["parts"]
+    where = f"{result['device']} ({result['platform']}), jax {result['jax']}"
+    lines = [f"On {where}{', tiny networks: no measurement' if result['smoke'] else ''}.", ""]
+    lines += [f"{name}: {json.dumps(part)}" for name, part in found.items() if not name.startswith("step")]
+    lines += ["", "| network | images a step | " + " | ".join(f"{name}: ms, MiB" for name in PRECISIONS) + " |"]
+    lines.append("|---" * (2 + len(PRECISIONS)) + "|")
+    for name in NETWORKS:
+        cells = [found.get(f"step: {name}: {precision}", {"left_out": "not run"}) for precision in PRECISIONS]
+        sizes = {str(cell["batch_size"]) for cell in cells if "batch_size" in cell}
+        lines.append(f"| {name} | {', '.join(sizes)} | " + " | ".join(map(_cell, cells)) + " |")
+    return "\n".join(lines)
+
+
+def _cell(part: dict[str, Any]) -> str:
+    if "seconds" not in part:
+        return str(part.get("error") or part["left_out"])
+    memory = part["temporary_bytes"]
+    return f"{1e3 * part['seconds']:.1f}, {'?' if memory is None else round(memory / 2**20)}"
+
+
+def main(argv):
+    """Measure, or render."""
+    if len(argv) > 1:
+        sys.exit(f"gpu: unexpected arguments {argv[1:]}; see --help")
+    result = json.loads(Path(RENDER.value).read_text(encoding="utf-8")) if RENDER.value else measure()
+    print(render(result))
+
+
+if __name__ == "__main__":
+    app.run(main)
