@@ -143,8 +143,8 @@ def attained(run, arguments, bound, attempts=40) -> float:
     return part
 
 
-def worst(layer, own, x) -> float:
-    return attained(layer.evaluate, (own, x), allowed(layer, own, x))
+def worst(layer, own, x, attempts=40) -> float:
+    return attained(layer.evaluate, (own, x), allowed(layer, own, x), attempts)
 
 
 def arrow(channels, norm=1.9) -> np.ndarray:
@@ -212,6 +212,62 @@ def test_what_a_four_norm_loses_is_attained():
     x = np.zeros((1, 1, 1, 4))
     x[..., 1] = 1.0
     assert worst(layer, own, x) > 0.5
+
+
+def dominated(k_in, k_out, small) -> np.ndarray:
+    """A 1×1 kernel that is nearly all in one entry, the first: what is added first goes through every rounding."""
+    kernel = np.full((1, 1, k_in, k_out), small)
+    kernel[..., 0, 0] = 1.0
+    return kernel
+
+
+def first(channels) -> np.ndarray:
+    return np.eye(1, channels).reshape(1, 1, 1, channels)
+
+
+def test_scales_and_sums_of_an_almost_orthogonal_convolution_are_attained():
+    """Many outputs: the scale, known from their sums of squares; many inputs: the sums of the convolution."""
+    own = {"params": {"kernel": dominated(1, 64, 1e-4), "bias": np.zeros(64)}}
+    assert worst(AlmostOrthogonalConv(64, 1), own, first(1), attempts=0) > 0.6
+    own = {"params": {"kernel": dominated(32, 1, 1e-6), "bias": np.zeros(1)}}
+    assert worst(AlmostOrthogonalConv(1, 1), own, first(32), attempts=0) > 0.7
+
+
+def test_steps_down_a_potential_are_attained():
+    """Both products of one block; the scale of an SDP residual, from a sum over many channels, twice."""
+    params = {"kernel": dominated(32, 32, 1e-6), "bias": np.zeros(32)}
+    assert worst(ConvexPotential(32, 1), {"params": params, "spectral": {"norm": np.ones(())}}, first(32), 0) > 0.8
+    own = {"params": {"kernel": dominated(256, 1, 1e-5), "bias": np.zeros(1), "log_q": np.zeros(1)}}
+    assert worst(SdpResidual(256, 1, 1), own, first(256), attempts=0) > 0.4
+
+
+def test_offsets_of_steps_down_a_potential_are_attained():
+    """What b alone becomes: where x is 0, and one inner unit is active."""
+    params = {"kernel": dominated(1, 32, 1e-6).swapaxes(2, 3), "bias": np.ones(1)}
+    own = {"params": params, "spectral": {"norm": np.ones(())}}
+    assert worst(ConvexPotential(32, 1, 1), own, 0 * first(32), attempts=0) > 0.3
+
+
+def test_a_matrix_of_patches_or_of_a_folded_convolution_is_attained():
+    matrix = dominated(32, 1, 1e-6)[0, 0]
+    own = {"params": {"bias": np.zeros(1)}, "spectral": {"matrix": matrix}}
+    assert worst(PatchConv(1, 1), own, first(32), attempts=0) > 0.7
+    folded = {"params": {"bias": np.zeros(1), "matrix": matrix}}
+    assert worst(FoldedConv(1, 1, 1, Polynomial((1.0,))), folded, first(32), attempts=0) > 0.7
+    kernel = {"params": {"bias": np.zeros(32), "kernel": arrow(32)}}
+    x = np.zeros((1, 5, 1, 32))
+    x[:, 0, :, 1] = 1.0
+    assert worst(FoldedConv(32, (5, 1), 1, Polynomial((1.0,))), kernel, x, attempts=0) > 0.6
+
+
+def test_sectors_and_polylines_are_attained_within_a_factor_of_some():
+    """Of many small errors, never all of one sign."""
+    angles = (6.0, 3.0, 6.2)
+    own = {"params": {f"angle{i}": np.array([angle]) for i, angle in enumerate(angles)}}
+    rays = (angles[0] / 2, sum(angles[:2]) / 2, sum(angles) / 2, (angles[0] + angles[2]) / 2)
+    assert worst(Householder2(), own, np.concatenate([around(ray, 40) for ray in rays]), attempts=20) > 0.1
+    vertices = np.random.default_rng(0).normal(size=(1, 4, 2))
+    assert worst(PolylinePool(), {"params": {"vertices": vertices}}, 10 * circle(60), attempts=2) > 0.06
 
 
 def test_norms_translations_and_mirrors_are_attained():
