@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from lipjax.layers import AlmostOrthogonalConv, ConvexPotential, SdpResidual
+from lipjax.layers.proven_norm import proven_norm
 from lipjax.layers.rounding import COARSEST
+from lipjax.ops import conv_norm_bound
 from lipjax.ops.convolution import dense_operator
 from lipjax.ops.diagonal_bounds import LEAST, diagonal_bound
 
@@ -178,6 +180,16 @@ def test_tightened_raises_a_norm_to_the_proven_one_and_lowers_none():
     norm = np.linalg.norm(dense, 2)
     assert norm <= float(own["spectral"]["norm"]) <= 1.01 * norm
     assert layer.proof(own, shape).lipschitz == 1.0
+
+
+def test_norms_are_remembered_by_kernel_shape_and_size(rng):
+    """The same numbers have another norm as another kernel, or on other images."""
+    numbers = rng.normal(size=144)
+    for shape in [(3, 3, 4, 4), (3, 3, 2, 8), (3, 3, 8, 2), (1, 1, 12, 12)]:
+        for size in [(2, 2), (2, 5), (5, 2), (4, 4)]:
+            kernel = numbers.reshape(shape)
+            for _ in range(2):
+                assert proven_norm(kernel, size) == conv_norm_bound(kernel, size)
 
 
 def test_training_follows_the_norm():

@@ -99,6 +99,16 @@ def test_bounds_hold_for_matrices_that_are_not_orthonormal(rng, float64):
             assert norm > 1 + size / 10
 
 
+@pytest.mark.parametrize("size", [1e-4, 1e-2, 0.3])
+def test_the_bound_of_a_shift_is_attained_where_rotations_are_too_long(size, float64):
+    """RᵀR = 1 + e: what alternates from row to row is turned round and lengthened by 1 + 2e = (1 + 4e (1 + e))^½."""
+    layer, shape = ShiftMixing(0.5), (2, 2, 8)
+    params = {"rotation": (1 + size) ** 0.5 * np.eye(8, 4), "mixing": np.eye(8), "bias": np.zeros(8)}
+    norm = np.linalg.norm(jacobian(layer, {"params": params}, np.zeros(shape)), 2)
+    np.testing.assert_allclose(norm, 1 + 2 * size, rtol=1e-12)
+    assert norm <= layer.proof({"params": params}, shape).lipschitz <= norm + 1e-3 * size
+
+
 def test_zeros_are_around_and_the_image_in_the_middle(rng):
     """One line more below and on the right."""
     x = rng.normal(size=(2, 2, 5, 3))

@@ -119,6 +119,17 @@ def test_errors_are_carried_on_by_the_bounds_of_the_parts_that_follow(images):
     assert far >= 5 * bound  # of points nine times as far out
 
 
+def test_what_is_far_out_is_farther_after_a_part_that_enlarges():
+    """A scale by ten, then a pool of many terms: what enters the pool within a distance r is 10 r farther out."""
+    layers = Sequential((("a", InputScale(0.0, 0.1)), ("b", PointPool(64))))
+    variables = {"params": {"b": {"point": np.zeros((1, 64))}}}
+    x = np.r_[1.0, np.full(63, 1e-4)].reshape(1, 1, 1, 64)
+    program = Program(layers, variables, layers.proof(variables, (1, 1, 64)), "float64")
+    _, norms = program.features(x)
+    near, far = (program.error(norms, np.full(1, reach))[0] for reach in (0.0, 9.0))
+    assert 9.99 * near <= far <= 10.01 * near
+
+
 def test_twice_the_error_and_the_rounding_of_the_head_are_taken_off(images):
     model = Network(backbone(), LastLayerNormalization(3), SHAPE)
     proven = lipjax.prove(model, initialised(model, 1e6))
