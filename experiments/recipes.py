@@ -82,7 +82,7 @@ NETWORKS: dict[str, Changes] = {
     "LiResNet, 4 layers of 32 channels": liresnet(32, 72, 8),
     "LipNeXt, 8 blocks of 128 channels": loss("emma", 72, ramp=0.5, trainable_scale=True)
     | adaptive("nadam", 3e-3)
-    | {"model.name": "lipnext", "model.width": 128, "model.depth": 8, "model.shift": 0.25, "run.epochs": 4},
+    | {"model.name": "lipnext", "model.width": 128, "model.depth": 8, "model.shift": 0.25, "run.epochs": 7},
 }
 
 # What was chosen, on the test split: read once, at the end.
