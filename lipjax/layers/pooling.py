@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax import ops
+from lipjax.layers.checks import check_shapes
 from lipjax.layers.initializers import uniform_angles
 from lipjax.layers.layer import Layer, isometry, norm_at_zero
 from lipjax.layers.rounding import (
@@ -186,6 +187,7 @@ class PolylinePool(Layer):
 
     @nn.nowrap
     def proof(self, own, shape):
+        check_shapes("PolylinePool", own["params"], vertices=(shape[-1] // 2, self.num_vertices, 2))
         vertices = np.asarray(own["params"]["vertices"], np.float64)
         sides = np.abs(np.diff(vertices, axis=1)).max(axis=2)
         if np.abs(vertices).max(initial=0) > _LARGEST or ((sides > 0) & (sides < _SHORTEST)).any():
