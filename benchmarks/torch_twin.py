@@ -127,9 +127,13 @@ class Network:
 
 
 class LiResNet(Network):
-    """Stem 5×5 of stride 2, six convolutions with the identity in their kernels, patches 4×4, five dense layers."""
+    """Stem 5×5 of stride 2, convolutions with the identity in their kernels, patches 4×4, dense layers."""
 
-    depth, dense = 6, 4
+    def __init__(self, recipe, params, spectral):
+        super().__init__(recipe, params, spectral)
+        names = {name.split("/")[0] for name in self.values if name.endswith("/kernel")}
+        self.depth = sum(name.startswith("trunk") for name in names)
+        self.dense = sum(name.startswith("dense") for name in names) - 1
 
     def kernel(self, name):
         if name == "stem":

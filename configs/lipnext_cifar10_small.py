@@ -3,10 +3,10 @@
     python train.py --config=configs/lipnext_cifar10_small.py
 
 Orthogonal mixing and shifts of LipNeXt (arXiv 2601.18513), EMMA with a ramp of ε and a learned scale of the logits,
-NAdam.  Not run by us for 20 epochs.  For 4 (seed 0, no clipping, a tenth of the training images held out and judged by
-the estimate of training): 49.38 % standard, 41.64 / 34.02 / 26.48 % certified at 36, 72 and 108 over 255; with an
-eighth of the channels shifted, as in the paper, 47.98 % and 40.08 / 32.32 / 24.66 %; with half of them 49.20 % and
-41.54 / 33.48 / 25.96 %.
+NAdam.  Not run by us for 20 epochs.  For 4 of CIFAR-10 (JPEG mirror; seed 0, no clipping, a tenth of the training
+images held out and judged by the estimate of training): 49.38 % standard, 41.64 / 34.02 / 26.48 % certified at 36, 72
+and 108 over 255; with an eighth of the channels shifted, as in the paper, 47.98 % and 40.08 / 32.32 / 24.66 %; with
+half of them 49.20 % and 41.54 / 33.48 / 25.96 %.
 
 In the environment GLIBC_TUNABLES=glibc.malloc.hugetlb=1 makes a step on a CPU faster by a quarter: its activations are
 allocated anew each time, in pages of 4 kB otherwise.

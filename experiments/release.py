@@ -25,6 +25,7 @@ NAME = flags.DEFINE_string("name", None, "Of the network.", required=True)
 RECIPE = flags.DEFINE_string("recipe", None, "The command that trained it.", required=True)
 MACHINE = flags.DEFINE_string("machine", "2 CPU cores, other programs running", "What it was trained on.")
 LICENCE = flags.DEFINE_string("licence", "Apache-2.0", "Of the weights, and of the images if it is known.")
+ATTACKED = flags.DEFINE_integer("attacked", 1000, "How many of the first test images are attacked too.")
 DATA = flags.DEFINE_string("data", None, "What the images are, where the name of the set does not say it.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where they are.")
 
@@ -41,9 +42,12 @@ def main(argv):
     release(trained, NAME.value, words)
     with tempfile.TemporaryDirectory() as place:
         workdir = unpack(NAME.value, Path(place) / NAME.value)
-        first = certify_run(workdir, DATA_DIR.value, num_examples=200)
-        summary = certify_run(workdir, DATA_DIR.value, attack="fast")
-    with_summaries(NAME.value, {"summary": summary, "first_200": first})
+        found = {
+            "first_200": certify_run(workdir, DATA_DIR.value, num_examples=200),
+            "attacked": certify_run(workdir, DATA_DIR.value, num_examples=ATTACKED.value, attack="fast"),
+            "summary": certify_run(workdir, DATA_DIR.value),
+        }
+    with_summaries(NAME.value, found)
 
 
 if __name__ == "__main__":

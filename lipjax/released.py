@@ -100,7 +100,7 @@ def release(trained: Trained, name: str, words: Mapping[str, Any], folder: Path 
 
 
 def with_summaries(name: str, summaries: Mapping[str, Mapping[str, Any]], folder: Path = FOLDER) -> None:
-    """Put summaries of certifications of the unpacked network on its card: 'summary' and 'first_200'."""
+    """Put summaries of certifications of the unpacked network on its card: 'summary', 'first_200', 'attacked'."""
     found = {key: {k: v for k, v in summary.items() if k != "seconds"} for key, summary in summaries.items()}
     _write_card(folder, {**_read(name, folder).card, **found})
 

@@ -41,7 +41,7 @@ def test_a_card_says_what_its_network_is(name):
     proven = lipjax.prove(found.model, found.variables)
     assert proven.lipschitz_bound == pytest.approx(found.card["summary"]["lipschitz_bound"], rel=1e-9)
     assert not found.card["summary"]["rounding"]["unknown"]
-    assert found.card["summary"]["attack"]["detection_factor"] >= 1
+    assert found.card["attacked"]["attack"]["detection_factor"] >= 1
 
 
 @pytest.mark.parametrize("name", NAMES)
