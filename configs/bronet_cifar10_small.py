@@ -2,7 +2,8 @@
 
     python train.py --config=configs/bronet_cifar10_small.py
 
-The recipe of configs/bronet_cifar10.py at the size and budget of the LiResNet of aaronbembenek/liresnet.  Not run by us.
+The recipe of configs/bronet_cifar10.py at the size and budget of the LiResNet of aaronbembenek/liresnet.  Not run by
+us.
 """
 
 from lipjax.config import default_config
