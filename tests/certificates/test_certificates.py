@@ -42,6 +42,18 @@ def test_radius_is_the_distance_to_the_boundary(rng):
             assert (np.argmax(logits) == label) == holds
 
 
+def test_a_slack_is_taken_off_the_logit_of_the_label(rng):
+    """The radius is that of a head whose bias of the label is as much smaller."""
+    features, weight, bias, labels = random_case(rng)
+    plain = certify_lln(features, weight, bias, labels).radius
+    for i, label in enumerate(labels):
+        lowered = bias - 0.05 * np.eye(len(bias))[label]
+        expected = certify_lln(features[i : i + 1], weight, lowered, labels[i : i + 1]).radius
+        found = certify_lln(features[i : i + 1], weight, bias, labels[i : i + 1], slack=0.05).radius
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+        assert found[0] < plain[i] or plain[i] == 0
+
+
 def test_nothing_within_the_radius_changes_the_prediction(rng):
     features, weight, bias, labels = random_case(rng)
     certificate = certify_lln(features, weight, bias, labels)

@@ -190,6 +190,8 @@ def test_containers_are_bounded_from_both_sides(layer, true, float64):
     np.testing.assert_allclose(norm, true, rtol=1e-12)
     assert true <= proof.lipschitz <= true * (1 + 1e-14)
     np.testing.assert_allclose(layer.estimate({}, (2, 2, 3)), true, rtol=1e-14)
+    model = Network(layer, LastLayerNormalization(3), (2, 2, 3))
+    np.testing.assert_allclose(model.estimated_bound({}), true, rtol=1e-14)
 
 
 @pytest.mark.parametrize(
