@@ -31,18 +31,10 @@ def executed(source: str) -> dict:
     return vars(module)
 
 
-def test_the_first_screen_runs(trained_crc, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "digits").symlink_to(trained_crc[0])
+def test_the_first_screen_prints_what_stands_below_it(capsys):
     first, _ = blocks_of("README.md")
     executed(first)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Lip <= 4.00000"
-    assert len(lines) == 3
-    assert all(
-        re.fullmatch(r"a \d, and so is every image at an l2 distance below \d\.\d{4}", line) for line in lines[1:]
-    )
+    assert f"```\n{capsys.readouterr().out}```" in (ROOT / "README.md").read_text()
 
 
 def test_its_network_is_trained_and_certified(tmp_path):
