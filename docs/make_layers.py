@@ -24,7 +24,10 @@ GROUPS = {
         "Patches",
         "ZeroPad",
         "FirstChannels",
+        "ZerosAround",
+        "TakeChannels",
         "Flatten",
+        "Unflatten",
         "Position",
         "Shift",
     ),
@@ -32,12 +35,15 @@ GROUPS = {
         *("SkewOrthogonalConv", "FoldedConv", "CayleyConv", "BlockReflectorConv", "OrthogonalMixing", "ShiftMixing"),
         *("PatchConv", "AlmostOrthogonalConv", "ConvexPotential", "SdpResidual"),
     ),
-    "Free convolutions": ("ResidualConv", "StridedConv", "Centring"),
-    "Dense": ("OrthogonalDense",),
-    "Activations": ("MaxMin", "BetaAbs", "NActivation", "Householder", "Householder2"),
-    "Poolings": ("MaxPool", "ProjectionPool", "PolylinePool", "PointPool", "L2Pool", "GlobalL2Pool"),
-    "Containers": ("Sequential", "Residual", "Concatenate", "Split", "Recomputed"),
-    "Heads": ("LastLayerNormalization", "CurvatureHead"),
+    "Free convolutions": ("ResidualConv", "StridedConv", "PlainConv", "Affine", "Centring"),
+    "Dense": ("OrthogonalDense", "PlainDense"),
+    "Activations": ("MaxMin", "BetaAbs", "NActivation", "Householder", "Householder2", "Activation"),
+    "Poolings": (
+        *("MaxPool", "ProjectionPool", "PolylinePool", "PointPool", "L2Pool", "GlobalL2Pool"),
+        *("WindowMax", "AveragePool", "GlobalAveragePool"),
+    ),
+    "Containers": ("Sequential", "Residual", "Sum", "Concatenate", "Split", "Recomputed"),
+    "Heads": ("LastLayerNormalization", "CurvatureHead", "LinearHead"),
 }
 BASES = (layers.Layer, layers.Container, layers.Head)
 

@@ -1,10 +1,13 @@
 """Image classifiers with proven l2 robustness: layers that state their proof, certified heads, deterministic radii."""
 
 from lipjax import data, layers, models, ops
-from lipjax.models import LipConvnet, Network, Proven, certify, fold, lipschitz_bound, prove
+from lipjax.models import LipConvnet, Network, Proven, bound, certify, fold, prove
 from lipjax.system import versions
 
-__all__ = ["LipConvnet", "Network", "Proven", "certify", "data", "fold", "layers", "lipschitz_bound"]
+from lipjax.models import LipConvnet, Network, Proven, bound, certify, fold, prove
+from lipjax.system import versions
+
+__all__ = ["LipConvnet", "Network", "Proven", "bound", "certify", "data", "fold", "layers"]
 __all__ += ["load_pretrained", "load_trained", "models", "ops", "prove", "train"]
 
 versions.warn()

@@ -2,6 +2,6 @@
 
 from lipjax.certificates.certificate import Certificate
 from lipjax.certificates.crc import certify_crc
-from lipjax.certificates.lln import certify_lln
+from lipjax.certificates.lln import certify_linear, certify_lln
 
-__all__ = ["Certificate", "certify_crc", "certify_lln"]
+__all__ = ["Certificate", "certify_crc", "certify_linear", "certify_lln"]

@@ -4,6 +4,7 @@ A certificate for features y with label l is a radius r such that h predicts l, 
 Dividing r by a Lipschitz bound of the backbone turns it into a radius for the image (paper, Proposition 1).
 """
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -35,20 +36,52 @@ def certify_lln(features, weight, bias, labels, rivals: int | None = None, slack
       ValueError: shapes that do not fit, half precision, entries that are not finite, a zero row, labels out of range,
         a slack that is negative.
     """
+    arrays = _checked(features, weight, bias, labels, rivals, slack)
+    weight = arrays[1]
+    largest = np.abs(weight).max(axis=1, keepdims=True)
+    if not (largest > 0).all():
+        raise ValueError(f"weight: row {int(np.argmin(largest))} is zero and cannot be normalised")
+    rows = weight / largest
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return _certified(arrays, rows, rivals, lambda label, other: _is_parallel(rows, weight, label, other))
+
+
+def certify_linear(features, weight, bias, labels, rivals: int | None = None, slack=0.0) -> Certificate:
+    """Exact certificates of a linear head f = W y + b, over all rivals: as `certify_lln`, of the rows as they are.
+
+    All of W, b and the slack are divided by one power of two, so that no row is longer than 1, which changes no
+    distance (f_l − f_i) / ‖w_l − w_i‖.
+
+    Args, returns and raises: those of `certify_lln`; a row may be zero.
+    """
+    features, weight, bias, labels, slack = _checked(features, weight, bias, labels, rivals, slack)
+    largest = float(np.abs(weight).max(initial=0.0))
+    # 2^e >= largest · √D: no row is longer than that.
+    exponent = math.frexp(largest)[1] + math.frexp(math.sqrt(weight.shape[1]))[1] if largest else 0
+    rows, bias, slack = (np.ldexp(array, -exponent) for array in (weight, bias, slack))
+    arrays = features, weight, bias, labels, slack
+    return _certified(arrays, rows, rivals, lambda label, other: np.array_equal(weight[label], weight[other]))
+
+
+def _checked(features, weight, bias, labels, rivals, slack) -> tuple[np.ndarray, ...]:
+    """(features, weight, bias, labels, slack (N,)); ValueError for others than the docstrings say."""
     features = checked_array("features", features, (None, None))
     weight = checked_array("weight", weight, (None, features.shape[1]))
     bias = checked_array("bias", bias, (len(weight),))
     labels, slack = checked_labels(labels, len(features), len(weight)), checked_slack(slack, len(features))
     if rivals is not None and (isinstance(rivals, bool) or not isinstance(rivals, int | np.integer) or rivals < 1):
         raise ValueError(f"rivals: must be None or an integer of at least 1, got {rivals!r}")
+    return features, weight, bias, labels, slack
+
+
+def _certified(arrays: tuple[np.ndarray, ...], rows: np.ndarray, rivals: int | None, is_parallel) -> Certificate:
+    """Of f = rows · y + b, no row longer than 1 but for rounding; `is_parallel`: whether logits differ by a constant.
+
+    With u = eps/2: rows are off by (D/2 + 3) u each, a product of D terms by D u times the norms, so that margins are
+    off by (3 D + 6) u ‖y‖ + 2 u (|b_l| + |b_i|) at most, slopes by (D + 6) u and their norms by (D/2 + 2) u relative.
+    """
+    features, weight, bias, labels, slack = arrays
     is_restricted = rivals is not None and rivals < len(weight) - 1
-    largest = np.abs(weight).max(axis=1, keepdims=True)
-    if not (largest > 0).all():
-        raise ValueError(f"weight: row {int(np.argmin(largest))} is zero and cannot be normalised")
-    rows = weight / largest
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    # With u = eps/2: rows are off by (D/2 + 3) u each, a product of D terms by D u times the norms, so that margins are
-    # off by (3 D + 6) u ‖y‖ + 2 u (|b_l| + |b_i|) at most, slopes by (D + 6) u and their norms by (D/2 + 2) u relative.
     gamma = (features.shape[1] + 16) * np.finfo(np.float64).eps
     size = np.abs(features).max(axis=1, initial=np.finfo(float).tiny)  # squares of features may under- or overflow
     reach = size * np.linalg.norm(features / size[:, None], axis=1) * (1 + gamma)
@@ -57,7 +90,7 @@ def certify_lln(features, weight, bias, labels, rivals: int | None = None, slack
     with np.errstate(all="ignore"):  # a margin that overflows is not > 0 for certain: its radius is 0, its upper inf
         for label in np.unique(labels):
             own = labels == label
-            parallel = [i for i in range(len(rows)) if i != label and _is_parallel(rows, weight, label, i)]
+            parallel = [i for i in range(len(rows)) if i != label and is_parallel(label, i)]
             of_label = (label, parallel, rivals if is_restricted else None, slack[own, None])
             radius[own], upper[own], rival[own] = _of_label(
                 features[own], reach[own, None], rows, bias, gamma, *of_label

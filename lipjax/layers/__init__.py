@@ -12,9 +12,13 @@ from lipjax.layers.folded import FoldedConv
 from lipjax.layers.head import Head
 from lipjax.layers.last_layer_normalization import LastLayerNormalization
 from lipjax.layers.layer import Layer, Proof, isometry
+from lipjax.layers.linear_head import LinearHead
 from lipjax.layers.orthogonal_dense import OrthogonalDense, PatchConv
 from lipjax.layers.orthogonal_mixing import OrthogonalMixing, ShiftMixing
+from lipjax.layers.plain_activations import Activation
+from lipjax.layers.plain_linear import Affine, PlainConv, PlainDense
 from lipjax.layers.pooling import GlobalL2Pool, L2Pool, MaxPool, PointPool, PolylinePool, ProjectionPool
+from lipjax.layers.rearranged import TakeChannels, Unflatten, ZerosAround
 from lipjax.layers.recomputed import Recomputed
 from lipjax.layers.residual_conv import Centring, ResidualConv
 from lipjax.layers.sdp_residual import SdpResidual
@@ -22,6 +26,8 @@ from lipjax.layers.shapes import FirstChannels, Flatten, InputScale, Patches, Sp
 from lipjax.layers.shift import Position, Shift
 from lipjax.layers.skew_orthogonal_conv import SkewOrthogonalConv
 from lipjax.layers.strided_conv import StridedConv
+from lipjax.layers.sum import Sum
+from lipjax.layers.window_pooling import AveragePool, GlobalAveragePool, WindowMax
 
 # What a network may choose by name: a new layer is its file and its line here.
 CONVOLUTIONS: dict[str, type[Layer]] = {
@@ -52,7 +58,10 @@ __all__ = [
     "CONVOLUTIONS",
     "HEADS",
     "POOLINGS",
+    "Activation",
+    "Affine",
     "AlmostOrthogonalConv",
+    "AveragePool",
     "BetaAbs",
     "BlockReflectorConv",
     "CayleyConv",
@@ -64,6 +73,7 @@ __all__ = [
     "FirstChannels",
     "Flatten",
     "FoldedConv",
+    "GlobalAveragePool",
     "GlobalL2Pool",
     "Head",
     "Householder",
@@ -72,6 +82,7 @@ __all__ = [
     "L2Pool",
     "LastLayerNormalization",
     "Layer",
+    "LinearHead",
     "MaxMin",
     "MaxPool",
     "NActivation",
@@ -79,6 +90,8 @@ __all__ = [
     "OrthogonalMixing",
     "PatchConv",
     "Patches",
+    "PlainConv",
+    "PlainDense",
     "PointPool",
     "PolylinePool",
     "Position",
@@ -95,6 +108,11 @@ __all__ = [
     "SpaceToDepth",
     "Split",
     "StridedConv",
+    "Sum",
+    "TakeChannels",
+    "Unflatten",
+    "WindowMax",
     "ZeroPad",
+    "ZerosAround",
     "isometry",
 ]

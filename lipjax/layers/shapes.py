@@ -17,6 +17,7 @@ from lipjax.ops.fusion import stored
 # Flattened distances are those of the entries, so both are permutations of coordinates.
 _PERMUTATION = "a permutation"
 
+FLATTENING_ORDERS = ("hwc", "chw")
 SMALLEST_STD, LARGEST_STD = 1e-30, 1e30  # their inverses are in the range of float32
 
 
@@ -233,11 +234,22 @@ class Flatten(Layer):
     Rounding: none, as numbers are moved.
 
     Source: elementary.
+
+    Attributes:
+      order: 'hwc', as they are in memory; 'chw', channels before pixels, as libraries with images (N, C, H, W) do.
     """
+
+    order: str = "hwc"
+
+    def __post_init__(self):
+        allowed = f"one of {FLATTENING_ORDERS}", lambda order: order in FLATTENING_ORDERS
+        check_field("Flatten", "order", self.order, allowed)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         del train
+        x = jnp.moveaxis(x, -1, 1) if self.order == "chw" else x
         return stored(x.reshape(x.shape[0], -1))
 
     @nn.nowrap

@@ -27,14 +27,14 @@ def skew_norm_estimate(kernel: np.ndarray, size: tuple[int, int]) -> float:
 
     A skew operator is skew-tridiagonal in its Krylov basis; with the signs dropped that matrix has the same norm.
     """
-    return _krylov_norm([_convolution(kernel, size)], (*size, kernel.shape[2]), 1.0)
+    return krylov_norm([_convolution(kernel, size)], (*size, kernel.shape[2]), 1.0)
 
 
 def conv_norm_estimate(kernel: np.ndarray, size: tuple[int, int]) -> float:
     """The same for any kernel (k, l, C_in, C_out), k and l odd: by Golub and Kahan, with its adjoint."""
     adjoint = np.flip(kernel, (0, 1)).swapaxes(2, 3)
     both = [_convolution(kernel, size), _convolution(adjoint, size)]
-    return _krylov_norm(both, (*size, kernel.shape[2]), -1.0)
+    return krylov_norm(both, (*size, kernel.shape[2]), -1.0)
 
 
 def _convolution(kernel: np.ndarray, size: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
@@ -52,7 +52,7 @@ def _convolution(kernel: np.ndarray, size: tuple[int, int]) -> Callable[[np.ndar
     return apply
 
 
-def _krylov_norm(operators: Sequence[Callable], shape: tuple[int, ...], sign: float) -> float:
+def krylov_norm(operators: Sequence[Callable], shape: tuple[int, ...], sign: float) -> float:
     """Norm of the tridiagonal matrix of the Krylov space that operators applied in turn span from a random vector."""
     vector: np.ndarray = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     vector = vector / np.linalg.norm(vector)

@@ -29,6 +29,11 @@ def nonnegative_conv_norm_bound(kernel: np.ndarray, size: int | tuple[int, int])
     return math.sqrt(_perron_bound(lambda w: back(forth(w)), w))
 
 
+def nonnegative_operator_bound(forth: Callable, back: Callable, shape: tuple[int, ...]) -> float:
+    """The same for an operator of nonnegative entries, of arrays of a shape, and its transpose."""
+    return math.sqrt(_perron_bound(lambda w: back(forth(w)), np.ones(shape)))
+
+
 def _convolution(kernel: np.ndarray, sides: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
     """w (H, W, C_in) → (H, W, C_out)."""
     radius = len(kernel) // 2

@@ -42,10 +42,22 @@ def symbol_norm_bound(kernel: np.ndarray, size: tuple[int, int]) -> float:
 
     kernel: (k, l, C_in, C_out) float64, k and l odd, not all 0, entries in [−1, 1].
     """
+    estimate = max(conv_norm_estimate(kernel, size), 0.5)
+    return grid_norm_bound(kernel, points(kernel.shape, size), estimate)
+
+
+def grid_norm_bound(kernel: np.ndarray, grid: tuple[int, int], estimate: float, twisted: bool = True) -> float:
+    """A bound of the norms of the symbols at every frequency of a grid of so many points, of the best of the twists.
+
+    Args:
+      kernel: (k, l, C_in, C_out) float64, entries in [−1, 1].
+      estimate: positive; the bound is 1.001 times that at least.
+      twisted: whether columns and rows may be multiplied by e^{iθ} at each turn; if not, θ = 0.
+    """
     kernel = kernel if kernel.shape[2] <= kernel.shape[3] else kernel.swapaxes(2, 3)  # B ↦ Bᵀ: the same norms
-    grids, symbol = _grids(kernel, size), functools.partial(_symbol, kernel)
-    pending = [list(grid) for grid in grids]
-    estimate, margin = max(conv_norm_estimate(kernel, size), 0.5), 1e-3
+    symbol = functools.partial(_symbol, kernel)
+    pending = [list(frequencies) for frequencies in _grids(kernel, grid, _TWISTS if twisted else 1)]
+    margin = 1e-3
     failed: list[np.ndarray | None] = [None] * len(pending)
     while True:
         bound = estimate * (1 + margin)
@@ -117,16 +129,18 @@ def _with_rounding(kernel: np.ndarray, bound: float) -> float:
     return (bound * (1 + 3 * smaller * backward_error(larger)) ** 0.5 + off) * (1 + 4 * _EPS)
 
 
-def _grids(kernel: np.ndarray, size: tuple[int, int]) -> Iterable[list[tuple[float, float]]]:
+def _grids(
+    kernel: np.ndarray, sides: tuple[int, int], twists_a_side: int = _TWISTS
+) -> Iterable[list[tuple[float, float]]]:
     """The grids of the twists that promise the least norms; of each the frequencies, those of large norm last."""
-    sides, norms = points(kernel.shape, size), _norm_map(kernel)
+    norms = _norm_map(kernel)
 
     def predicted(frequencies):
         where = np.asarray(frequencies).T * (_MAP / (2 * np.pi))
         return scipy.ndimage.map_coordinates(norms, where, order=1, mode="grid-wrap")
 
     found = []
-    for twists in np.ndindex(_TWISTS, _TWISTS):
+    for twists in np.ndindex(twists_a_side, twists_a_side):
         opposite = tuple(-twist % _TWISTS for twist in twists)
         if opposite < twists:  # the same symbols, conjugate
             continue
