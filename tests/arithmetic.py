@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
+import scipy.special
 
 mpmath.mp.dps = 50
 
@@ -67,7 +68,7 @@ class Adversary:
         return x + sign * units * self.unit * np.abs(x)
 
     def function(self, name, x):
-        exact = getattr(np, name)(x)
+        exact = (scipy.special.erf if name == "erf" else getattr(np, name))(x)
         if name in ("sin", "cos"):  # off by units of 1, not of the result
             sign = self.rounded(np.ones_like(exact)) - 1
             return exact + self._units[name] * sign
@@ -155,7 +156,7 @@ def _real(a, name, params, equation, inputs):
         return _PLAIN[name](*inputs)
     if name in _COMPARISONS:
         return np.asarray(_COMPARE[_COMPARISONS[name]](x, inputs[1]), bool)
-    if name in ("sqrt", "sin", "cos", "exp", "log1p"):
+    if name in ("sqrt", "sin", "cos", "exp", "log1p", "expm1", "tanh", "erf"):
         return a.function(name, x)
     if name in ("square", "integer_pow"):
         power = params.get("y", 2)
@@ -171,7 +172,9 @@ def _real(a, name, params, equation, inputs):
     if name == "dot_general":
         return _dot(a, *inputs, params["dimension_numbers"])
     if name == "conv_general_dilated":
-        return _convolution(a, *inputs)
+        return _convolution(a, *inputs, params)
+    if name in ("reduce_window_sum", "reduce_window_max"):
+        return _windows(a, x, params, np.maximum if name.endswith("max") else None)
     if name == "reduce_sum":
         return _sum(a, x, params["axes"])
     if name in ("reduce_max", "reduce_min"):
@@ -215,16 +218,44 @@ def _dot(a, x, y, dimension_numbers):
     return total
 
 
-def _convolution(a, x, kernel):
-    k, size = kernel.shape[0], x.shape[1:3]
-    zero = np.zeros((x.shape[0], size[0] + k - 1, size[1] + k - 1, x.shape[3]), x.dtype) + x.ravel()[0] * 0
-    zero[:, k // 2 : k // 2 + size[0], k // 2 : k // 2 + size[1]] = x
-    total = None
-    for i, j, c in np.ndindex(k, k, x.shape[3]):
-        part = zero[:, i : i + size[0], j : j + size[1], c]
-        term = a.rounded(np.multiply.outer(part, kernel[i, j, c]))
-        total = term if total is None else a.rounded(total + term)
-    return total
+def _convolution(a, x, kernel, params):
+    """NHWC, of any stride, padding, dilation and groups."""
+    strides, dilation, groups = params["window_strides"], params["rhs_dilation"], params["feature_group_count"]
+    around = ((0, 0), *params["padding"], (0, 0))
+    zero = np.zeros([n + sum(by) for n, by in zip(x.shape, around, strict=True)], x.dtype) + x.ravel()[0] * 0
+    inner = tuple(slice(before, before + n) for n, (before, _) in zip(x.shape, around, strict=True))
+    zero[inner] = x
+    of_group, outputs = kernel.shape[2], kernel.shape[3] // groups
+    parts = []
+    for group in range(groups):
+        total = None
+        for i, j, c in np.ndindex(*kernel.shape[:3]):
+            part = _window(zero, (i, j), strides, dilation, kernel.shape[:2])[..., group * of_group + c]
+            taps = kernel[i, j, c, group * outputs : (group + 1) * outputs]
+            term = a.rounded(np.multiply.outer(part, taps))
+            total = term if total is None else a.rounded(total + term)
+        parts.append(total)
+    return np.concatenate(parts, axis=-1)
+
+
+def _window(padded, tap, strides, dilation, kernel):
+    """What a tap reads of a padded image."""
+    spans = []
+    for n, t, s, d, k in zip(padded.shape[1:3], tap, strides, dilation, kernel, strict=True):
+        count = (n - d * (k - 1) - 1) // s + 1
+        spans.append(slice(d * t, d * t + s * (count - 1) + 1, s))
+    return padded[:, spans[0], spans[1]]
+
+
+def _windows(a, x, params, reduced):
+    """Sums, or what `reduced` says, of windows of pixels."""
+    size, strides = params["window_dimensions"][1:3], params["window_strides"][1:3]
+    fill = -1e300 if reduced else 0.0
+    sides = [n + sum(by) for n, by in zip(x.shape, params["padding"], strict=True)]
+    padded = np.full(sides, fill).astype(x.dtype) if x.dtype != object else np.full(sides, mpmath.mpf(fill), object)
+    padded[tuple(slice(by[0], by[0] + n) for n, by in zip(x.shape, params["padding"], strict=True))] = x
+    terms = [_window(padded, tap, strides, (1, 1), size) for tap in np.ndindex(*size)]
+    return functools.reduce(reduced or (lambda total, term: a.rounded(total + term)), terms)
 
 
 def _scan(a, params, inputs):

@@ -3,6 +3,7 @@
 Groups act on channels of their own, so the norm is the largest of them.  Of each:
 
 * Matrix.  Of few unknowns the operator is written out, and its norm proven (`dense_bounds`): exact to 1e-4.
+* Block rows.  Of more, its Gram matrix is factorised a few rows of pixels at a time (`banded_bounds`): exact to 1e-3.
 * Rearrangement.  A kernel with dilation d is one with d − 1 zeros between its taps.  Tap t of output i reads the pixel
   s i + t − p = s (i + δ) + r, 0 <= r < s, which is entry r of patch i + δ of the image rearranged to s² C channels.  So
   stride s becomes 1, with the taps δ = ⌊(t − p)/s⌋, and the image has n patches, ⌈H/s⌉ with zeros at the end.
@@ -23,13 +24,15 @@ import math
 
 import numpy as np
 
+from lipjax.ops.banded_bounds import banded_norm_bound, best_rows
 from lipjax.ops.dense_bounds import dense_norm_bound
 from lipjax.ops.estimates import krylov_norm
 from lipjax.ops.plain_conv import Geometry, Operator, Pair, padded_pixels
 from lipjax.ops.symbols import backward_error, grid_norm_bound
 
 _EPS = float(np.finfo(np.float64).eps)
-_UNKNOWNS, _WORK, _ENTRIES = 4096, 2e11, 2**26  # of matrices that are written out: smaller side, products, entries
+_MATRIX_WORK = 2e9  # products up to which the matrix is written out, a second or so
+_ROWS_WORK, _BORDER_WORK, _ENTRIES = 4e10, 2e11, 2**26  # of Gram matrices by block rows: products, entries at a time
 _TWISTS = 4  # a side, of depthwise convolutions
 _LEAST = 1e-6  # of an estimate, relative to the largest entry
 
@@ -53,29 +56,45 @@ def plain_norm_bound(kernel: np.ndarray, geometry: Geometry, size: Pair) -> tupl
 
 
 def _of_unit_scale(kernel: np.ndarray, geometry: Geometry, size: Pair) -> tuple[float, str]:
-    outputs, groups = geometry.outputs(kernel.shape[:2], size), geometry.groups
+    outputs, groups = geometry.outputs((kernel.shape[0], kernel.shape[1]), size), geometry.groups
     sides = math.prod(size) * kernel.shape[2], math.prod(outputs) * kernel.shape[3] // groups
-    work = groups * min(sides) * math.prod(sides)
-    if min(sides) <= _UNKNOWNS and work <= _WORK and math.prod(sides) <= _ENTRIES:
+    if groups * min(sides) * math.prod(sides) <= _MATRIX_WORK:
         operator = Operator(kernel, geometry, size)
         bound = max(dense_norm_bound(operator.matrix(group)) for group in range(groups))
         return bound, f"Cholesky factorisation of the Gram matrix of its {sides[0]} × {sides[1]} matrix{_each(groups)}"
+    if not any(map(any, geometry.padding)):
+        geometry = dataclasses.replace(geometry, mode="zeros")
     found = []
     if geometry.mode == "circular":
         found.append(_circular(kernel, geometry, size, outputs))
-    if geometry.mode == "zeros":
-        found.append(_of_zeros(kernel, geometry, size, outputs))
-    else:
-        found.append(_of_padding(kernel, geometry, size))
-    return min(candidate for candidate in found if candidate is not None)
+        if all(n == s * m for n, s, m in zip(size, geometry.stride, outputs, strict=True)):
+            return min(filter(None, found))  # which is the norm
+    of_rows = _by_rows(kernel, geometry, size)
+    if of_rows is None:
+        of_rows = (_of_zeros if geometry.mode == "zeros" else _of_padding)(kernel, geometry, size, outputs)
+    return min(filter(None, [*found, of_rows]))
+
+
+def _by_rows(kernel: np.ndarray, geometry: Geometry, size: Pair) -> tuple[float, str] | None:
+    """By block rows of the Gram matrix; None where that is too much work."""
+    rows, groups = best_rows(kernel.shape, geometry, size), geometry.groups
+    most = _ROWS_WORK if geometry.mode == "zeros" else _BORDER_WORK  # zeros have another way that is nearly as good
+    entries = max(len({pair for pairs in rows.pairs.values() for pair in pairs}), (rows.band + 1) ** 2) * rows.side**2
+    if groups * rows.work > most or entries > _ENTRIES:
+        return None
+    estimate = _estimate(kernel, geometry, size)
+    bound = max(banded_norm_bound(part, rows, estimate) for part in _of_groups(kernel, groups))
+    what = f"its Gram matrix, {rows.count} block rows of {rows.side}"
+    return bound, f"Cholesky factorisation of {what}{_each(groups)}"
 
 
 def _each(groups: int) -> str:
     return f", of each of {groups} groups" if groups > 1 else ""
 
 
-def _of_padding(kernel: np.ndarray, geometry: Geometry, size: Pair) -> tuple[float, str]:
+def _of_padding(kernel: np.ndarray, geometry: Geometry, size: Pair, outputs: Pair) -> tuple[float, str]:
     """The norm of the padding times that of the convolution without."""
+    del outputs
     pixels = [padded_pixels(n, around, geometry.mode) for n, around in zip(size, geometry.padding, strict=True)]
     often = math.prod(int(np.bincount(axis).max()) for axis in pixels)
     without = dataclasses.replace(geometry, mode="zeros", padding=((0, 0), (0, 0)))
@@ -83,15 +102,19 @@ def _of_padding(kernel: np.ndarray, geometry: Geometry, size: Pair) -> tuple[flo
     return math.nextafter(bound * math.sqrt(often) * (1 + _EPS), math.inf), f"√{often} of the padding; {why}"
 
 
+def _is_circulant(geometry: Geometry, size: Pair, outputs: Pair) -> bool:
+    """Whether the outputs are different ones of a circulant operator on the grid of patches."""
+    axes = zip(size, geometry.stride, outputs, strict=True)
+    return all(n % s == 0 and s * m <= n for n, s, m in axes)
+
+
 def _circular(kernel: np.ndarray, geometry: Geometry, size: Pair, outputs: Pair) -> tuple[float, str] | None:
     """By the circulant operator; None where the outputs are not some of its own."""
-    if any(n % s for n, s in zip(size, geometry.stride, strict=True)):
+    if not _is_circulant(geometry, size, outputs):
         if any(s * (m - 1) >= n for s, m, n in zip(geometry.stride, outputs, size, strict=True)):
             return None
         geometry, outputs = dataclasses.replace(geometry, stride=(1, 1)), size
     grid = size[0] // geometry.stride[0], size[1] // geometry.stride[1]
-    if outputs[0] > grid[0] or outputs[1] > grid[1]:
-        return None
     taps = [_taps(k, geometry, axis) for axis, k in enumerate(kernel.shape[:2])]
     estimate = _estimate(kernel, geometry, size)
     bound = _by_symbols(_rearranged(kernel, geometry, taps), geometry.groups, grid, estimate, twisted=False)

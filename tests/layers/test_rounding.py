@@ -7,19 +7,25 @@ import pytest
 from arithmetic import DIRECTIONS, Adversary, Digits50, distances, execute
 
 from lipjax.layers import (
+    Activation,
+    Affine,
     AlmostOrthogonalConv,
+    AveragePool,
     BetaAbs,
     Centring,
     Concatenate,
     ConvexPotential,
     CurvatureHead,
+    Flatten,
     FoldedConv,
+    GlobalAveragePool,
     GlobalL2Pool,
     Householder,
     Householder2,
     InputScale,
     L2Pool,
     LastLayerNormalization,
+    LinearHead,
     MaxMin,
     MaxPool,
     NActivation,
@@ -27,6 +33,8 @@ from lipjax.layers import (
     OrthogonalMixing,
     PatchConv,
     Patches,
+    PlainConv,
+    PlainDense,
     PointPool,
     PolylinePool,
     Position,
@@ -41,9 +49,15 @@ from lipjax.layers import (
     SpaceToDepth,
     Split,
     StridedConv,
+    Sum,
+    TakeChannels,
+    Unflatten,
+    WindowMax,
     ZeroPad,
+    ZerosAround,
 )
 from lipjax.layers.folded import apply_kernel, polynomial_rounding
+from lipjax.layers.plain_activations import SCALARS
 from lipjax.layers.rounding import COARSEST
 from lipjax.ops import skew, taylor
 from lipjax.ops.nonnegative import nonnegative_conv_norm_bound
@@ -90,6 +104,20 @@ LAYERS = {
     "N-activation": (NActivation(), (2, 2, 5)),
     "norms": (GlobalL2Pool(), (3, 3, 2)),
     "norms of windows": (L2Pool(2), (4, 4, 2)),
+    "plain convolution": (PlainConv(4, (3, 2), 2, ((1, 0), (2, 1)), "reflect", (1, 2), 2, scaled=True), (5, 5, 4)),
+    "plain convolution of many channels": (PlainConv(2, 2, scaled=True, use_bias=False), (2, 3, 36)),
+    "depthwise convolution": (PlainConv(6, 3, 1, 1, "circular", groups=3), (3, 3, 3)),
+    "plain dense": (PlainDense(3, scaled=True), (70,)),
+    "affine": (Affine(), (2, 2, 3)),
+    "maxima of windows": (WindowMax(3, 2, 1), (4, 5, 2)),
+    "means of windows": (AveragePool(3, 2, 1, count_padding=False), (4, 5, 2)),
+    "means of pixels": (GlobalAveragePool(), (3, 3, 2)),
+    "sum of branches": (Sum((("a", Affine()), ("b", Sequential(())), ("c", PlainConv(3, 1)))), (2, 2, 3)),
+    "channels taken": (TakeChannels((2, 0)), (2, 2, 3)),
+    "zeros beside": (ZerosAround(((1, 0), (0, 1)), (1, 0)), (2, 2, 2)),
+    "unflattening": (Unflatten((2, 1, 3)), (6,)),
+    "flattening, channels first": (Flatten("chw"), (2, 2, 3)),
+    **{f"activation {name}": (Activation(name), (2, 2, 5)) for name in SCALARS},
     "residual": (Residual(Sequential((("c", SkewOrthogonalConv(4)), ("m", MaxMin()))), 0.3), (2, 2, 4)),
     "concatenation": (Concatenate((("a", InputScale(0.1, 0.3)), ("b", MaxMin()))), (2, 2, 4)),
     "split": (Split((("a", InputScale(0.1, 0.3)), ("b", MaxMin())), (2, 2)), (2, 2, 4)),
@@ -179,6 +207,12 @@ def test_of_general_layers_it_is_attained():
     assert worst(StridedConv(32, 1, 1), own, x) > 0.7
     dense = {"params": {"bias": np.zeros(32)}, "spectral": {"matrix": arrow(32)[0, 0]}}
     assert worst(OrthogonalDense(32), dense, x[0, 0]) > 0.7
+    own = {"params": {"kernel": arrow(32), "bias": np.zeros(32)}}
+    assert worst(PlainConv(32, 1), own, x) > 0.7
+    assert worst(PlainDense(32), {"params": {"kernel": arrow(32)[0, 0], "bias": np.zeros(32)}}, x[0, 0]) > 0.7
+    scaled = {"kernel": np.eye(4), "bias": np.full(4, 0.7), "scale": np.ones(4), "shift": np.full(4, 0.7)}
+    assert worst(PlainDense(4, scaled=True), {"params": scaled}, np.zeros((1, 4))) > 0.4
+    assert worst(Affine(), {"params": {"scale": np.full(4, 0.7), "shift": np.zeros(4)}}, np.ones((1, 4))) > 0.4
     shift = {"params": {"bias": np.full(4, 0.3)}, "spectral": {"mean": np.full(4, -0.4)}}
     assert worst(Centring(), shift, np.zeros((1, 2, 2, 4))) > 0.3
 
@@ -369,6 +403,9 @@ def test_sectors_as_narrow_or_wide_as_can_be(dtype, rng):
 
 def test_sums_and_what_follows_are_attained():
     pair = np.array([[[[1.0, 0.2]]]])
+    assert worst(GlobalAveragePool(), {}, np.ones((1, 5, 5, 1))) > 0.4
+    assert worst(AveragePool(3), {}, np.ones((1, 3, 3, 1))) > 0.4
+    assert worst(Sum(tuple((str(i), MaxMin()) for i in range(4))), {}, pair) > 0.4
     assert worst(Residual(MaxMin(), 0.3), {}, pair) > 0.5
     row = Sequential((("a", PointPool(64)), ("b", InputScale(0.0, 0.1))))
     far = np.r_[1.0, np.full(63, 1e-4)].reshape(1, 1, 1, 64)
@@ -387,6 +424,14 @@ def test_logits_of_the_linear_head_are_attained():
     row = np.r_[1.0, np.full(63, 1e-4)]
     own = {"params": {"weight": np.stack([row, -row]), "bias": np.array([0.1, -0.1])}}
     head, y = LastLayerNormalization(2), np.zeros((1, 64))
+    y[0, 0] = 1.0
+    assert attained(difference(head), (own, y), head.rounding(own, np.ones(1))) > 0.5
+
+
+def test_logits_of_the_head_without_normalisation_are_attained():
+    row = np.r_[3.0, np.full(63, 1e-4)]
+    own = {"params": {"weight": np.stack([row, -row]), "bias": np.array([0.1, -0.1])}}
+    head, y = LinearHead(2), np.zeros((1, 64))
     y[0, 0] = 1.0
     assert attained(difference(head), (own, y), head.rounding(own, np.ones(1))) > 0.5
 

@@ -58,7 +58,7 @@ def test_it_is_of_these_variables(backbone):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda layer, own: (lipjax.Network, own), TypeError, "network must be a lipjax Layer"),
+        (lambda layer, own: (lipjax.Network, own), TypeError, "variables are those of a lipjax Layer, got a"),
         (
             lambda layer, own: (layer, jax.tree.map(np.float16, own)),
             ValueError,

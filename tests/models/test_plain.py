@@ -1,10 +1,14 @@
 """Plain descriptions: what they compute, what is proven of it, what is refused; files, and torch's Sequential."""
 
+import re
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 
 import lipjax
+from lipjax.certificates import certify_linear
 from lipjax.layers import Affine, PlainConv
 from lipjax.models import plain
 from lipjax.models.plain_kinds import KINDS
@@ -111,6 +115,31 @@ def test_a_network_is_certified_and_its_certificates_hold(network, rng):
     assert (attacked.margins > 0).all()
 
 
+def test_a_linear_head_is_certified_as_it_is_and_as_slowly_checked(rng):
+    """Rows of very different lengths, equal ones and zero; the distance to each hyperplane by itself."""
+    features, weight, bias = rng.normal(size=(60, 5)), rng.normal(size=(6, 5)), rng.normal(size=6)
+    weight[1] *= 1e3
+    weight[2] *= 1e-3
+    weight[3] = weight[4]
+    weight[5] = 0
+    logits = features @ weight.T + bias
+    certificate = certify_linear(features, weight, bias, logits.argmax(axis=1))
+    for row, label, radius, upper in zip(
+        logits, logits.argmax(axis=1), certificate.radius, certificate.upper, strict=True
+    ):
+        gaps = np.linalg.norm(weight[label] - weight, axis=1)
+        exact = min((row[label] - row[i]) / gaps[i] for i in range(6) if gaps[i])
+        assert exact * (1 - 1e-6) <= radius <= exact <= upper <= exact * (1 + 1e-6)
+    wrong = certify_linear(features, weight, bias, logits.argmin(axis=1))
+    assert (wrong.radius == 0).all()
+    np.testing.assert_array_equal(wrong.prediction, logits.argmax(axis=1))
+    for scale in (2.0**-300, 2.0**300):  # of all logits alike: no distance changes
+        scaled = certify_linear(features, weight * scale, bias * scale, logits.argmax(axis=1))
+        np.testing.assert_array_equal(scaled.radius, certificate.radius)
+    with_slack = certify_linear(features, weight, bias, logits.argmax(axis=1), slack=0.01)
+    assert (with_slack.radius < certificate.radius).all()
+
+
 def test_batch_normalisation_is_part_of_the_convolution_before_it(rng):
     """One channel is amplified, another nearly dead: far below the product of both bounds."""
     kernel = rng.normal(size=(3, 3, 2, 3))
@@ -168,6 +197,20 @@ def test_files_that_are_not_whole_are_refused(network, tmp_path):
         lipjax.bound(path)
     with pytest.raises(ValueError, match="missing.npz: must be an .npz file"):
         lipjax.bound(tmp_path / "missing.npz")
+
+
+def test_the_python_of_the_page_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).parents[2] / "docs" / "plain.md"
+    sources = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    exec(compile("\n".join(sources), "of_the_page", "exec"), {})
+    assert capsys.readouterr().out.count("one after the other") >= 2
+
+
+def test_the_page_names_every_kind():
+    page = (Path(__file__).parents[2] / "docs" / "plain.md").read_text(encoding="utf-8")
+    table = "".join(line for line in page.splitlines() if line.startswith("| `"))
+    assert not [kind for kind in (*KINDS, "sum", "concatenate", "split") if f"`{kind}`" not in table]
 
 
 CONV, DENSE = {"kind": "conv", "kernel": np.ones((3, 3, 2, 4))}, {"kind": "dense", "kernel": np.ones((72, 3))}
