@@ -4,9 +4,6 @@ from lipjax import data, layers, models, ops
 from lipjax.models import LipConvnet, Network, Proven, bound, certify, fold, prove
 from lipjax.system import versions
 
-from lipjax.models import LipConvnet, Network, Proven, bound, certify, fold, prove
-from lipjax.system import versions
-
 __all__ = ["LipConvnet", "Network", "Proven", "bound", "certify", "data", "fold", "layers"]
 __all__ += ["load_pretrained", "load_trained", "models", "ops", "prove", "train"]
 
