@@ -13,7 +13,10 @@ import lipjax.layers
 from lipjax.layers import (
     ACTIVATIONS,
     POOLINGS,
+    Activation,
+    Affine,
     AlmostOrthogonalConv,
+    AveragePool,
     BetaAbs,
     BlockReflectorConv,
     CayleyConv,
@@ -23,6 +26,7 @@ from lipjax.layers import (
     FirstChannels,
     Flatten,
     FoldedConv,
+    GlobalAveragePool,
     GlobalL2Pool,
     Householder,
     Householder2,
@@ -36,6 +40,8 @@ from lipjax.layers import (
     OrthogonalMixing,
     PatchConv,
     Patches,
+    PlainConv,
+    PlainDense,
     PointPool,
     PolylinePool,
     Position,
@@ -51,7 +57,12 @@ from lipjax.layers import (
     SpaceToDepth,
     Split,
     StridedConv,
+    Sum,
+    TakeChannels,
+    Unflatten,
+    WindowMax,
     ZeroPad,
+    ZerosAround,
     grid,
 )
 from lipjax.layers.rounding import COARSEST
@@ -84,7 +95,7 @@ CASES = {
     "ZeroPad": (ZeroPad(3, 4), (2, 2, 2), {"height": 4, "width": 2}),
     "FirstChannels": (FirstChannels(2), (2, 2, 3), {"count": 3}),
     "Patches": (Patches(2), (3, 4, 2), {"size": 3}),
-    "Flatten": (Flatten(), (2, 2, 3), {}),
+    "Flatten": (Flatten(), (2, 2, 3), {"order": "chw"}),
     "Shift": (Shift(0.5), (3, 2, 8), {"fraction": 1.0}),
     "Position": (Position(), (2, 3, 2), {"per_channel": True}),
     "OrthogonalMixing": (OrthogonalMixing(3), (2, 2, 4), {"features": 5, "compute_dtype": "bfloat16"}),
@@ -152,6 +163,35 @@ CASES = {
     "Residual": (Residual(InputScale(0.1, 0.25), 0.3), (2, 2, 2), {"layer": InputScale(0.1, 0.1), "a": 0.9}),
     "Concatenate": (Concatenate(TWO), (2, 2, 2), {"layers": (("a", InputScale(0.1, 0.1)), TWO[1])}),
     "Split": (Split(TWO, (1, 2)), (2, 2, 3), {"layers": (TWO[0], ("b", InputScale(0.1, 0.1))), "channels": (2, 1)}),
+    "Sum": (Sum(TWO), (2, 2, 2), {"layers": (*TWO, ("c", PlainConv(2, padding=1)))}),
+    "Sum with a convolution": (Sum((("a", Sequential(())), ("b", PlainConv(2, padding=1)))), (3, 4, 2), {}),
+    "Activation": (Activation(), (2, 2, 3), {"function": "hard_swish"}),
+    "Activation with a slope": (Activation("leaky_relu", 1.5), (2, 2, 3), {"parameter": -2.0, "function": "elu"}),
+    "WindowMax": (WindowMax(2), (4, 4, 2), {"size": (2, 3), "stride": 1, "padding": 1}),
+    "AveragePool": (
+        AveragePool(2),
+        (4, 5, 2),
+        {"size": (2, 3), "stride": 1, "padding": 1, "count_padding": False},
+    ),
+    "GlobalAveragePool": (GlobalAveragePool(), (3, 4, 2), {}),
+    "PlainDense": (PlainDense(4), (5,), {"features": 3, "use_bias": False, "scaled": True}),
+    "PlainConv": (
+        PlainConv(4, padding=1),
+        (4, 5, 2),
+        {
+            **{"features": 2, "kernel_size": (3, 2), "stride": (2, 1), "padding": ((2, 0), (1, 1)), "groups": 2},
+            **{"padding_mode": "reflect", "dilation": 2, "use_bias": False, "scaled": True},
+        },
+    ),
+    "PlainConv on a torus, scaled": (
+        PlainConv(2, padding=1, padding_mode="circular", scaled=True),
+        (4, 3, 2),
+        {"stride": 2, "padding": 2, "groups": 2},
+    ),
+    "Affine": (Affine(), (2, 2, 3), {}),
+    "TakeChannels": (TakeChannels((2, 0)), (2, 2, 3), {"order": (1,)}),
+    "ZerosAround": (ZerosAround(1, (0, 2)), (2, 2, 3), {"padding": ((0, 1), (2, 0)), "channels": (1, 0)}),
+    "Unflatten": (Unflatten((2, 3, 2)), (12,), {"shape": (3, 2, 2)}),
     "Recomputed": (Recomputed(InputScale(0.1, 0.25)), (2, 2, 2), {"layer": InputScale(0.1, 0.1)}),
 }
 
@@ -197,7 +237,16 @@ def evaluated(layer, own, x):
         return np.asarray(jax.jit(layer.evaluate)(own, x))
 
 
-BENT = {*ACTIVATIONS.values(), *POOLINGS.values(), L2Pool, GlobalL2Pool, ConvexPotential, SdpResidual}
+BENT = {
+    *ACTIVATIONS.values(),
+    *POOLINGS.values(),
+    Activation,
+    WindowMax,
+    L2Pool,
+    GlobalL2Pool,
+    ConvexPotential,
+    SdpResidual,
+}
 
 
 def probed(layer, own, shape) -> tuple[float, float]:
