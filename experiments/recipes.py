@@ -80,6 +80,7 @@ def liresnet(width: int, pixels: float, epochs: int) -> Changes:
 NETWORKS: dict[str, Changes] = {
     "LipConvnet-5, 16×16": _EMMA | one_cycle() | _SMALL,
     "LiResNet, 4 layers of 32 channels": liresnet(32, 72, 8),
+    "LiResNet, curvature head": liresnet(32, 72, 8) | {"model.head": "crc", "model.hidden": 512},
     "LipNeXt, 8 blocks of 128 channels": loss("emma", 72, ramp=0.5, trainable_scale=True)
     | adaptive("nadam", 3e-3)
     | {"model.name": "lipnext", "model.width": 128, "model.depth": 8, "model.shift": 0.25, "run.epochs": 7},
