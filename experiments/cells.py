@@ -1,6 +1,7 @@
 """A cell: one training or measurement, with one results file."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ from lipjax.workdir import flattened
 
 # Of the training images, by which recipes are chosen: 5,000 of CIFAR.
 HELD_OUT = 0.1
+
+
+_LONGEST = 245  # of a name, to which .json is added: file systems take 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +38,15 @@ class Cell:
     def name(self) -> str:
         """Such as 'head-crc_norm-1.4_seed-0': the keys that differ from the default config, for file names.
 
-        Names of the other kinds begin with the kind.
+        Names of the other kinds begin with the kind; of one that is too long for a file's the end is a digest.
         """
         default, is_accuracy = _defaults(), self.kind == "accuracy"
         always = {"model.depth"} if self.kind in ("time", "gradient") else set()
         shown = {k: v for k, v in self.changes.items() if default.get(k) != v or k in always}
         of_leaf = {_leaf(key): value for key, value in shown.items()} | {"seed": self.seed}
         keys = [f"{key}-{value}" for key, value in sorted(of_leaf.items())]
-        return "_".join(keys if is_accuracy else [self.kind, *keys])
+        name = "_".join(keys if is_accuracy else [self.kind, *keys])
+        return name if len(name) <= _LONGEST else f"{name[:220]}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
     def config(self, data_dir: str | None = None) -> ConfigDict:
         """The whole config of the training; of a time, what its variants have in common."""
