@@ -15,7 +15,13 @@ from lipjax.models.program import cast
 from lipjax.models.proven import check_nobody_listens, copied_variables
 
 
-def bound(network: Any, variables: Variables | None = None, image_shape: Sequence[int] | None = None) -> Proof:
+def bound(
+    network: Any,
+    image_shape: Sequence[int] | None = None,
+    *,
+    variables: Variables | None = None,
+    size: int | tuple[int, int] | None = None,
+) -> Proof:
     """The proof of a network or a kernel, a tree; `.lipschitz` bounds Lip(g), l2 of the input to l2 of what it gives.
 
     ‖g(u) − g(v)‖ <= lipschitz · ‖u − v‖ for all u, v of the shape, in real arithmetic with these very numbers, cast up
@@ -29,8 +35,9 @@ def bound(network: Any, variables: Variables | None = None, image_shape: Sequenc
         a matrix, an array (D_in, D_out);
         a plain description, a list of dicts, or the path of an .npz of one (docs/plain.md);
         a torch `nn.Sequential` in evaluation, of the modules that docs/plain.md names.
+      image_shape: (H, W, C), or (D,), of one input; not needed for a file or a matrix.
       variables: of a `Layer`, and of nothing else.
-      image_shape: (H, W, C), or (D,), of one input; of a kernel (H, W) will do; not needed for a file or a matrix.
+      size: of a kernel, instead of image_shape: (height, width) of the images, or an integer for both.
 
     Raises:
       TypeError: what is none of these; a `Layer` that was changed after its definition.
@@ -40,16 +47,24 @@ def bound(network: Any, variables: Variables | None = None, image_shape: Sequenc
     check_nobody_listens()
     if variables is not None and not isinstance(network, Layer):
         raise TypeError(f"bound: variables are those of a lipjax Layer, got a {type(network).__name__}")
+    if size is not None and not (np.ndim(network) == 4 and image_shape is None):
+        raise ValueError("bound: size is that of the images of a kernel (k, l, C_in, C_out), without image_shape")
     if isinstance(network, Layer):
-        layer, own = network, variables
-        shape = _given(image_shape)
-        if own is None:
+        if variables is None:
             raise ValueError("bound: a Layer needs its variables, as its init or tightened gives them")
+        layer, own, shape = network, variables, _given(image_shape)
     else:
-        description, shape = _described(network, image_shape)
+        description, shape = _described(network, image_shape if size is None else _sides(size))
         layer, own = plain.read(description, shape)
     own = cast(copied_variables(own), "float64")
     return proof_of(remade(layer.clone(parent=None, name=None)), own, shape)
+
+
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    if len(sides) != 2 or not all(isinstance(n, int | np.integer) and n >= 1 for n in sides):
+        raise ValueError(f"bound: size must be an integer >= 1, or (height, width), got {size!r}")
+    return int(sides[0]), int(sides[1])
 
 
 def _given(image_shape: Sequence[int] | None) -> Shape:
@@ -71,12 +86,12 @@ def _described(network: Any, image_shape: Sequence[int] | None) -> tuple[plain.D
         return described(network), _given(image_shape)
     if isinstance(network, list | tuple) and all(isinstance(item, Mapping) for item in network):
         return network, _given(image_shape)
-    if hasattr(network, "shape") and hasattr(network, "dtype"):
+    if hasattr(network, "shape") and hasattr(network, "dtype") and hasattr(network, "__array__"):
         return _kernel(np.asarray(network), image_shape)
     kind = type(network).__name__
     raise TypeError(
         f"bound: network must be a lipjax Layer, which states its proof, an array, a list of dicts, a file or a torch "
-        f"Sequential; {kind} is none"
+        f"Sequential; {kind} is none (of a network with a head it is lipjax.prove(…).proof)"
     )
 
 

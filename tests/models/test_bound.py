@@ -23,7 +23,7 @@ def backbone():
 
 def test_it_is_that_of_the_network_with_a_head(backbone):
     layer, variables = backbone
-    proof = lipjax.bound(layer, variables, (8, 8, 4))
+    proof = lipjax.bound(layer, (8, 8, 4), variables=variables)
     assert [name for name, _ in proof.links()] == ["input", "conv", "activation", "rearrangement"]
     assert proof.lipschitz == pytest.approx(2, rel=1e-3)
     whole = Sequential((*layer.layers, ("flatten", Flatten())))
@@ -35,7 +35,7 @@ def test_it_is_that_of_the_network_with_a_head(backbone):
 
 def test_no_distance_grows_by_more_and_some_by_almost_as_much(backbone, rng):
     layer, variables = backbone
-    bound = lipjax.bound(layer, variables, (8, 8, 4)).lipschitz
+    bound = lipjax.bound(layer, (8, 8, 4), variables=variables).lipschitz
     with jax.enable_x64(True):
         own = jax.tree.map(np.float64, variables)
         x = rng.uniform(size=(1, 8, 8, 4))
@@ -51,7 +51,7 @@ def test_it_is_of_these_variables(backbone):
     """An input scale of another std, and a kernel beyond what was held."""
     layer, variables = backbone
     steeper = Sequential((("input", InputScale(mean=0.3, std=0.25)), *layer.layers[1:]))
-    once, twice = (lipjax.bound(which, variables, (8, 8, 4)).lipschitz for which in (layer, steeper))
+    once, twice = (lipjax.bound(which, (8, 8, 4), variables=variables).lipschitz for which in (layer, steeper))
     assert twice == pytest.approx(2 * once, rel=1e-9)
 
 
@@ -70,7 +70,7 @@ def test_it_is_of_these_variables(backbone):
 def test_what_has_no_bound_is_refused(backbone, change, error, message):
     layer, variables = change(*backbone)
     with pytest.raises(error, match=message):
-        lipjax.bound(layer, variables, (8, 8, 4))
+        lipjax.bound(layer, (8, 8, 4), variables=variables)
 
 
 def test_it_is_about_layers_that_nobody_intercepts(backbone):
@@ -80,7 +80,7 @@ def test_it_is_about_layers_that_nobody_intercepts(backbone):
         nn.intercept_methods(lambda f, args, kwargs, context: f(*args, **kwargs)),
         pytest.raises(ValueError, match="a Flax method interceptor is at work"),
     ):
-        lipjax.bound(*backbone, (8, 8, 4))
+        lipjax.bound(backbone[0], (8, 8, 4), variables=backbone[1])
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 2, 3), (2, 4, 2, 3), (1, 1, 3, 2)])
@@ -92,8 +92,9 @@ def test_the_bound_of_a_kernel_is_that_of_its_dense_matrix(shape, rng):
         if 0 <= y < 5 and 0 <= x < 6:
             matrix[y, x, :, i, j, :] = kernel[a, b]
     norm = np.linalg.norm(matrix.reshape(30 * shape[2], -1), 2)
+    assert norm <= lipjax.bound(kernel, size=(5, 6)).lipschitz <= 1.001 * norm
     for given in ((5, 6), (5, 6, shape[2])):
-        assert norm <= lipjax.bound(kernel, image_shape=given).lipschitz <= 1.001 * norm
+        assert lipjax.bound(kernel, given).lipschitz == lipjax.bound(kernel, size=(5, 6)).lipschitz
 
 
 def test_the_bound_of_a_matrix_is_its_norm(rng):
@@ -105,20 +106,20 @@ def test_the_bound_of_a_matrix_is_its_norm(rng):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (
-            (np.zeros((3, 3, 2)),),
-            ValueError,
-            r"must be \(k, l, C_in, C_out\) or \(D_in, D_out\), got shape \(3, 3, 2\)",
-        ),
-        ((np.zeros((3, 3, 2, 2)),), ValueError, "give image_shape"),
-        (([{"kind": "flatten"}],), ValueError, "give image_shape"),
-        ((Flatten(),), ValueError, "give image_shape"),
-        ((Flatten(), None, (2, 2, 1)), ValueError, "a Layer needs its variables"),
-        ((np.zeros((2, 2)), {"params": {}}), TypeError, "variables are those of a lipjax Layer"),
-        ((7,), TypeError, "network must be a lipjax Layer"),
-        (([1, 2], None, (2, 2, 1)), TypeError, "network must be a lipjax Layer"),
+        ({"network": np.zeros((3, 3, 2))}, ValueError, r"must be \(k, l, C_in, C_out\) or .*, got shape \(3, 3, 2\)"),
+        ({"network": np.zeros((3, 3, 2, 2))}, ValueError, "give image_shape"),
+        ({"network": [{"kind": "flatten"}]}, ValueError, "give image_shape"),
+        ({"network": Flatten(), "variables": {"params": {}}}, ValueError, "give image_shape"),
+        ({"network": Flatten(), "image_shape": (2, 2, 1)}, ValueError, "a Layer needs its variables"),
+        ({"network": np.zeros((2, 2)), "variables": {}}, TypeError, "variables are those of a lipjax Layer"),
+        ({"network": np.zeros((2, 2)), "size": 3}, ValueError, "size is that of the images of a kernel"),
+        ({"network": np.zeros((3, 3, 1, 1)), "size": 0}, ValueError, "size must be an integer >= 1, or .*, got 0"),
+        ({"network": np.zeros((3, 3, 1, 1)), "size": 4, "image_shape": (4, 4)}, ValueError, "without image_shape"),
+        ({"network": 7}, TypeError, "network must be a lipjax Layer"),
+        ({"network": [1, 2], "image_shape": (2, 2, 1)}, TypeError, "network must be a lipjax Layer"),
+        ({"network": lipjax.LipConvnet(5, 4, 16)}, TypeError, r"LipConvnet is none \(of a network with a head"),
     ],
 )
 def test_what_is_no_network_is_refused(arguments, error, message):
     with pytest.raises(error, match=message):
-        lipjax.bound(*arguments)
+        lipjax.bound(**arguments)
