@@ -82,7 +82,7 @@ def _certified(arrays: tuple[np.ndarray, ...], rows: np.ndarray, rivals: int | N
     """
     features, weight, bias, labels, slack = arrays
     is_restricted = rivals is not None and rivals < len(weight) - 1
-    gamma = (features.shape[1] + 16) * np.finfo(np.float64).eps
+    gamma = _gamma(features.shape[1])
     size = np.abs(features).max(axis=1, initial=np.finfo(float).tiny)  # squares of features may under- or overflow
     reach = size * np.linalg.norm(features / size[:, None], axis=1) * (1 + gamma)
 
@@ -99,6 +99,25 @@ def _certified(arrays: tuple[np.ndarray, ...], rows: np.ndarray, rivals: int | N
     exact = (radius >= upper * (1 - EXACT)) & ((upper < np.inf) | (radius == np.inf))
     protocol = f"paper protocol, {rivals} rivals: not a proof" if is_restricted else "proof"
     return Certificate(radius, rival, exact, upper, prediction, protocol)
+
+
+def _unit_rows(weight: np.ndarray) -> np.ndarray:
+    """The normalised rows (K, D); ValueError for a zero row."""
+    largest = np.abs(weight).max(axis=1, keepdims=True)
+    if not (largest > 0).all():
+        raise ValueError(f"weight: row {int(np.argmin(largest))} is zero and cannot be normalised")
+    rows = weight / largest
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _gamma(dimension: int) -> float:
+    return (dimension + 16) * np.finfo(np.float64).eps
+
+
+def row_distances(weight: np.ndarray) -> np.ndarray:
+    """(K, K) bounds of ‖w_l − w_i‖ of the normalised rows of a float64 weight (K, D), as `certify_lln` divides by."""
+    rows, gamma = _unit_rows(weight), _gamma(weight.shape[1])
+    return np.linalg.norm(rows[:, None] - rows, axis=2) * (1 + gamma) + 2 * gamma
 
 
 def _of_label(features, reach, rows, bias, gamma, label, parallel, rivals, slack):

@@ -19,17 +19,19 @@ _OF_ABSL = ("flagfile", "undefok")
 _ENTRY = re.compile(r"  (\w+(?:, \w+)*): (.*)")
 
 
-def page(about: str, own: flags.FlagValues, config: Mapping[str, Any], of: str) -> str:
+def page(about: str, own: flags.FlagValues, config: Mapping[str, Any] | None = None, of: str = "") -> str:
     """The whole page.
 
     Args:
       about: what the command does; own: its flags.
-      config: with all values; of: where these are from.
+      config: with all values, None for a command that takes none; of: where these are from.
     """
     lines = [inspect.cleandoc(about), "", "Flags"]
     for flag in (own[name] for name in own if own[name].name == name and name not in _OF_ABSL):
         default = "" if flag.default is None or flag.boolean else f"={flag.default}"
         lines += _entry(f"--{flag.name}{default}", flag.help)
+    if config is None:
+        return "\n".join(lines)
     lines += ["", f"Config: --config.SECTION.KEY=VALUE of lipjax-train, here with the values of {of}"]
     for section, values in config.items():
         name = str(values.get("name"))

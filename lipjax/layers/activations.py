@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax import ops
+from lipjax.layers import plain
 from lipjax.layers.initializers import uniform_angles
 from lipjax.layers.layer import Layer, Shape, Variables, isometry, norm_at_zero
 from lipjax.layers.rounding import SINE, Rounding, enlarged, gamma, moved, underflow
@@ -56,6 +57,10 @@ class MaxMin(Layer):
     def proof(self, own, shape):
         return isometry("activation 'max_min'", _WHY, rounding=moved(math.prod(shape)))
 
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [{"kind": "max_min", "pairing": "halves"}]
+
 
 class BetaAbs(Layer):
     """|x| of the first round(β C) channels, x of the others, (…, C) → (…, C); no parameters.
@@ -91,6 +96,10 @@ class BetaAbs(Layer):
     def proof(self, own, shape):
         return isometry("activation 'beta_abs'", _WHY, rounding=moved(math.prod(shape)))
 
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [plain.activation("abs", channels=round(self.beta * shape[-1]))]
+
 
 class NActivation(Layer):
     """x − 2a for x <= a, −x for a <= x <= b, x − 2b for b <= x, a <= b of each channel, (…, C) → (…, C).
@@ -119,6 +128,11 @@ class NActivation(Layer):
         offset = norm_at_zero(at_zero, shape)
         rounding = enlarged(gamma(3), gamma(2) * offset + underflow(math.prod(shape), 2))
         return isometry("activation 'n'", _WHY, offset, rounding)
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        theta = plain.array(own["params"]["theta"])
+        return [plain.activation("n", low=theta.min(axis=1), high=theta.max(axis=1))]
 
 
 def _as_absolute(key, shape, dtype=jnp.float32):
@@ -149,6 +163,10 @@ class Householder(Layer):
     def proof(self, own, shape):
         return isometry("activation 'householder'", _WHY, rounding=of_sectors(own, shape))
 
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [{"kind": "householder", "angle": plain.array(own["params"]["angle"])}]
+
 
 class Householder2(Layer):
     """A pair z of channels (c, c + C/2) by its sector: z, mirrored, turned by −θ2, mirrored; (…, C) → (…, C).
@@ -176,3 +194,8 @@ class Householder2(Layer):
         """
         rounding = of_sectors(own, shape, 8 * math.pi, 2.0)
         return isometry("activation 'householder2'", _WHY, rounding=rounding)
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        angles = [plain.array(own["params"][f"angle{i}"]) for i in range(3)]
+        return [{"kind": "householder2", "angles": np.clip(angles, 0, 2 * np.pi)}]

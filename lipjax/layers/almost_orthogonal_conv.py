@@ -9,11 +9,13 @@ import numpy as np
 
 from lipjax import ops
 from lipjax.config import odd
+from lipjax.layers import plain
 from lipjax.layers.checks import check_field, check_shapes
 from lipjax.layers.convolution import applied_rounding, evaluated, sides
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import Layer, Proof, norm_at_zero
 from lipjax.layers.rounding import COARSEST, ROUNDOFF, SQUARE_ROOT, Rounding, enlarged, gamma, underflow
+from lipjax.ops.blocked import of_bias
 from lipjax.ops.bounds import method
 from lipjax.ops.diagonal_bounds import almost_orthogonal, diagonal_bound
 from lipjax.ops.fusion import stored
@@ -100,7 +102,12 @@ class AlmostOrthogonalConv(Layer):
         relative = applied_rounding(kernel.shape, size, norm, absolute, 0) + scaled * bound
         relative += gamma(1) * (bound + COARSEST * relative)
         lost = underflow(size[0] * size[1] * self.features, 4 * kernel[..., 0].size)
-        return enlarged(relative, gamma(1) * offset + (1 + gamma(1) * COARSEST) * lost)
+        of_offset = gamma(of_bias(kernel[..., 0].size)) * offset
+        return enlarged(relative, of_offset + (1 + gamma(1) * COARSEST) * lost)
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [plain.conv(almost_orthogonal(jnp.asarray(own["params"]["kernel"])), own["params"]["bias"])]
 
 
 def scale_error(kernel: np.ndarray, q: np.ndarray | None = None, units_of_q: float = 0.0) -> float | None:

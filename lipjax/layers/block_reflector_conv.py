@@ -16,6 +16,7 @@ from lipjax.layers.grid import (
     is_in_range,
     least_eigenvalues,
     padded,
+    plain_grid,
     symbol_error,
     unit_of,
 )
@@ -187,3 +188,8 @@ class BlockReflectorConv(Layer):
         if not sum(parts) * unit_of(raw) < SMALL:
             return None
         return 2 * 1.5 * sum(parts) + gamma(3) * 1.1 * math.sqrt(channels)
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        grid, bias = self._grid(shape), own["params"]["bias"] if self.use_bias else None
+        return plain_grid(self._matrices(own["params"]["kernel"], grid), bias, self.features, grid, shape)

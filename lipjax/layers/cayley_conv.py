@@ -10,7 +10,7 @@ import numpy as np
 
 from lipjax.config import odd
 from lipjax.layers.checks import check_field, check_shapes
-from lipjax.layers.grid import SMALL, grid_proof, is_in_range, padded, symbol_error, unit_of
+from lipjax.layers.grid import SMALL, grid_proof, is_in_range, padded, plain_grid, symbol_error, unit_of
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import Layer
 from lipjax.layers.rounding import gamma
@@ -88,6 +88,12 @@ class CayleyConv(Layer):
             return self._linear(jnp.asarray(kernel, jnp.float64), x)
 
         return grid_proof(kind, why, run, error, kernel.shape[2], bias, grid, shape)
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        grid = self._grid(shape)
+        matrices = _matrices(own["params"]["kernel"], grid)
+        return plain_grid(matrices, own["params"]["bias"], self.features, grid, shape)
 
 
 def _matrices(kernel: jax.Array, grid: Grid) -> jax.Array:

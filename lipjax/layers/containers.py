@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lipjax.layers import plain
 from lipjax.layers.container import Container, check_layer, checked_layers
 from lipjax.layers.layer import Layer, Proof, own_of, root_sum_of_squares, times, up
 from lipjax.layers.rounding import COARSEST, EXACT, Rounding, enlarged, gamma, underflow
@@ -62,6 +64,13 @@ class Sequential(Container):
     @nn.nowrap
     def estimate(self, own, shape):
         return math.prod(self.estimates(own, shape))
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        layers: list[dict[str, Any]] = []
+        for (name, layer), shape_in in zip(self.layers, self.input_shapes(own, shape), strict=True):
+            layers += layer.plain(own_of(own, name), shape_in)
+        return layers
 
 
 def composed(parts: Iterable[tuple[str, Proof]]) -> tuple[float, float, Rounding | None]:
@@ -165,6 +174,11 @@ class Residual(Container):
         lost = underflow(math.prod(shape), 4)
         return enlarged(relative, self.a * (inner.absolute + gamma(3) * reach) + lost)
 
+    @nn.nowrap
+    def plain(self, own, shape):
+        branch = [*self.layer.plain(own, shape), plain.affine(self.a)]
+        return [plain.total([plain.affine(1 - self.a)], branch)]
+
 
 class Concatenate(Container):
     """(f_1(x), …, f_n(x)), channels side by side.
@@ -207,6 +221,11 @@ class Concatenate(Container):
     @nn.nowrap
     def estimate(self, own, shape):
         return jnp.linalg.norm(jnp.stack([jnp.asarray(bound, float) for bound in self.estimates(own, shape)]))
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        branches = [layer.plain(own_of(own, name), shape) for name, layer in self.layers]
+        return [{"kind": "concatenate", "branches": branches}]
 
 
 def _columns(parts) -> tuple[list[float], list[float]]:
@@ -278,3 +297,9 @@ class Split(Container):
     @nn.nowrap
     def estimate(self, own, shape):
         return jnp.max(jnp.stack([jnp.asarray(bound, float) for bound in self.estimates(own, shape)]), initial=0.0)
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        shapes = self.input_shapes(own, shape)
+        branches = [layer.plain(own_of(own, name), s) for (name, layer), s in zip(self.layers, shapes, strict=True)]
+        return [{"kind": "split", "channels": list(self.channels), "branches": branches}]

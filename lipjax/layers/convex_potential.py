@@ -12,7 +12,7 @@ from lipjax.layers.checks import OPTIONAL_COUNT, check_field, check_shapes
 from lipjax.layers.convolution import POWER_STEPS, SETTLING_STEPS, sides
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import Layer, tracked
-from lipjax.layers.potential import potential_proof, potential_step
+from lipjax.layers.potential import plain_step, potential_proof, potential_step
 from lipjax.layers.proven_norm import proven_norm
 from lipjax.ops.bounds import method
 from lipjax.ops.fusion import stored
@@ -129,6 +129,12 @@ class ConvexPotential(Layer):
         proven = proven_norm(np.asarray(own["params"]["kernel"], np.float64), sides(shape))
         least = np.nextafter(norm.dtype.type(proven), norm.dtype.type(np.inf))
         return {**own, "spectral": {**own["spectral"], "norm": jnp.asarray(np.maximum(norm, least))}}
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        params, norm = own["params"], tracked(own, "ConvexPotential")["norm"]
+        kernel, bias = _normalised(jnp.asarray(params["kernel"]), jnp.asarray(params["bias"]), norm)
+        return plain_step(kernel, bias, self.features, shape)
 
 
 def _normalised(kernel, bias, norm):

@@ -12,7 +12,7 @@ from lipjax.layers.checks import check_shapes
 from lipjax.layers.layer import Proof, Shape, Variables, norm_at_zero, tracked
 from lipjax.layers.rounding import COARSEST, Rounding, enlarged, gamma, underflow
 from lipjax.ops import bounds
-from lipjax.ops.blocked import BLOCK, blocks
+from lipjax.ops.blocked import blocks, of_bias, products
 from lipjax.ops.convolution import blocked_sums, linear_operator
 from lipjax.ops.dense_bounds import dense_norm_bound, dense_rounding
 from lipjax.ops.general_conv import conv, norm_along, norm_power_steps
@@ -98,7 +98,7 @@ def conv_proof(
     # Entries of K that are flushed to 0, by up to 4 operations: an operator of norm k ‖·‖_F at most.
     relative = applied + (1 + factor) * k * underflow(kernel.size, 4) + gamma(1) * (bound + COARSEST * applied)
     lost = underflow(size[0] * size[1] * c_out, 2 * k * k * c_in * (1 + absolute))
-    rounding = enlarged(relative * MORE, gamma(1) * offset + lost)
+    rounding = enlarged(relative * MORE, gamma(of_bias(k * k * c_in)) * offset + lost)
     what = f"{kind}, {c_in} to {c_out} channels, {size[0]}×{size[1]} pixels"
     why = bounds.method(kernel.shape, size, bounds.is_skew(kernel))
     return Proof(what, bound, why, offset, rounding=rounding)
@@ -112,8 +112,8 @@ def applied_rounding(kernel_shape: Shape, size: tuple[int, int], norm: float, ab
     norm ‖v at that pixel‖, and at most k² pixels meet at one: a partial sum is at most k norm ‖v‖.
     (In sums over a row of taps, of which only k meet at a pixel, a tap may be cut: √2 for that, and √(2k) <= k.)
     """
-    products, parts = blocked_sums(kernel_shape[0], *size, kernel_shape[2])
-    within = gamma(products + off)
+    count, parts = blocked_sums(kernel_shape[0], *size, kernel_shape[2])
+    within = gamma(count + off)
     return within * absolute + gamma(parts) * (kernel_shape[0] * norm + within * COARSEST * absolute)
 
 
@@ -124,9 +124,9 @@ def matrix_rounding(matrix: np.ndarray, bound: float, offset: float, pixels: int
     other additions rounds a partial sum, the product with some rows of D, of norm at most bound.  The last is for b.
     """
     count = len(matrix)
-    within = gamma(min(count, BLOCK)) * nonnegative_norm_bound(matrix)
+    within = gamma(products(count)) * nonnegative_norm_bound(matrix)
     lost = underflow(pixels * matrix.shape[1], 2 * count)
-    return enlarged(within + gamma(blocks(count) + 1) * bound * MORE, gamma(1) * offset + lost)
+    return enlarged(within + gamma(blocks(count) + 1) * bound * MORE, gamma(of_bias(count)) * offset + lost)
 
 
 def matrix_proof(kind: str, matrix: np.ndarray, offset: float, pixels: int = 1, margin: float = 1e-4) -> Proof:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lipjax.certificates import certify_crc
 from lipjax.certificates.curvature_cache import CurvatureCache
+from lipjax.layers import plain
 from lipjax.layers.head import Head, lengths
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import tracked
@@ -46,6 +47,11 @@ class CurvatureHead(Head):
 
     kind: ClassVar[str] = "curvature head"
     why: ClassVar[str] = "weak duality with a proven curvature bound, all rivals (docs/crc.md)"
+    radius: ClassVar[str] = (
+        "min over i ≠ l of ((‖g‖² + 2 m f)^½ − ‖g‖) / m, f = logits[l] − logits[i] − rounding.logit_slack, g the gradient "
+        "of f in the features, m = head.curvature_bounds[l][i], f / ‖g‖ where m = 0; in real arithmetic, and more by "
+        "lipjax.certificates.certify_crc"
+    )
 
     @nn.compact
     def __call__(self, features: jax.Array, train: bool = False) -> jax.Array:
@@ -102,6 +108,17 @@ class CurvatureHead(Head):
     def _start(self, dimension: int, dtype) -> jax.Array:
         start = jax.random.normal(self.make_rng("params"), (dimension,), dtype)
         return start / jnp.linalg.norm(start)
+
+    @nn.nowrap
+    def constants(self, own, curvature_file=None):
+        """curvature_bounds[l][i] >= m of f_l − f_i."""
+        params = own["params"]
+        return {"curvature_bounds": CurvatureCache(curvature_file, params["w1"], params["w2"]).bounds()}
+
+    @nn.nowrap
+    def plain(self, own):
+        w1, b1, w2, b2 = (plain.array(own["params"][name]) for name in ("w1", "b1", "w2", "b2"))
+        return [plain.matrix(w1.T, b1, (0,)), plain.activation("softplus"), plain.matrix(w2.T, b2, (0,))]
 
 
 def power_step(matrix: jax.Array, vector: jax.Array) -> jax.Array:

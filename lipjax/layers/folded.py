@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax import ops
+from lipjax.layers import plain
 from lipjax.layers.convolution import MORE, applied_rounding, matrix_proof, sides
 from lipjax.layers.layer import Layer, Proof, Shape, Variables, norm_at_zero
 from lipjax.layers.rounding import COARSEST, ROUNDOFF, Rounding, enlarged, gamma, underflow
@@ -23,6 +24,7 @@ from lipjax.ops.polynomials import Polynomial
 # unknowns the matrix is large (64 MB in float32 there) and slow to prove a bound of.
 _MATRIX_SIZE = 4
 _MATRIX_UNKNOWNS = 4096
+_MARGIN = 1e-6  # from where its proof starts
 
 
 def is_matrix(size: Size, channels: int) -> bool:
@@ -91,12 +93,33 @@ class FoldedConv(Layer):
             raise ValueError(f"FoldedConv: folded for size={self.size} pixels, got {size[0]}×{size[1]}")
         if is_matrix(size, max(shape[2], self.features)):  # as `__call__` decides, whatever else params hold
             kind = f"matrix {params['matrix'].shape[0]} × {params['matrix'].shape[1]}, {size[0]}×{size[1]} pixels"
-            return matrix_proof(kind, params["matrix"], norm_at_zero(params["bias"], shape))
+            return matrix_proof(kind, params["matrix"], norm_at_zero(params["bias"], shape), margin=_MARGIN)
         kernel = np.asarray(params["kernel"])
         if not is_skew(kernel):
             raise ValueError("FoldedConv: the kernel is not skew, so nothing is known of |p(A)|; fold the network anew")
         norm = ops.conv_norm_bound(kernel, size)
         return polynomial_proof(self.polynomial, norm, kernel, 0.0, shape, params)
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        """The matrix, or p(A) x = s (x + c_1 A (x + c_2 A (…))) as it is: sums of x and of a convolution with c_j A."""
+        params, channels = own["params"], max(shape[2], self.features)
+        if is_matrix(self.size, channels):
+            if shape[:2] == (1, 1):
+                return [plain.matrix(params["matrix"], params["bias"], shape)]
+            bias = np.tile(plain.array(params["bias"]), shape[0] * shape[1])
+            unflatten = {"kind": "unflatten", "shape": [*shape[:2], self.features]}
+            return [{"kind": "flatten", "order": "hwc"}, plain.matrix(params["matrix"], bias, (0,)), unflatten]
+        kernel = plain.array(params["kernel"])
+        nest: plain.Plain = []
+        for c in reversed(self.polynomial.coefficients):
+            nest = [plain.total([], [*nest, plain.conv(c * kernel)])]
+        return [
+            *plain.more_channels(shape[2], channels),
+            *nest,
+            *plain.first_channels(channels, self.features),
+            plain.affine(self.polynomial.scale, params["bias"]),
+        ]
 
 
 def polynomial_rounding(

@@ -18,12 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lipjax.layers import plain
 from lipjax.layers.convolution import sides
 from lipjax.layers.layer import Proof, Shape, norm_at_zero
 from lipjax.layers.rounding import COARSEST, ROUNDOFF, Rounding, enlarged, gamma, underflow
-from lipjax.ops.blocked import BLOCK, blocks
+from lipjax.ops.blocked import blocks, of_bias, products
 from lipjax.ops.dense_bounds import dense_norm_bound
-from lipjax.ops.frequency import Grid
+from lipjax.ops.frequency import Grid, transforms
 
 # Units of roundoff by which a computed sine or cosine is off its angle, which is below π, rounded thrice; with the
 # scale, and the cast to the dtype of the images.
@@ -36,6 +37,17 @@ RANGE = (1e-6, 1e6)  # of the largest entry of kernels, for which a rounding is 
 def padded(x: jax.Array, channels: int) -> jax.Array:
     """x (N, H, W, C) zero-padded to so many channels."""
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
+
+
+def plain_grid(matrices: jax.Array, bias, features: int, grid: Grid, shape: Shape) -> plain.Plain:
+    """The convolution on the grid with matrices (frequencies, C, C) of images of that shape, and b added."""
+    of_pixels = np.asarray(matrices)[:, : shape[2], :features]  # of zero channels nothing is seen, and others are cut
+    if grid == (1, 1):
+        return [plain.conv(of_pixels[None].real, bias)]
+    down, across = transforms(sides(shape), grid)
+    layer = {"kind": "frequency_conv", "grid": list(grid), "real": plain.array(of_pixels.real)}
+    layer |= {"imaginary": plain.array(of_pixels.imag), "down": down, "across": across}
+    return [layer] if bias is None else [layer, plain.affine(1.0, bias)]
 
 
 def grid_proof(
@@ -75,7 +87,7 @@ def _proven_norm(run, shape: Shape, relative: float) -> float:
 
 def _rounding(of_matrices: float, channels: int, grid: Grid, size: tuple[int, int], offset: float) -> Rounding:
     """Each stage of norm at most 1 carries the errors of those before."""
-    within, root = gamma(min(channels, BLOCK)), math.sqrt(channels)
+    within, root = gamma(products(channels)), math.sqrt(channels)
     by_matrices = of_matrices + 1.1 * (1.5 * within * root + 2 * gamma(blocks(channels)) + 2 * gamma(1))
     stages = [by_matrices]
     if grid != (1, 1):
@@ -87,14 +99,14 @@ def _rounding(of_matrices: float, channels: int, grid: Grid, size: tuple[int, in
     for stage in [*stages, gamma(1)]:
         relative += stage * (1 + COARSEST * relative)
     lost = underflow(2 * (grid[0] + size[0]) * (grid[1] + size[1] + 2) * channels, 16 * (sum(grid) + channels))
-    return enlarged(relative, gamma(1) * offset + lost)
+    return enlarged(relative, gamma(of_bias(channels)) * offset + lost)
 
 
 def _transform(terms: int, side: int, complex_parts: int) -> float:
     """Of sums of so many terms with a matrix of squared Frobenius norm side · complex_parts."""
     root = math.sqrt(side * complex_parts)
     constants = gamma(CONSTANT) * math.sqrt(2) * root
-    return 1.01 * (gamma(min(terms, BLOCK)) * root + gamma(blocks(terms))) + constants
+    return 1.01 * (gamma(products(terms)) * root + gamma(blocks(terms))) + constants
 
 
 def unit_of(kernel) -> float:

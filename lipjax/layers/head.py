@@ -27,6 +27,7 @@ class Head(nn.Module):
     unit_logits: ClassVar[bool] = False  # whether each logit is 1-Lipschitz in the features, whatever the weights
     kind: ClassVar[str] = ""  # what it is, and ...
     why: ClassVar[str] = ""  # ... how its certificates are obtained
+    radius: ClassVar[str] = ""  # in feature space, by the `constants` of the head, in words for where it is deployed
 
     @classmethod
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -73,6 +74,17 @@ class Head(nn.Module):
     def evaluate(self, own: Variables, features: jax.Array) -> jax.Array:
         """The logits in evaluation."""
         return self.apply(own, features, False)  # type: ignore[return-value]
+
+    @nn.nowrap
+    def plain(self, own: Variables) -> list[dict[str, Any]]:
+        """The head in evaluation as plain layers, as `Layer.plain`."""
+        name = type(self).__name__
+        raise ValueError(f"{name}: has no plain form, so no network with it can be exported (docs/export.md)")
+
+    @nn.nowrap
+    def constants(self, own: Variables, curvature_file: Path | None = None) -> dict[str, np.ndarray]:
+        """What the certificate needs beside the logits, for the metadata of an export, by name; float64, proven."""
+        return {}
 
     @nn.nowrap
     def decay_mask(self, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax.certificates import certify_lln
+from lipjax.certificates.lln import row_distances
+from lipjax.layers import plain
 from lipjax.layers.head import Head, lengths
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.rounding import SQUARE_ROOT, gamma, largest, underflow
@@ -35,6 +37,9 @@ class LastLayerNormalization(Head):
     unit_logits: ClassVar[bool] = True
     kind: ClassVar[str] = "last-layer normalization"
     why: ClassVar[str] = "distance to each rival's hyperplane, all rivals, closed form"
+    radius: ClassVar[str] = (
+        "min over i ≠ l of (logits[l] − logits[i] − rounding.logit_slack) / head.row_distances[l][i]"
+    )
 
     @nn.compact
     def __call__(self, features: jax.Array, train: bool = False) -> jax.Array:
@@ -72,6 +77,16 @@ class LastLayerNormalization(Head):
         size = reach + float(np.abs(bias).max(initial=0.0))
         bound = 2 * gamma(1.5 * dimension + SQUARE_ROOT + 4) * size + 2 * underflow(1, 4 * dimension + 4)
         return np.where(size < largest(own["params"]["bias"].dtype), bound, np.inf)
+
+    @nn.nowrap
+    def constants(self, own, curvature_file=None):
+        """row_distances[l][i] >= ‖w_l − w_i‖."""
+        return {"row_distances": row_distances(np.asarray(own["params"]["weight"], np.float64))}
+
+    @nn.nowrap
+    def plain(self, own):
+        rows = _unit_rows(jnp.asarray(own["params"]["weight"]))
+        return [plain.matrix(np.asarray(rows).T, own["params"]["bias"], (0,))]
 
 
 def _unit_rows(weight: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """A layer states its proof; a container proves by the very tuple that it runs (docs/soundness.md)."""
 
+import contextvars
 import dataclasses
 import functools
 import math
@@ -251,6 +252,23 @@ class Layer(nn.Module):
         return jax.eval_shape(self.evaluate, own, jax.ShapeDtypeStruct((1, *shape), dtype)).shape[1:]
 
     @nn.nowrap
+    def plain(self, own: Variables, shape: Shape) -> list[dict[str, Any]]:
+        """The layer in evaluation as plain layers one after the other, which `export` writes (docs/export.md).
+
+        Constants are float64 numpy arrays, off by no more than the rounding of `proof` counts for them, in float64.
+
+        Raises:
+          ValueError: a layer that does not say how it is written plainly.
+        """
+        layer, its = self.folded(own, shape)
+        if layer is self:
+            raise ValueError(
+                f"{type(self).__name__}: has no plain form, so no network with it can be exported: it must have a "
+                "method plain(own, shape) (docs/export.md)"
+            )
+        return layer.plain(its, shape)
+
+    @nn.nowrap
     def decay_mask(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The tree of params with True where weight decay applies."""
         return decay_mask(self.decayed, params)
@@ -332,4 +350,5 @@ def in_parallel(function: Callable[..., Any], arguments: Sequence[tuple]) -> lis
             return function(*argument)
 
     with threadpoolctl.threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(run, arguments))
+        contexts = [contextvars.copy_context() for _ in arguments]  # roundings may be asked for of sums in any order
+        return list(pool.map(lambda context, argument: context.run(run, argument), contexts, arguments))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax.config import check, integer, one_of, or_none
+from lipjax.layers import plain
 from lipjax.layers.checks import check_shapes
 from lipjax.layers.convolution import COMPUTE_DTYPES, matrix_proof, sides
 from lipjax.layers.layer import Layer, Proof, Shape, norm_at_zero, tracked
@@ -100,6 +101,10 @@ class OrthogonalDense(Layer):
     def folded(self, own, shape):
         return self, _folded(own)
 
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [plain.matrix(_matrix(own), own["params"]["bias"], shape)]
+
 
 class PatchConv(Layer):
     """Patches of s×s pixels, each times an orthogonal matrix: a convolution with k = stride = s, a neck or a stem.
@@ -163,6 +168,12 @@ class PatchConv(Layer):
     @nn.nowrap
     def folded(self, own, shape):
         return self, _folded(own)
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        s, around = self.patch, [(0, -side % self.patch) for side in shape[:2]]
+        kernel = plain.array(_matrix(own)).reshape(s, s, shape[2], self.features)
+        return [plain.conv(kernel, own["params"]["bias"], s, around)]
 
 
 def _in_training(layer, x, matrix, bias):

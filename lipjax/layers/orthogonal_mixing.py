@@ -11,6 +11,7 @@ import numpy as np
 
 from lipjax import ops
 from lipjax.config import check, integer, one_of
+from lipjax.layers import plain
 from lipjax.layers.containers import composed
 from lipjax.layers.convolution import COMPUTE_DTYPES, matrix_rounding
 from lipjax.layers.layer import Layer, Proof, norm_at_zero
@@ -98,6 +99,10 @@ class OrthogonalMixing(Orthonormal):
         matrix, bias = (np.asarray(own["params"][name], np.float64) for name in ("matrix", "bias"))
         return _matrix_proof(matrix, shape, bias)
 
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [plain.matrix(own["params"]["matrix"], own["params"]["bias"], shape)]
+
 
 class ShiftMixing(Orthonormal):
     """(Rᵀ S R x) M + b for each pixel, S a shift of channels by one pixel (`ops.shift`): (N, H, W, C) → the same.
@@ -178,6 +183,13 @@ class ShiftMixing(Orthonormal):
         more = 1 + COARSEST * gamma(1)
         rounding = enlarged(rounding.relative * more + gamma(1) * bound, rounding.absolute * more + lost)
         return Proof("rotated channels shifted, circularly", bound, _WHY, rounding=rounding)
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        rotation, mixing, bias = (plain.array(own["params"][k]) for k in ("rotation", "mixing", "bias"))
+        moved = plain.total([{"kind": "shift", "count": rotation.shape[1]}], [plain.affine(-1.0)])
+        branch = [plain.matrix(rotation, None, shape), moved, plain.matrix(rotation.T, None, shape)]
+        return [plain.total([], branch), plain.matrix(mixing, bias, shape)]
 
 
 def _matrix_proof(matrix: np.ndarray, shape: tuple[int, ...], bias: np.ndarray | None = None) -> Proof:

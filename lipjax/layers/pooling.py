@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax import ops
+from lipjax.layers import plain
 from lipjax.layers.checks import check_shapes
 from lipjax.layers.initializers import uniform_angles
 from lipjax.layers.layer import Layer, isometry, norm_at_zero
@@ -45,6 +46,10 @@ class MaxPool(Layer):
     def proof(self, own, shape):
         return isometry("pooling 'max'", "the larger of two numbers", rounding=moved(math.prod(shape)))
 
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [{"kind": "channel_max"}]
+
 
 class L2Pool(Layer):
     """(Σ x²)^½ over windows of size × size pixels, of each channel, (N, H, W, C) → (N, H/size, W/size, C).
@@ -70,6 +75,10 @@ class L2Pool(Layer):
     def proof(self, own, shape):
         return isometry("pooling 'l2'", _NORMS, rounding=_of_norms(self.size**2, math.prod(shape)))
 
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [{"kind": "l2_pool", "size": self.size}]
+
 
 class GlobalL2Pool(Layer):
     """(Σ x²)^½ over all pixels, of each channel, (N, H, W, C) → (N, C).
@@ -89,6 +98,10 @@ class GlobalL2Pool(Layer):
     @nn.nowrap
     def proof(self, own, shape):
         return isometry("pooling 'l2' of all pixels", _NORMS, rounding=_of_norms(shape[0] * shape[1], math.prod(shape)))
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [{"kind": "global_l2_pool"}]
 
 
 _NORMS = "norms of entries that no two have in common"
@@ -131,6 +144,10 @@ class ProjectionPool(Layer):
     @nn.nowrap
     def projected(self, own):
         return {**own, "params": {**own["params"], "theta": jnp.clip(own["params"]["theta"], 0, jnp.pi)}}
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [{"kind": "cone_distance", "angle": np.clip(plain.array(own["params"]["theta"]), 0, np.pi)}]
 
 
 # Of the vertices of a polyline that is proven; squares of shorter sides underflow in float32.
@@ -233,6 +250,11 @@ class PolylinePool(Layer):
         corner = self.corner + np.stack([np.minimum(-offsets, 0), np.minimum(offsets, 0)], -1)
         return jnp.broadcast_to(jnp.asarray(corner, dtype), shape)
 
+    @nn.nowrap
+    def plain(self, own, shape):
+        layer = {"kind": "polyline_distance", **curves.plain_rays(plain.array(own["params"]["vertices"]))}
+        return [layer] if self.start == "cone" else [layer, plain.affine(1.0, self.corner)]
+
 
 POLYLINE_STARTS = ("cone", "max")
 
@@ -276,3 +298,7 @@ class PointPool(Layer):
         offset, relative = norm_at_zero(point.ravel(), shape), gamma(self.dimensions / 2 + 1 + SQUARE_ROOT)
         lost = underflow_of_squares(math.prod(shape), self.dimensions)
         return isometry("pooling 'point'", _DISTANCE, offset, enlarged(relative, relative * offset + lost))
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [{"kind": "point_distance", "point": plain.array(own["params"]["point"])}]

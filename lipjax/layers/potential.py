@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lipjax.layers import plain
 from lipjax.layers.convolution import applied_rounding, evaluated, sides
 from lipjax.layers.layer import Proof, Shape, norm_at_zero, up
 from lipjax.layers.rounding import COARSEST, Rounding, enlarged, gamma, underflow
+from lipjax.ops.blocked import of_bias
 from lipjax.ops.general_conv import adjoint, conv
 from lipjax.ops.nonnegative import nonnegative_conv_norm_bound
 
@@ -29,6 +31,13 @@ def potential_step(x: jax.Array, kernel: jax.Array, bias: jax.Array, features: i
     x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, kernel.shape[2] - x.shape[-1])))
     apply = evaluated if blocked else conv
     return (x - 2 * apply(jax.nn.relu(apply(x, kernel) + bias), adjoint(kernel)))[..., :features]
+
+
+def plain_step(kernel: jax.Array, bias: jax.Array, features: int, shape: Shape) -> plain.Plain:
+    """`potential_step` of images of that shape."""
+    channels, back = kernel.shape[2], plain.conv(-2 * adjoint(jnp.asarray(kernel)))
+    step = plain.total([], [plain.conv(kernel, bias), plain.activation("relu"), back])
+    return [*plain.more_channels(shape[2], channels), step, *plain.first_channels(channels, features)]
 
 
 def potential_proof(
@@ -63,7 +72,8 @@ def _rounding(norm, kernel, off, beta, bound, offset, size) -> Rounding:
     turned = (*kernel.shape[:2], kernel.shape[3], kernel.shape[2])
     back = applied_rounding(turned, size, computed, absolute, 0)
     back += gamma(off) * norm
-    of_z, of_b = forth + gamma(1) * (norm + COARSEST * forth), gamma(off + 1) * beta
+    of_z = forth + gamma(1) * (norm + COARSEST * forth)
+    of_b = gamma(off + of_bias(kernel[..., 0].size)) * beta
     carried = norm + COARSEST * back
     of_w, of_c = carried * of_z + back * norm, carried * of_b + back * beta
     relative = 2 * of_w + gamma(1) * (bound + 2 * COARSEST * of_w)

@@ -64,3 +64,7 @@ class Recomputed(Container):
     @nn.nowrap
     def estimate(self, own, shape):
         return self.layer.estimate(own, shape)
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        return self.layer.plain(own, shape)

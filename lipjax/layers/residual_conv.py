@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax.config import check, flag, integer, number, odd, one_of
-from lipjax.layers import convolution
+from lipjax.layers import convolution, plain
 from lipjax.layers.checks import check_shapes
 from lipjax.layers.layer import Layer, isometry, norm_at_zero, tracked
 from lipjax.layers.rounding import enlarged, gamma, underflow
@@ -112,6 +112,11 @@ class ResidualConv(Layer):
     def folded(self, own, shape):
         return self, {"params": own["params"]}
 
+    @nn.nowrap
+    def plain(self, own, shape):
+        kernel = self.whole_kernel({name: jnp.asarray(leaf) for name, leaf in own["params"].items()})
+        return [plain.conv(kernel, own["params"]["bias"] if self.use_bias else None)]
+
 
 class Centring(Layer):
     """x − mean + b, channel by channel; nothing is divided.
@@ -161,6 +166,10 @@ class Centring(Layer):
         offset = norm_at_zero(bias - mean, shape)
         rounding = enlarged(gamma(1), gamma(3) * offset + underflow(int(np.prod(shape)), 3))
         return isometry("centring", "a constant is subtracted", offset, rounding)
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [plain.affine(1.0, plain.array(own["params"]["bias"]) - plain.array(own["spectral"]["mean"]))]
 
 
 def _shifted(x, bias, mean):

@@ -12,7 +12,7 @@ from lipjax.layers.almost_orthogonal_conv import scale_error
 from lipjax.layers.checks import OPTIONAL_COUNT, check_field, check_shapes
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import Layer
-from lipjax.layers.potential import potential_proof, potential_step
+from lipjax.layers.potential import plain_step, potential_proof, potential_step
 from lipjax.ops.diagonal_bounds import diagonal_bound
 from lipjax.ops.fusion import stored
 
@@ -88,6 +88,11 @@ class SdpResidual(Layer):
         off = scale_error(raw.swapaxes(2, 3), q, 2 * _EXPONENTIAL + 2) if in_range else None
         kind, why = f"SDP residual {self.kernel_size}×{self.kernel_size}", "T >= WᵀW, by diagonal dominance"
         return potential_proof(kind, why, 1.0, kernel, off, scaled, shape)
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        kernel, bias = _scaled(*(jnp.asarray(own["params"][name]) for name in ("kernel", "bias", "log_q")))
+        return plain_step(kernel, bias, self.features, shape)
 
 
 def _scaled(kernel, bias, log_q):

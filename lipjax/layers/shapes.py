@@ -9,6 +9,7 @@ import numpy as np
 
 from lipjax import ops
 from lipjax.config import check, integer
+from lipjax.layers import plain
 from lipjax.layers.checks import check_field
 from lipjax.layers.layer import Layer, Proof, isometry, norm_at_zero
 from lipjax.layers.rounding import enlarged, gamma, moved, underflow
@@ -79,6 +80,11 @@ class InputScale(Layer):
         rounding = enlarged(bound * gamma(4), offset * gamma(5) + lost)
         return Proof("(x − mean) / std", bound, why, offset, rounding=rounding)
 
+    @nn.nowrap
+    def plain(self, own, shape):
+        mean, std = self._channels(shape[-1])
+        return [plain.affine(1 / std, -mean / std)]
+
 
 def scale_bound(std) -> float:
     """1 / min(std), rounded up; ValueError unless all are from SMALLEST_STD to LARGEST_STD.
@@ -115,6 +121,10 @@ class SpaceToDepth(Layer):
     def proof(self, own, shape):
         return isometry("rearrangement", _PERMUTATION, rounding=moved(math.prod(shape)))
 
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [{"kind": "space_to_depth", "block": self.block, "order": "channel_row_column"}]
+
 
 class ZeroPad(Layer):
     """Images (N, H, W, C) in the middle of (N, height, width, C), zeros around them.
@@ -149,14 +159,23 @@ class ZeroPad(Layer):
         if min(missing) < 0:
             sides = f"height={self.height}, width={self.width}"
             raise ValueError(f"ZeroPad: {sides} must be at least the {x.shape[1]}×{x.shape[2]} pixels of the input")
-        around = [(count // 2, count - count // 2) for count in missing]
-        return jnp.pad(x, ((0, 0), *around, (0, 0)))
+        return jnp.pad(x, ((0, 0), *self._around(x.shape[1:]), (0, 0)))
+
+    @nn.nowrap
+    def _around(self, shape) -> list[tuple[int, int]]:
+        """((top, bottom), (left, right))."""
+        missing = self.height - shape[0], self.width - shape[1]
+        return [(count // 2, count - count // 2) for count in missing]
 
     @nn.nowrap
     def proof(self, own, shape):
         """The zeros are exact, and the entries are moved."""
         why = "the entries of the input, and zeros"
         return isometry(f"zeros around to {self.height}×{self.width} pixels", why, rounding=moved(math.prod(shape)))
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [{"kind": "pad", "padding": [list(side) for side in self._around(shape)]}]
 
 
 class FirstChannels(Layer):
@@ -188,6 +207,10 @@ class FirstChannels(Layer):
     @nn.nowrap
     def proof(self, own, shape):
         return isometry(f"the first {self.count} channels", "a projection", rounding=moved(math.prod(shape)))
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        return plain.first_channels(shape[-1], self.count)
 
 
 class Patches(Layer):
@@ -225,6 +248,12 @@ class Patches(Layer):
         why = "a permutation, of zeros too"
         return isometry(f"patches of {self.size} × {self.size} pixels", why, rounding=moved(math.prod(shape)))
 
+    @nn.nowrap
+    def plain(self, own, shape):
+        around = [[0, -length % self.size] for length in shape[:2]]
+        pad = [{"kind": "pad", "padding": around}] if any(end for _, end in around) else []
+        return [*pad, {"kind": "space_to_depth", "block": self.size, "order": "channel_row_column"}]
+
 
 class Flatten(Layer):
     """(N, …) → (N, D), the entries in a row.
@@ -255,3 +284,7 @@ class Flatten(Layer):
     @nn.nowrap
     def proof(self, own, shape):
         return isometry("flattening", _PERMUTATION, rounding=moved(math.prod(shape)))
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [{"kind": "flatten", "order": "hwc"}] if len(shape) == 3 else []

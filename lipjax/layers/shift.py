@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from lipjax import ops
+from lipjax.layers import plain
 from lipjax.layers.layer import Layer, isometry
 from lipjax.layers.rounding import enlarged, gamma, moved, underflow
 
@@ -47,6 +48,10 @@ class Shift(Layer):
     def proof(self, own, shape):
         return isometry("circular shift by one pixel", "a permutation", rounding=moved(math.prod(shape)))
 
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [{"kind": "shift", "count": shifted_channels("Shift", self.fraction, shape[-1])}]
+
 
 class Position(Layer):
     """x + p, p a learned number for each pixel, the same in all channels: (N, H, W, C) → the same.
@@ -77,3 +82,7 @@ class Position(Layer):
         offset = float(np.linalg.norm(term)) * (1 + (term.size + 8) * np.finfo(float).eps)
         rounding = enlarged(gamma(1), gamma(1) * offset + underflow(math.prod(shape), 2))
         return isometry("x + p, p of each pixel", "a translation", offset, rounding)
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [{"kind": "add", "term": plain.array(own["params"]["term"])}]

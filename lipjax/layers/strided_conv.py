@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax.config import check, integer, one_of
-from lipjax.layers import convolution
+from lipjax.layers import convolution, plain
 from lipjax.layers.checks import check_shapes
 from lipjax.layers.convolution import sides
 from lipjax.layers.layer import Layer
@@ -90,3 +90,11 @@ class StridedConv(Layer):
     @nn.nowrap
     def folded(self, own, shape):
         return self, {"params": own["params"]}
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        """The convolution with its stride, as it is said of `StridedConv`."""
+        kernel, s = plain.array(own["params"]["kernel"]), self.stride
+        before = -((s - len(kernel)) // 2)
+        around = [(before, (-(-side // s) - 1) * s + len(kernel) - side - before) for side in shape[:2]]
+        return [plain.conv(kernel, own["params"]["bias"], s, around)]

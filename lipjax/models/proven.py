@@ -120,6 +120,10 @@ class Proven:
         """`certify`, and the error bound E, (N,), of each image and of what is within its radius; 2 E is subtracted."""
         return self._certified(*self._features(images), labels, float_slack)
 
+    def certify_features(self, features, images, labels) -> Certificate:
+        """`certify`, of what another program, of which the same rounding is proven, computed of these images."""
+        return self._certified(features, self._features(images)[1], labels, 0.0)[0]
+
     def _certified(self, features, norms, labels, float_slack) -> tuple[Certificate, np.ndarray]:
         if not 0 <= float_slack < np.inf:
             raise ValueError(f"float_slack={float_slack!r}: must be a finite number >= 0")

@@ -4,7 +4,15 @@ A backend may add up the n products of an entry in any order, so that each goes 
 error grows with n.  Here the program says how blocks of BLOCK products are added, one after the other: the roundings of
 those additions are relative to partial sums, which are small, and not to sums of absolute values (`layers.rounding`).
 XLA keeps the order of additions that a program spells out.
+
+A program that was exported is run by others, who add up all products of an entry, and a bias among them, in any order.
+Within `any_order`, `products`, `blocks` and `of_bias` are those of such a program, and so is what layers state of
+rounding by them.
 """
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +21,37 @@ from jax import lax
 BLOCK = 32  # products that the backend adds up in an order of its own
 _UNROLLED = 8  # blocks that are added without a loop
 
+_ANY_ORDER = contextvars.ContextVar("any_order", default=False)
+
+
+@contextlib.contextmanager
+def any_order() -> Iterator[None]:
+    """Within, roundings are of sums that are added up whole, in any order."""
+    token = _ANY_ORDER.set(True)
+    try:
+        yield
+    finally:
+        _ANY_ORDER.reset(token)
+
 
 def blocks(count: int) -> int:
     """Into how many blocks `product` divides sums of `count` products."""
-    return -(-count // BLOCK)
+    return 1 if _ANY_ORDER.get() else -(-count // BLOCK)
+
+
+def products(count: int) -> int:
+    """How many terms of a sum of `count` products are added in an order of the backend's own."""
+    return count + 1 if _ANY_ORDER.get() else min(count, BLOCK)
+
+
+def of_bias(count: int) -> int:
+    """The roundings that a bias goes through which is added to sums of `count` products."""
+    return count + 1 if _ANY_ORDER.get() else 1
+
+
+def is_any_order() -> bool:
+    """Whether roundings are asked for of sums in any order."""
+    return _ANY_ORDER.get()
 
 
 def product(x: jax.Array, matrix: jax.Array) -> jax.Array:

@@ -105,6 +105,8 @@ def _in_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def blocked_sums(kernel_size: int, height: int, width: int, channels: int) -> tuple[int, int]:
     """(products a block, blocks) of the operator 'blocked': what the rounding of its sums depends on."""
+    if blocked.is_any_order():
+        return blocked.products(kernel_size**2 * channels), 1
     operator = chosen_operator(kernel_size, height, width)
     if operator == "convolution" and channels < _ROWS_FROM:
         chunk = min(_chunk(channels), channels)
@@ -112,7 +114,7 @@ def blocked_sums(kernel_size: int, height: int, width: int, channels: int) -> tu
     count, times = kernel_size * channels, kernel_size
     if operator != "convolution":
         count, times = (channels if operator == "matmul" else height * width * channels), 1
-    return min(count, blocked.BLOCK), times * blocked.blocks(count)
+    return blocked.products(count), times * blocked.blocks(count)
 
 
 def weight_gradient(x: jax.Array, g: jax.Array, kernel_size: int) -> jax.Array:

@@ -248,6 +248,20 @@ def rays_are_doubtful(vertices: np.ndarray) -> bool:
     return bool(((x0 * x1 + y0 * y1 > 0.5) & (abs(order) <= _DOUBTFUL * far)).any())
 
 
+def plain_rays(vertices: np.ndarray) -> dict[str, np.ndarray]:
+    """Curves (B, V, 2) with rays as the numbers (B, S) that `signed_distance_to_rays` makes of their segments.
+
+    Segment a + [low, high] u; from_y, to_y: heights of its ends, ±inf of rays; left_from (B,): the winding number from
+    which a point is on the left.  All float64.
+    """
+    with jax.enable_x64(True):
+        segments, left_from = _segments(
+            (False, True, True), jnp.asarray(vertices[..., 0]), jnp.asarray(vertices[..., 1])
+        )
+    fields = ("ax", "ay", "dx", "dy", "ux", "uy", "low", "high", "from_y", "to_y")
+    return {**{name: np.asarray(getattr(segments, name)) for name in fields}, "left_from": np.asarray(left_from, float)}
+
+
 def _crosses_itself(vertices: np.ndarray, closed: bool, eps: float) -> bool:
     """Whether in any curve of (N, V, 2) two segments meet anywhere but at the vertex that neighbours share.
 

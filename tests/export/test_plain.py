@@ -1,0 +1,133 @@
+"""Layers written plainly: numpy alone computes what they compute in evaluation."""
+
+import jax
+import numpy as np
+import pytest
+
+from lipjax.export import interpreter
+from lipjax.layers import (
+    AlmostOrthogonalConv,
+    BetaAbs,
+    BlockReflectorConv,
+    CayleyConv,
+    Centring,
+    Concatenate,
+    ConvexPotential,
+    CurvatureHead,
+    FirstChannels,
+    Flatten,
+    GlobalL2Pool,
+    Householder,
+    Householder2,
+    InputScale,
+    L2Pool,
+    LastLayerNormalization,
+    MaxMin,
+    MaxPool,
+    NActivation,
+    OrthogonalDense,
+    OrthogonalMixing,
+    PatchConv,
+    Patches,
+    PointPool,
+    PolylinePool,
+    Position,
+    ProjectionPool,
+    Recomputed,
+    Residual,
+    ResidualConv,
+    SdpResidual,
+    Sequential,
+    Shift,
+    ShiftMixing,
+    SkewOrthogonalConv,
+    SpaceToDepth,
+    Split,
+    StridedConv,
+    ZeroPad,
+)
+from lipjax.ops import taylor
+
+LAYERS = {
+    "skew orthogonal, folded to a matrix": (SkewOrthogonalConv(4), (3, 2, 3)),
+    "skew orthogonal of one pixel": (SkewOrthogonalConv(3), (1, 1, 4)),
+    "skew orthogonal, a nest, more channels": (SkewOrthogonalConv(4), (5, 6, 3)),
+    "skew orthogonal, a nest, fewer channels": (SkewOrthogonalConv(3), (5, 6, 4)),
+    "skew orthogonal 1×1": (SkewOrthogonalConv(4, kernel_size=1), (5, 6, 4)),
+    "Taylor": (SkewOrthogonalConv(2, polynomial=taylor(6)), (5, 5, 2)),
+    "almost orthogonal": (AlmostOrthogonalConv(4), (3, 4, 3)),
+    "convex potential, more channels": (ConvexPotential(4), (3, 4, 3)),
+    "convex potential, fewer channels": (ConvexPotential(2, inner=5), (3, 4, 3)),
+    "SDP residual": (SdpResidual(3), (3, 4, 4)),
+    "Cayley": (CayleyConv(4), (4, 3, 3)),
+    "Cayley 1×1": (CayleyConv(3, 1), (4, 3, 4)),
+    "block reflector": (BlockReflectorConv(3), (4, 3, 4)),
+    "block reflector of a trunk": (BlockReflectorConv(4, identity=True, scale=0.5, use_bias=False), (3, 3, 4)),
+    "block reflector 1×1": (BlockReflectorConv(4, 1), (3, 3, 3)),
+    "residual convolution": (ResidualConv(3), (3, 4, 4)),
+    "strided": (StridedConv(5), (6, 4, 2)),
+    "strided, odd sides": (StridedConv(5, 4, 3), (5, 7, 2)),
+    "strided patches": (StridedConv(4, 2, 2), (3, 4, 3)),
+    "orthogonal patches": (PatchConv(6, 2), (4, 3, 3)),
+    "orthogonal dense": (OrthogonalDense(6, "cayley"), (9,)),
+    "orthogonal dense of pixels": (OrthogonalDense(6), (2, 3, 4)),
+    "centring": (Centring(), (3, 3, 4)),
+    "input scale": (InputScale((0.1, 0.2), (0.3, 0.4)), (3, 3, 2)),
+    "Householder": (Householder(), (3, 3, 8)),
+    "Householder of order 2": (Householder2(), (3, 3, 8)),
+    "MaxMin": (MaxMin(), (3, 3, 8)),
+    "max": (MaxPool(), (3, 3, 8)),
+    "projection": (ProjectionPool(), (3, 3, 8)),
+    "polyline": (PolylinePool(), (3, 3, 8)),
+    "polyline from max": (PolylinePool(start="max"), (3, 3, 8)),
+    "point": (PointPool(4), (3, 3, 8)),
+    "rearrangement": (SpaceToDepth(), (2, 4, 2)),
+    "patches": (Patches(3), (4, 5, 2)),
+    "zeros around": (ZeroPad(5, 8), (4, 5, 2)),
+    "first channels": (FirstChannels(2), (2, 2, 3)),
+    "flattening": (Flatten(), (2, 3, 2)),
+    "orthogonal mixing": (OrthogonalMixing(6), (2, 2, 3)),
+    "orthogonal mixing of features": (OrthogonalMixing(3), (9,)),
+    "shift mixing": (ShiftMixing(0.5), (3, 3, 8)),
+    "shift": (Shift(0.5), (3, 4, 8)),
+    "position": (Position(), (3, 3, 2)),
+    "position of channels": (Position(True), (3, 3, 2)),
+    "beta abs": (BetaAbs(), (2, 2, 5)),
+    "N-activation": (NActivation(), (2, 2, 5)),
+    "norms": (GlobalL2Pool(), (3, 3, 2)),
+    "norms of windows": (L2Pool(2), (4, 4, 2)),
+    "residual": (Residual(Sequential((("c", SkewOrthogonalConv(4)), ("m", MaxMin()))), 0.3), (2, 2, 4)),
+    "concatenation": (Concatenate((("a", InputScale(0.1, 0.3)), ("b", MaxMin()))), (2, 2, 4)),
+    "split": (Split((("a", InputScale(0.1, 0.3)), ("b", MaxMin())), (2, 2)), (2, 2, 4)),
+    "recomputed": (Recomputed(Sequential((("c", SkewOrthogonalConv(4)), ("p", PointPool())))), (5, 5, 3)),
+}
+HEADS = {"LLN": LastLayerNormalization(3), "curvature head": CurvatureHead(3, 7)}
+
+
+def moved(tree, rng):
+    """Variables in float64, every parameter a little away from where it starts."""
+    tree = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.device_get(tree))
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape), tree.get("params", {}))
+    return {**tree, "params": params}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_written_plainly_computes_the_same(name, rng):
+    layer, shape = LAYERS[name]
+    own = moved(jax.jit(layer.init)(jax.random.key(0), np.zeros((1, *shape), np.float32)), rng)
+    x = rng.normal(size=(3, *shape))
+    with jax.enable_x64(True):
+        exact, written = np.asarray(jax.jit(layer.evaluate)(own, x)), layer.plain(own, shape)
+    found = interpreter.run(written, x)
+    assert found.shape == exact.shape
+    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_written_plainly_computes_the_same(name, rng):
+    head = HEADS[name]
+    own = moved(head.init(jax.random.key(0), np.zeros((1, 5), np.float32)), rng)
+    x = rng.normal(size=(3, 5))
+    with jax.enable_x64(True):
+        exact, written = np.asarray(head.evaluate(own, x)), head.plain(own)
+    np.testing.assert_allclose(interpreter.run(written, x), exact, rtol=0, atol=1e-12)
