@@ -135,7 +135,7 @@ def shift(x, count):
 
 def frequency_conv(x, grid, real, imaginary, down, across):
     """Each frequency of the image, zero-padded to the grid, times a matrix of channels: by real Fourier matrices."""
-    n, h, w, c = x.shape
+    n, h, _, c = x.shape
     points, half = grid[0], grid[1] // 2 + 1
     z = (x.swapaxes(2, 3) @ across).reshape(n, h, c, 2, half).transpose(0, 2, 4, 3, 1).reshape(n, c, half, 2 * h) @ down
     z = z.reshape(n, c, half, 2, points).transpose(3, 4, 2, 0, 1).reshape(2, points * half, n, c)

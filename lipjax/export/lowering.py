@@ -1,5 +1,6 @@
 """Plain networks as calls of a few operations, which torch has by themselves and ONNX as nodes (`Operations`)."""
 
+import itertools
 from typing import Any, Protocol
 
 import numpy as np
@@ -217,7 +218,7 @@ def _space_to_depth(o, x, block, order):
 
 
 def _frequency_conv(o, x, grid, real, imaginary, down, across):
-    h, w, c = x.shape[1:]
+    h, _, c = x.shape[1:]
     (points, half), c_out = (grid[0], grid[1] // 2 + 1), real.shape[2]
     z = o.reshape(o.matmul(o.transpose(x, (0, 1, 3, 2)), o.constant(across)), (h, c, 2, half))
     z = o.matmul(o.reshape(o.transpose(z, (0, 2, 4, 3, 1)), (c, half, 2 * h)), o.constant(down))
@@ -244,7 +245,7 @@ def _sum(o, x, branches):
 
 def _split(o, x, channels, branches):
     ends = np.cumsum([0, *channels]).tolist()
-    groups = [_channels(o, x, *span) for span in zip(ends[:-1], ends[1:], strict=True)]
+    groups = [_channels(o, x, *span) for span in itertools.pairwise(ends)]
     return _joined(o, *(lower(branch, group, o) for branch, group in zip(branches, groups, strict=True)))
 
 

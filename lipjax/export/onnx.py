@@ -1,4 +1,4 @@
-"""The network as ONNX, images NHWC; float64 has no convolution in onnxruntime, and is written as slices and products."""
+"""The network as ONNX, images NHWC; float64 convolutions, which onnxruntime has not, as slices and products."""
 
 import json
 from collections.abc import Callable
@@ -68,7 +68,7 @@ class _Graph:
 
     def conv(self, x, kernel, bias, stride, padding):
         (top, bottom), (left, right) = padding
-        (kh, kw, c_in, c_out), (_, h, w, _) = kernel.shape, x.shape
+        (kh, kw, _, c_out), (_, h, w, _) = kernel.shape, x.shape
         h, w = ((n + a + b - k) // stride + 1 for n, (a, b), k in zip((h, w), padding, (kh, kw), strict=True))
         if self.dtype == "float32":
             weight, bias = self.constant(kernel.transpose(3, 2, 0, 1)), self.constant(bias)
