@@ -49,8 +49,8 @@ class CurvatureHead(Head):
     why: ClassVar[str] = "weak duality with a proven curvature bound, all rivals (docs/crc.md)"
     radius: ClassVar[str] = (
         "min over i ≠ l of ((‖g‖² + 2 m f)^½ − ‖g‖) / m, f = logits[l] − logits[i] − rounding.logit_slack, g the "
-        "gradient of f in the features, m = head.curvature_bounds[l][i], f / ‖g‖ where m = 0; in real arithmetic, and more by "
-        "lipjax.certificates.certify_crc"
+        "gradient of f in the features, m = head.curvature_bounds[l][i], f / ‖g‖ where m = 0; in real arithmetic. "
+        "lipjax.certificates.certify_crc proves more"
     )
 
     @nn.compact

@@ -66,8 +66,8 @@ def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
     else:
         missing = count * BLOCK - rows.shape[1]
         rows, matrix = jnp.pad(rows, ((0, 0), (0, missing))), jnp.pad(matrix, ((0, missing), (0, 0)))
-        of_rows = rows.reshape(len(rows), count, BLOCK).swapaxes(0, 1)
+        of_rows = rows.reshape(rows.shape[0], count, BLOCK).swapaxes(0, 1)
         of_matrix = matrix.reshape(count, BLOCK, -1)
-        zero = jnp.zeros((len(rows), matrix.shape[1]), rows.dtype)
+        zero = jnp.zeros((rows.shape[0], matrix.shape[1]), rows.dtype)
         total, _ = lax.scan(lambda total, block: (total + block[0] @ block[1], None), zero, (of_rows, of_matrix))
     return total.reshape(*x.shape[:-1], -1)
