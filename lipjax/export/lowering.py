@@ -138,16 +138,19 @@ def _householder2(o, x, angles):
     is_upper = o.at_least(across, zero)
     is_lower = o.negated(is_upper)
 
+    def either_way(condition, one, other):  # onnxruntime's Where knows no truth values
+        return o.either(o.both(condition, one), o.both(o.negated(condition), other))
+
     def is_past(angle):
         ahead, side = coordinates(angle)
-        later = o.where(is_upper, o.more(zero, along), o.more(along, zero))
-        return o.where(o.more(size, ahead), later, o.at_least(side, zero))
+        later = either_way(is_upper, o.more(zero, along), o.more(along, zero))
+        return either_way(o.more(size, ahead), later, o.at_least(side, zero))
 
     is_second_upper = o.constant(second + third <= 2 * np.pi)
     second_ray = is_past(first + second + third)
     past = (
         o.either(is_lower, is_past(first + second)),
-        o.where(is_upper, o.both(is_second_upper, second_ray), o.either(is_second_upper, second_ray)),
+        either_way(is_upper, o.both(is_second_upper, second_ray), o.either(is_second_upper, second_ray)),
         o.both(is_lower, is_past(first + third + 2 * np.pi)),
     )
     cos, sin = o.constant(np.cos(third)), o.constant(np.sin(third))

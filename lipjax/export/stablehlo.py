@@ -50,14 +50,12 @@ class _Jax:
 def written(network: Deployed) -> bytes:
     """Images (N, H, W, C) → (features, logits), of closed-form heads (features, logits, class, radius), for any N."""
     backbone, head = network.parts
-    dtype = network.dtype
+    dtype, constants = network.dtype, network.radius_constants() if network.has_radius else None
 
     def program(images):
         features = backbone.evaluate(network.variables, images)
         logits = head.evaluate(own_of(network.variables, "head"), features)
-        if not network.has_radius:
-            return features, logits
-        return features, logits, *radius_of(logits, _Jax(dtype), network.radius_constants())
+        return features, logits, *(() if constants is None else radius_of(logits, _Jax(dtype), constants))
 
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
         (count,) = export.symbolic_shape("batch")

@@ -253,19 +253,14 @@ class Layer(nn.Module):
 
     @nn.nowrap
     def plain(self, own: Variables, shape: Shape) -> list[dict[str, Any]]:
-        """The layer in evaluation as plain layers one after the other, which `export` writes (docs/export.md).
+        """The layer in evaluation as plain layers one after the other (docs/export.md), constants in float64.
 
-        Constants are float64 numpy arrays, off by no more than the rounding of `proof` counts for them, in float64.
-
-        Raises:
-          ValueError: a layer that does not say how it is written plainly.
+        They are off by no more than `proof` counts for them.  ValueError for a layer that does not say how.
         """
         layer, its = self.folded(own, shape)
         if layer is self:
-            raise ValueError(
-                f"{type(self).__name__}: has no plain form, so no network with it can be exported: it must have a "
-                "method plain(own, shape) (docs/export.md)"
-            )
+            name = type(self).__name__
+            raise ValueError(f"{name}: has no plain form, so no network with it can be exported (docs/export.md)")
         return layer.plain(its, shape)
 
     @nn.nowrap

@@ -1,10 +1,14 @@
-"""Layers written plainly: numpy alone computes what they compute in evaluation."""
+"""Layers written plainly: numpy alone computes what they compute in evaluation, and so do the operations of formats."""
+
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from operations import Numpy
 
-from lipjax.export import interpreter
+from lipjax.export import interpreter, lowering
+from lipjax.export.lowering import lower
 from lipjax.layers import (
     AlmostOrthogonalConv,
     BetaAbs,
@@ -22,6 +26,7 @@ from lipjax.layers import (
     InputScale,
     L2Pool,
     LastLayerNormalization,
+    Layer,
     MaxMin,
     MaxPool,
     NActivation,
@@ -45,6 +50,7 @@ from lipjax.layers import (
     Split,
     StridedConv,
     ZeroPad,
+    isometry,
 )
 from lipjax.ops import taylor
 
@@ -118,9 +124,9 @@ def test_a_layer_written_plainly_computes_the_same(name, rng):
     x = rng.normal(size=(3, *shape))
     with jax.enable_x64(True):
         exact, written = np.asarray(jax.jit(layer.evaluate)(own, x)), layer.plain(own, shape)
-    found = interpreter.run(written, x)
-    assert found.shape == exact.shape
-    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-10)
+    for found in (interpreter.run(written, x), lower(written, x, Numpy())):
+        assert found.shape == exact.shape
+        np.testing.assert_allclose(found, exact, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -130,4 +136,26 @@ def test_a_head_written_plainly_computes_the_same(name, rng):
     x = rng.normal(size=(3, 5))
     with jax.enable_x64(True):
         exact, written = np.asarray(head.evaluate(own, x)), head.plain(own)
-    np.testing.assert_allclose(interpreter.run(written, x), exact, rtol=0, atol=1e-12)
+    for found in (interpreter.run(written, x), lower(written, x, Numpy())):
+        np.testing.assert_allclose(found, exact, rtol=0, atol=1e-12)
+
+
+def test_the_page_shows_the_interpreter():
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    assert f"```python\n{Path(interpreter.__file__).read_text(encoding='utf-8')}```" in page
+
+
+def test_both_know_the_same_kinds():
+    assert set(interpreter.LAYERS) == set(lowering.LAYERS)
+
+
+def test_a_layer_that_does_not_say_how_is_named():
+    class Half(Layer):
+        def __call__(self, x, train=False):
+            return x / 2
+
+        def proof(self, own, shape):
+            return isometry("half", "slopes of 1/2")
+
+    with pytest.raises(ValueError, match=r"Half: has no plain form, so no network with it can be exported"):
+        Sequential((("half", Half()),)).plain({}, (2, 2, 1))
