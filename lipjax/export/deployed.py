@@ -63,7 +63,7 @@ class Deployed:
         with jax.enable_x64(True):
             own = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self.variables)
             written = backbone.plain(own, self.proven.image_shape), head.plain(own_of(own, "head"))
-        return tuple(_cast(layers, self.dtype) for layers in written)  # type: ignore[return-value]
+        return tuple(in_dtype(layers, self.dtype) for layers in written)  # type: ignore[return-value]
 
     @functools.cached_property
     def error_bound(self) -> float:
@@ -171,12 +171,12 @@ def deployed(trained: Trained, dtype: str, sums_in_any_order: bool) -> Deployed:
     return found
 
 
-def _cast(value: Any, dtype: str) -> Any:
+def in_dtype(value: Any, dtype: str) -> Any:
     """Plain layers with their arrays in a dtype."""
     if isinstance(value, dict):
-        return {key: _cast(entry, dtype) for key, entry in value.items()}
+        return {key: in_dtype(entry, dtype) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_cast(entry, dtype) for entry in value]
+        return [in_dtype(entry, dtype) for entry in value]
     return value.astype(dtype) if isinstance(value, np.ndarray) else value
 
 

@@ -40,7 +40,10 @@ def blocks(count: int) -> int:
 
 
 def products(count: int) -> int:
-    """How many terms of a sum of `count` products are added in an order of the backend's own."""
+    """How many terms of a sum of `count` products are added in an order of the backend's own.
+
+    In any order one more: a bias or, where there is none, the rounding of a constant that was multiplied into a kernel.
+    """
     return count + 1 if _ANY_ORDER.get() else min(count, BLOCK)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 
 class Numpy:
     maximum, minimum, abs, sqrt = np.maximum, np.minimum, np.abs, np.sqrt
-    matmul, where = np.matmul, np.where
+    matmul, where = np.matmul, staticmethod(np.where)
     at_least, more = np.greater_equal, np.greater
     both, either, negated = np.logical_and, np.logical_or, np.logical_not
 

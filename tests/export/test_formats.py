@@ -151,6 +151,10 @@ NETWORKS = {
 }
 
 
+# Sums are bounded by the triangle inequality there: x + R (S − 1) Rᵀ x by 3, where it is an isometry.
+TRIANGLE = {"liresnet": 1.01, "lipnext": 3.01}
+
+
 def made(options):
     """As `load_trained` gives them, untrained."""
     model = build_model(options, (6, 5, 2), 3)
@@ -174,6 +178,16 @@ def test_every_architecture_is_written(name, to, rng):
         own = {collection: tree["head"] for collection, tree in network.variables.items() if "head" in tree}
         np.testing.assert_allclose(logits, head.evaluate(own, exact), rtol=0, atol=1e-10)
     assert 0 < network.error_bound < 1e-6
+
+
+@pytest.mark.parametrize("name", ["liresnet", "lipnext"])
+def test_the_reader_of_plain_networks_proves_the_same_bound(name, tmp_path):
+    plain = pytest.importorskip("lipjax.models.plain")
+    network, path = deployed(made(NETWORKS[name]), "float64", True), tmp_path / "network.npz"
+    path.write_bytes(npz.written(network))
+    model, variables = plain.network(*plain.load(path))
+    ours = network.proven.lipschitz_bound
+    assert 0.99 * ours <= model.lipschitz_bound(variables) <= TRIANGLE[name] * ours
 
 
 def test_sums_one_after_the_other_are_off_by_what_is_proven_of_any_order_and_of_no_less():

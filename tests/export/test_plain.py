@@ -8,6 +8,7 @@ import pytest
 from operations import Numpy
 
 from lipjax.export import interpreter, lowering
+from lipjax.export.deployed import in_dtype
 from lipjax.export.lowering import lower
 from lipjax.layers import (
     AlmostOrthogonalConv,
@@ -52,7 +53,9 @@ from lipjax.layers import (
     ZeroPad,
     isometry,
 )
+from lipjax.layers.rounding import COARSEST
 from lipjax.ops import taylor
+from lipjax.ops.blocked import any_order
 
 LAYERS = {
     "skew orthogonal, folded to a matrix": (SkewOrthogonalConv(4), (3, 2, 3)),
@@ -117,13 +120,26 @@ def moved(tree, rng):
     return {**tree, "params": params}
 
 
+def assert_off_by_what_is_proven(layer, own, x, exact, written):
+    """Of float32, by numpy, which adds up in an order of its own."""
+    with any_order():
+        rounding = layer.proof(own, x.shape[1:]).rounding
+    found = interpreter.run(in_dtype(written, "float32"), x.astype(np.float32))
+    assert found.dtype == np.float32
+    size, error = (np.sqrt((z**2).reshape(len(z), -1).sum(axis=1)) for z in (x, found - exact))
+    assert (error <= COARSEST * (rounding.relative * size + rounding.absolute)).all()
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_written_plainly_computes_the_same(name, rng):
     layer, shape = LAYERS[name]
     own = moved(jax.jit(layer.init)(jax.random.key(0), np.zeros((1, *shape), np.float32)), rng)
-    x = rng.normal(size=(3, *shape))
+    x = np.float64(np.float32(rng.normal(size=(3, *shape))))
     with jax.enable_x64(True):
+        layer, own = layer.folded(own, shape)
+        own = jax.tree.map(lambda leaf: np.float64(np.float32(leaf)), jax.device_get(own))
         exact, written = np.asarray(jax.jit(layer.evaluate)(own, x)), layer.plain(own, shape)
+        assert_off_by_what_is_proven(layer, own, x, exact, written)
     for found in (interpreter.run(written, x), lower(written, x, Numpy())):
         assert found.shape == exact.shape
         np.testing.assert_allclose(found, exact, rtol=0, atol=1e-10)
