@@ -8,6 +8,7 @@ import pytest
 import lipjax
 from lipjax import interop, ops
 from lipjax.certificates.certificate import over_bound
+from lipjax.interop import lipconvnet
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -117,7 +118,7 @@ def test_hh1_and_hh2_are_read_beside_either_pooling(rng, pooling, activation):
     model = lipjax.LipConvnet(10, 4, pooling=pooling, activation=activation, polynomial=ops.taylor(6))
     state, expected = {"shift": np.zeros((3, 1, 1)), "scale": np.full((3, 1, 1), 0.25)}, {}
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    for theirs, path in interop._places(model):
+    for theirs, path in lipconvnet._places(model):
         shape = functools.reduce(lambda tree, key: tree[key], path, shapes).shape
         expected[path] = rng.normal(size=shape)
         array = expected[path].transpose(3, 2, 0, 1) if path[-1] == "kernel" else expected[path]

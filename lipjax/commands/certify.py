@@ -1,6 +1,7 @@
 """lipjax-certify, and certify.py: certifies a trained network on a split of its data."""
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from lipjax.commands.help import page
 from lipjax.config import default_config
 from lipjax.evaluation.asked import ATTACKS, SPLITS, Asked
 from lipjax.evaluation.attack import CertificateViolated
+from lipjax.evaluation.audit import audit
 from lipjax.evaluation.single_images import certify_files
 from lipjax.evaluation.split import certify_run
 from lipjax.evaluation.verify import NotVerified, compare_with_card, verify_run
+from lipjax.interop import PROGRAMS
 from lipjax.models import program
 from lipjax.models.pgd import DOMAINS
 from lipjax.released import load_pretrained, names, unpack
@@ -26,14 +29,20 @@ ABOUT = """
     {name} --workdir=DIR [--attack=fast --split=test --num_examples=N --radii=36/255,0.5]
     {name} --workdir=DIR --images=a.png,b.png
     {name} --pretrained=NAME [--data_dir=DIR …]
+    {name} --weights=FILE --like=PROGRAM --dataset=NAME [--data_dir=DIR --output=DIR --attack=fast]
 
     Certifies a trained classifier, and writes DIR/certificates/. The same command goes on where it was stopped; Ctrl-C
-    exits with code 75. The config is that of the run.
+    exits with code 75. The config is that of the run. Of a network of another program it says what is proven, beside
+    what that program claims (docs/interop.md).
 """
 
 # What --images does not take, as it is of a whole split, and --verify, as it is that of the summary.
 _OF_SPLITS = ("num_examples", "attack", "attack_domain", "precisions", "paper_protocol", "radii")
 _NOT_WITH = {
+    "weights": (
+        "is of a training of ours",
+        ("workdir", "images", "verify", "trust_code", "precision", "precisions", "paper_protocol", "split"),
+    ),
     "images": ("is of a whole split", ("data_dir", "split", "verify", *_OF_SPLITS)),
     "verify": ("is that of the summary", ("precision", "float_slack", "batch_size", *_OF_SPLITS)),
 }
@@ -56,6 +65,9 @@ def _certify(name: str, given: list[str]) -> None:
         config = default_config() if workdir is None else read_config(workdir)
         print(page(ABOUT.format(name=name), own, Recipe.of(config).whole(), str(workdir or "the default")))
         return
+    if value["weights"] is not None:
+        _audit(own, value)
+        return
     if workdir is None:
         raise flags.Error("workdir is missing: --workdir=DIR, the folder of a training, or --pretrained; see --help")
     check_backend()
@@ -74,6 +86,27 @@ def _certify(name: str, given: list[str]) -> None:
     summary = certify_run(workdir, value["data_dir"], trust_code=value["trust_code"], **asked)
     if released is not None:
         print(compare_with_card(load_pretrained(released).card, summary))
+
+
+def _audit(own: flags.FlagValues, value: dict[str, Any]) -> None:
+    _check_alone(own, "weights")
+    for name in ("like", "dataset"):
+        if value[name] is None:
+            raise flags.Error(f"{name} is missing: --weights=FILE goes with --like=PROGRAM and --dataset=NAME")
+    check_backend()
+    names = ("data_dir", "output", "num_examples", "radii", "batch_size", "attack", "attack_domain", "float_slack")
+    given = {name: value[name] for name in names}
+    audit(value["weights"], value["like"], value["dataset"], settings=_settings(value["settings"]), **given)
+
+
+def _settings(text: str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError as error:
+        raise ValueError(f'settings={text!r}: must be JSON, such as {{"mean": 0.5}} ({error})') from error
+    if not isinstance(found, dict):
+        raise ValueError(f'settings={text!r}: must be a JSON object, such as {{"mean": 0.5}}')
+    return found
 
 
 def _check_alone(own: flags.FlagValues, flag: str) -> None:
@@ -98,6 +131,11 @@ def _flags() -> flags.FlagValues:
     text("workdir", "Folder of a training.")
     text("pretrained", "A released network, unpacked to --workdir, or to runs/NAME: " + ", ".join(names()) + ".")
     text("images", "Certify these files instead: a.png,b.png, a folder, or a pattern.")
+    text("weights", "A file of weights of another program: .pth, .safetensors or .npz.")
+    choice("like", None, list(PROGRAMS), "Which program the weights are of.")
+    text("dataset", "On whose test images: config.data.name of a training.")
+    text("output", "With weights: where certificates/ is written; by default beside the file, under its name.")
+    text("settings", 'With weights: what the file does not say, as JSON, such as {"mean": 0.5} (docs/interop.md).')
     text("data_dir", "Where the data is, if not where training read it.")
     text("radii", "Such as 36/255,0.5 (l2, pixels in [0, 1]); where not given, those of the config.")
     choice("split", "test", SPLITS, "Which images; validation: held out of training; train: the rest.")

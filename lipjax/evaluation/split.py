@@ -1,6 +1,7 @@
 """Certification of a whole split: measures of every image, the summary, the table and the page."""
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -83,6 +84,17 @@ def certify_run(
         return _Certification(wanted, trained, dataset, name, whole, folder, own, say).run()
 
 
+def certify_trained(
+    wanted: Asked, trained: Trained, dataset: Dataset, folder: Path, say: Callable[[str], None]
+) -> tuple[dict[str, Any], Proven]:
+    """`certify_run` of a network and a dataset that are at hand; the summary, and the proof."""
+    whole = images_of(dataset, wanted.split, trained.config)
+    folder.mkdir(exist_ok=True)
+    with FolderLock(folder, "certifying.lock", "certifying", say):
+        certification = _Certification(wanted, trained, dataset, dataset.name, whole, folder, folder, say)
+        return certification.run(), certification.proven
+
+
 @dataclasses.dataclass
 class _Certification:
     """Of the images of `whole`, a split of the dataset of that name; violations are remembered in the folder `own`."""
@@ -96,6 +108,11 @@ class _Certification:
     own: Path
     say: Callable[[str], None]
 
+    @functools.cached_property
+    def proven(self) -> Proven:
+        """The proof of the network."""
+        return self.trained.prove()
+
     def run(self) -> dict[str, Any]:
         """All that is asked, to the files; the summary."""
         wanted, trained, say, started = self.wanted, self.trained, self.say, time.perf_counter()
@@ -105,7 +122,7 @@ class _Certification:
         variables_sha256 = sha256(trained.variables)
         network = [variables_sha256, trained.config.to_json(), wanted.split, images_sha256, *_program()]
         say("proving a bound of the Lipschitz constant …")
-        proven = trained.prove()
+        proven = self.proven
         say(f"certifying {len(images.labels)} images …")
         identity = [variables_sha256, trained.config.model.to_json(), *_program()]
         identity_sha256 = hashlib.sha256(json.dumps(identity).encode()).hexdigest()

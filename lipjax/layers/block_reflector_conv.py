@@ -54,6 +54,7 @@ class BlockReflectorConv(Layer):
       identity: whether 1 is added to entry (c, c) of the middle tap, c < rank.
       scale: the kernel is multiplied by it first.
       use_bias: whether b is there; a `Centring` that follows has a shift of its own.
+      circular: whether the grid is the image itself, so that nothing is padded and cut.
     """
 
     features: int
@@ -63,6 +64,7 @@ class BlockReflectorConv(Layer):
     identity: bool = False
     scale: float = 1.0
     use_bias: bool = True
+    circular: bool = False
 
     decayed: ClassVar[tuple[str, ...]] = ("kernel",)
 
@@ -75,7 +77,7 @@ class BlockReflectorConv(Layer):
             if not least <= number <= most:
                 raise ValueError(f"BlockReflectorConv: {name} must be from {least:g} to {most:g}, got {value!r}")
             object.__setattr__(self, name, number)
-        check(vars(self), use_bias=flag())
+        check(vars(self), use_bias=flag(), circular=flag())
         super().__post_init__()
 
     @nn.compact
@@ -97,8 +99,8 @@ class BlockReflectorConv(Layer):
 
     @nn.nowrap
     def _grid(self, size) -> Grid:
-        more = self.kernel_size - 1
-        return (size[0] + more, size[1] + more) if more else (1, 1)
+        more = 0 if self.circular else self.kernel_size - 1
+        return (size[0] + more, size[1] + more) if self.kernel_size > 1 else (1, 1)
 
     @nn.nowrap
     def _kernel(self, kernel):

@@ -1,0 +1,75 @@
+"""The report of an audit, as printed by certify.py: numbers side by side, and sentences chosen from them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_SAME = 1e-6  # of a constant: what float32 makes of one number twice
+
+
+def reasons(result: Mapping[str, Any]) -> list[str]:
+    """Where claims and proofs differ and why, a sentence each."""
+    found = [*_of_layers(result["layers"]), *_of_product(result), *_of_formula(result)]
+    return found or ["The claims are what is proven."]
+
+
+def _of_layers(layers: list[Mapping[str, Any]]) -> list[str]:
+    sentences = []
+    for row in sorted(layers, key=lambda row: row["claimed"] / max(row["proven"], 1e-300)):
+        claimed, proven, gain = row["claimed"], row["proven"], row["found"]
+        about = f"{row['layer']}, claimed {claimed:.6g} ({row['how']})"
+        if gain is not None and gain > claimed * (1 + _SAME):
+            more = gain / claimed - 1 if claimed else float("inf")
+            sentences.append(f"{about}: wrong, a change was found that it enlarges {gain:.6g} times, {more:.2g} more.")
+        elif proven > claimed * (1 + _SAME):
+            more = proven / claimed - 1
+            sentences.append(f"{about}: not proven; the proven bound is {proven:.6g}, {more:.2g} more.")
+    shown = sentences[:5]
+    return shown + ([f"… and so {len(sentences) - 5} other layers."] if len(sentences) > 5 else [])
+
+
+def _of_product(result: Mapping[str, Any]) -> list[str]:
+    ratio = result["proven"] / result["claimed"]
+    if ratio > 1 + _SAME:
+        return [f"The constant of the network is {ratio - 1:.2g} above the claim, so each radius is as much smaller."]
+    if ratio < 1 - _SAME:
+        return [f"The constant of the network is proven to be {1 - ratio:.2g} below the claim: radii are larger."]
+    return []
+
+
+def _of_formula(result: Mapping[str, Any]) -> list[str]:
+    sentences = []
+    accuracy = {name: row for name, row in result["accuracy"].items() if name != "standard"}
+    if result["formula"] == "root two" and any(row["only_proven"] for row in accuracy.values()):
+        sentences.append(
+            "The program divides margins by √2 L; the proof by the distances of the rows of the last layer, and by a "
+            "smaller constant where there is one, so it certifies images that the program does not."
+        )
+    if result["ties"]:
+        sentences.append(f"{result['ties']} images whose two largest logits are equal count as certified there.")
+    if result["refuted"]:
+        sentences.append(
+            f"An attack found a misclassified image nearer than the claimed radius of {result['refuted']}."
+        )
+    return sentences
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The whole report."""
+    rows = [("layer", "proven", "claimed", "found", "claim")]
+    for row in result["layers"]:
+        gain = "" if row["found"] is None else f"{row['found']:.6f}"
+        rows.append((row["layer"], f"{row['proven']:.6f}", f"{row['claimed']:.6f}", gain, row["how"]))
+    ratio = result["proven"] / result["claimed"]
+    total = ("the network", f"{result['proven']:.6f}", f"{result['claimed']:.6f}", "", f"proven ÷ claimed {ratio:.6f}")
+    widths = [max(len(row[i]) for row in [*rows, total]) for i in range(4)]
+    lines = [f"Lipschitz constants, l2, of {result['weights']} (read as {result['source']})"]
+    for name, *numbers, how in [*rows, total]:
+        columns = "  ".join(f"{text:>{width}}" for text, width in zip(numbers, widths[1:], strict=True))
+        lines.append(f"  {name:<{widths[0]}}  {columns}  {how}")
+    lines.append(f"certified accuracy of {result['num_examples']} images of {result['dataset']}")
+    for name, row in result["accuracy"].items():
+        text = f"  {name:<10} proven {row['proven']:>7.2%}  by its formula {row['claimed']:>7.2%}"
+        if name != "standard":
+            text += f", {row['only_claimed']} images only claimed, {row['only_proven']} only proven"
+        lines.append(text)
+    return "\n".join([*lines, *(f"* {sentence}" for sentence in result["reasons"])])

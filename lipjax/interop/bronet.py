@@ -1,0 +1,147 @@
+"""BRONet (ntuaislab/BRONet): the networks of its folder `bronet`, as their state dict `backbone` names them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lipjax.interop import liresnet
+from lipjax.interop.claim import by_svd
+from lipjax.interop.network import Foreign, Row, State, hwio, orthogonalised_rows, setting
+from lipjax.layers import (
+    BlockReflectorConv,
+    Centring,
+    Flatten,
+    L2Pool,
+    MaxMin,
+    OrthogonalDense,
+    PatchConv,
+    ZeroPad,
+)
+
+SOURCE = "ntuaislab/BRONet at 9b07077, bronet/models and bronet/test.py"
+
+
+def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreign:
+    """The network of a state dict: a stem, a trunk of block reflectors, a neck, dense layers, unit rows.
+
+    Of the first kind, whose images keep their size, or the second ('v2': the border stays), with free layers before it
+    ('hybrid') or none; necks and dense layers 'cholesky' or 'bro', necks 'l2' too.  Its bound is that of LiResNet,
+    with 1 for reflectors by construction.
+
+    Raises:
+      ValueError: as `liresnet.read`; backbones 'soc', 'sll', 'lot', 'cholesky' and 'cayley'.
+    """
+    arrays, row = State("bronet", state), Row()
+    liresnet.check_settings("bronet", settings)
+    kind = str(setting(settings, "backbone_type", "bro")).lower().replace("hybrid", "").replace("v2", "")
+    if kind != "bro" or "conv.I_low" not in arrays:
+        raise ValueError(f"bronet: backbone_type={kind!r}: only trunks of block reflectors, 'bro', are read")
+    size, image_shape = liresnet.add_stem(row, arrays)
+    if "conv_1.weights" in arrays:
+        liresnet.add_trunk(row, arrays, "conv_1", size)
+    size = _add_reflectors(row, arrays, settings, size)
+    _add_neck(row, arrays, settings, arrays.sizes("conv.bias", 2)[1], size)
+    out = arrays.sizes("neck.bias", 1)[0]
+    if "linear.residual_identity" in arrays:
+        _add_dense(row, arrays, out)
+    elif "linear.weights" in arrays:
+        liresnet.add_dense(row, arrays, out)
+    return liresnet.finished(row, arrays, image_shape, SOURCE)
+
+
+def _add_reflectors(row: Row, arrays: State, settings: Mapping[str, Any], size: tuple[int, int]) -> tuple[int, int]:
+    """I − 2 V (V*V + ε)⁻¹ V* at each frequency of a grid, V = I + W γ / √depth; the size of what comes out.
+
+    The first kind takes the transform of V without conjugation, a convolution with the kernel turned around; the second
+    conjugates it, pads the image by one pixel and keeps what comes there.
+    """
+    depth, width, rank = arrays.sizes("conv.weights", 5)[:3]
+    weights = arrays.take("conv.weights", depth, width, rank, 3, 3) * arrays.take("conv.gamma", depth, width, 1, 1, 1)
+    bias, mean = (arrays.take(f"conv.{name}", depth, width) for name in ("bias", "running_mean"))
+    liresnet.check_identity(arrays, "conv.identity", (width, rank, 3, 3))
+    arrays.skip("conv.I_low", "conv.I_full")
+    if setting(settings, "backbone_quasi_residual", True):
+        weights = arrays.take("conv.identity", width, rank, 3, 3) + weights * depth**-0.5
+    keeps_border, pads = _keeps_border(arrays, settings, depth, size), setting(settings, "backbone_zero_padding", True)
+    kernels = weights if keeps_border else weights[..., ::-1, ::-1]
+    for index in range(depth):
+        name = f"reflector{index}"
+        if keeps_border and pads:
+            size = (size[0] + 2, size[1] + 2)
+            row.add(f"{name}_border", ZeroPad(*size, parent=None))
+        own = {"rank": rank, "ridge": 1e-7, "use_bias": False, "circular": keeps_border or not pads}
+        layer = BlockReflectorConv(width, 3, **own, parent=None)  # type: ignore[arg-type]
+        row.add(name, layer, {"kernel": hwio(kernels[index].swapaxes(0, 1))})
+        row.add(f"{name}_centring", Centring(parent=None), {"bias": bias[index]}, {"mean": mean[index]})
+        row.add(f"{name}_activation", MaxMin(parent=None))
+    return size
+
+
+def _keeps_border(arrays: State, settings: Mapping[str, Any], depth: int, size: tuple[int, int]) -> bool:
+    """Whether it is of the second kind: by the settings, or by what the neck takes."""
+    if "backbone_type" in settings:
+        return "v2" in str(settings["backbone_type"]).lower()
+    width = arrays.sizes("conv.bias", 2)[1]
+    taken, patch = max(arrays.sizes("neck.weight", 2)), setting(settings, "neck_conv_patch_size", 4)
+    same, larger = (width * ((n // patch) ** 2) for n in (size[0], size[0] + 2 * depth))
+    if taken in (same, larger) and same != larger:
+        return taken == larger
+    raise ValueError("bronet: neither the file nor the neck says which kind the trunk is; give backbone_type=…")
+
+
+def _add_neck(row: Row, arrays: State, settings: Mapping[str, Any], width: int, size: tuple[int, int]) -> None:
+    """Patches, or the l2 norm of each, once or twice, and a dense layer."""
+    first, second = (setting(settings, f"neck_conv_patch_size{end}", default) for end, default in (("", 4), ("_2", 0)))
+    for name, patch in (("kernel", first), ("kernel_2", second)):
+        if not patch:
+            continue
+        if f"neck.{name}" in arrays:
+            rows = _neck_rows(arrays, f"neck.{name}", width, width * patch**2).reshape(width, width, patch, patch)
+            matrix = rows.transpose(2, 3, 1, 0).reshape(-1, width)
+            layer = PatchConv(width, patch, parent=None)
+            row.add(f"neck_{name}", layer, {"bias": np.zeros(width)}, {"matrix": matrix}, by_svd(matrix))
+        else:
+            row.add(f"neck_{name}", L2Pool(patch, parent=None))
+        size = (size[0] // patch, size[1] // patch)
+    row.add("flatten", Flatten(parent=None))
+    out, into = arrays.sizes("neck.bias", 1)[0], width * size[0] * size[1]
+    is_reflector = arrays.peek("neck.weight").shape == (into, out) != (out, into)
+    if str(setting(settings, "neck_linear_type", "bro" if is_reflector else "cholesky")).lower() == "bro":
+        reflected = reflector(arrays.take("neck.weight", into, out), 1e-5)[:out, :into]
+        arrays = State("bronet", {"neck.weight": reflected, "neck.bias": arrays.take("neck.bias", out)})
+        liresnet.add_map(row, arrays, _as_it_is, width, size)
+    else:
+        liresnet.add_map(row, arrays, orthogonalised_rows, width, size)
+
+
+def _as_it_is(rows: np.ndarray) -> np.ndarray:
+    return rows
+
+
+def _neck_rows(arrays: State, name: str, out: int, into: int) -> np.ndarray:
+    """Orthonormal rows (out, into), by Cholesky factorisation or, of the transposed shape, by reflection."""
+    if arrays.peek(name).shape == (into, out) != (out, into):
+        return reflector(arrays.take(name, into, out), 1e-5)[:out, :into]
+    return orthogonalised_rows(arrays.take(name, out, into))
+
+
+def reflector(tall: np.ndarray, ridge: float) -> np.ndarray:
+    """I − 2 V (VᵀV + δ I)⁻¹ Vᵀ, δ = ridge · mean(diag VᵀV)."""
+    gram = tall.T @ tall
+    gram[np.diag_indices_from(gram)] += ridge * np.mean(np.diag(gram))
+    return np.eye(len(tall)) - 2 * tall @ np.linalg.solve(gram, tall.T)
+
+
+def _add_dense(row: Row, arrays: State, width: int) -> None:
+    """Reflections of V = I + W γ / √depth, rows of unit length by construction."""
+    depth, _, rank = arrays.sizes("linear.weights", 3)
+    weights = arrays.take("linear.weights", depth, width, rank)
+    gain, bias = arrays.take("linear.gamma", depth, width, 1), arrays.take("linear.bias", depth, width)
+    eye = arrays.take("linear.residual_identity", width, rank)
+    arrays.skip("linear.identity", "linear.identity_half")
+    for index in range(depth):
+        matrix = reflector(eye + weights[index] * gain[index] * depth**-0.5, 1e-7).T
+        name = f"dense{index + 1}"
+        row.add(name, OrthogonalDense(width, parent=None), {"bias": bias[index]}, {"matrix": matrix})
+        row.add(f"{name}_activation", MaxMin(parent=None))
