@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from lipjax.interop import bronet, liresnet
+from lipjax.interop import aol, bronet, cpl, liresnet, sll, soc
 from lipjax.interop.claim import Claim, Claimed
 from lipjax.interop.files import read_file, read_weights
 from lipjax.interop.lipconvnet import from_pytorch
@@ -13,6 +13,10 @@ from lipjax.interop.network import Foreign, Reader
 PROGRAMS: dict[str, Reader] = {
     "liresnet": liresnet.read,
     "bronet": bronet.read,
+    "sll": sll.read,
+    "cpl": cpl.read,
+    "soc": soc.read,
+    "aol": aol.read,
 }
 
 

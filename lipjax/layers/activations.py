@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax import ops
+from lipjax.config import flag
 from lipjax.layers import plain
+from lipjax.layers.checks import check_field
 from lipjax.layers.initializers import uniform_angles
 from lipjax.layers.layer import Layer, Shape, Variables, isometry, norm_at_zero
 from lipjax.layers.rounding import SINE, Rounding, enlarged, gamma, moved, underflow
@@ -41,17 +43,33 @@ def of_sectors(own: Variables, shape: Shape, angle: float = 0.0, apart: float = 
 class MaxMin(Layer):
     """(max(a, b), min(a, b)) of the pairs (a, b) of channels (c, c + C/2), (…, C) → (…, C); no parameters.
 
+    Of neighbours: of the pairs (2 c, 2 c + 1), each where it was.
+
     Bound: 1.  A permutation of each pair on either side of a = b, where the two agree; so norms of gradients stay.
 
     Rounding: none, as numbers are moved; subnormal ones may come out as 0.
 
     Source: Anil, Lucas & Grosse, ICML 2019; pairs as those of Singla & Feizi, NeurIPS 2022 (`ops.max_min`).
+
+    Attributes:
+      neighbours: which pairs.
     """
+
+    neighbours: bool = False
+
+    def __post_init__(self):
+        check_field("MaxMin", "neighbours", self.neighbours, flag())
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         del train
-        return ops.max_min(x)
+        if not self.neighbours:
+            return ops.max_min(x)
+        if x.shape[-1] % 2:
+            raise ValueError(f"MaxMin: channels must be even, got {x.shape[-1]}")
+        pairs = x.reshape(*x.shape[:-1], -1, 2)
+        return jnp.stack([pairs.max(axis=-1), pairs.min(axis=-1)], axis=-1).reshape(x.shape)
 
     @nn.nowrap
     def proof(self, own, shape):
