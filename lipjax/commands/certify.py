@@ -100,8 +100,10 @@ def _audit(own: flags.FlagValues, value: dict[str, Any]) -> None:
 
 
 def _settings(text: str | None) -> dict[str, Any]:
+    """Of JSON, or of a file of it."""
     try:
-        found = json.loads(text or "{}")
+        is_file = text is not None and text.endswith(".json")
+        found = json.loads(Path(str(text)).read_text(encoding="utf-8") if is_file else text or "{}")
     except ValueError as error:
         raise ValueError(f'settings={text!r}: must be JSON, such as {{"mean": 0.5}} ({error})') from error
     if not isinstance(found, dict):
@@ -135,7 +137,7 @@ def _flags() -> flags.FlagValues:
     choice("like", None, list(PROGRAMS), "Which program the weights are of.")
     text("dataset", "On whose test images: config.data.name of a training.")
     text("output", "With weights: where certificates/ is written; by default beside the file, under its name.")
-    text("settings", 'With weights: what the file does not say, as JSON, such as {"mean": 0.5} (docs/interop.md).')
+    text("settings", 'With weights: what the file does not say, JSON such as {"mean": 0.5}, or a .json file of it.')
     text("data_dir", "Where the data is, if not where training read it.")
     text("radii", "Such as 36/255,0.5 (l2, pixels in [0, 1]); where not given, those of the config.")
     choice("split", "test", SPLITS, "Which images; validation: held out of training; train: the rest.")

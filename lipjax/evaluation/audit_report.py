@@ -22,7 +22,7 @@ def _of_layers(layers: list[Mapping[str, Any]]) -> list[str]:
             sentences.append(f"{about}: wrong, a change was found that it enlarges {gain:.6g} times, {more:.2g} more.")
         elif proven > claimed * (1 + _SAME):
             more = proven / claimed - 1
-            sentences.append(f"{about}: not proven; the proven bound is {proven:.6g}, {more:.2g} more.")
+            sentences.append(f"{about}: proven is {proven:.6g} only, {more:.2g} more.")
     shown = sentences[:5]
     return shown + ([f"… and so {len(sentences) - 5} other layers."] if len(sentences) > 5 else [])
 
@@ -39,10 +39,11 @@ def _of_product(result: Mapping[str, Any]) -> list[str]:
 def _of_formula(result: Mapping[str, Any]) -> list[str]:
     sentences = []
     accuracy = {name: row for name, row in result["accuracy"].items() if name != "standard"}
-    if result["formula"] == "root two" and any(row["only_proven"] for row in accuracy.values()):
+    if result["formula"] != "rows" and any(row["only_proven"] for row in accuracy.values()):
+        divisor = "√2 L" if result["formula"] == "root two" else "2 L"
         sentences.append(
-            "The program divides margins by √2 L; the proof by the distances of the rows of the last layer, and by a "
-            "smaller constant where there is one, so it certifies images that the program does not."
+            f"The program divides margins by {divisor}; the proof by the distances of the rows of the last layer, and "
+            "by a smaller constant where there is one, so it certifies images that the program does not."
         )
     if result["ties"]:
         sentences.append(f"{result['ties']} images whose two largest logits are equal count as certified there.")

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from lipjax.interop import aol, bronet, cpl, layers_compared, liresnet, sll, soc
+from lipjax.interop import aol, bronet, cpl, exported, layers_compared, liresnet, sll, soc
 from lipjax.interop.claim import Claim, Claimed
 from lipjax.interop.files import read_file, read_weights
 from lipjax.interop.lipconvnet import from_pytorch
@@ -18,6 +18,8 @@ PROGRAMS: dict[str, Reader] = {
     "soc": soc.read,
     "aol": aol.read,
     layers_compared.NAME: layers_compared.read,
+    "torchlip": exported.reader("torchlip"),
+    "orthogonium": exported.reader("orthogonium"),
 }
 
 

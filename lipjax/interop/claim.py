@@ -50,7 +50,7 @@ class Claim(NamedTuple):
     Attributes:
       layers: one for each of our layers, in order; the product of their values is its Lipschitz constant.
       formula: 'rows': (f_l − f_j) / (L ‖w_l − w_j‖), w the unit rows of the last layer, over all j; 'root two':
-        (f_l − max of the others) / (√2 L).
+        (f_l − max of the others) / (√2 L); 'two': 2 in place of √2.
       strict: whether a radius must exceed ε, or may equal it: then ties are certified.
       source: where that is said, in its repository.
     """
@@ -73,7 +73,7 @@ class Claim(NamedTuple):
         logits, rows = np.asarray(logits, np.float32), np.asarray(rows, np.float32)
         label = logits.argmax(axis=1)
         margins = np.take_along_axis(logits, label[:, None], axis=1) - logits
-        distances = np.full(logits.shape, math.sqrt(2), np.float32)
+        distances = np.full(logits.shape, math.sqrt(2) if self.formula == "root two" else 2.0, np.float32)
         if self.formula == "rows":
             distances = np.sqrt(np.sum((rows[label][:, None] - rows) ** 2, axis=2))
         with np.errstate(divide="ignore", invalid="ignore"):
