@@ -54,9 +54,9 @@ def described(arrays: State, layers: Any) -> list[dict[str, Any]]:
     """The plain description (docs/plain.md) of a list of layers.
 
     {"weights": NAME, …}: the convolution or dense layer with NAME.weight and, where there is one, NAME.bias, with
-    'stride', 'padding', 'padding_mode', 'dilation' and 'groups' as in the program; {"kind": "group_sort_2"}: the smaller
-    and the larger of neighbouring channels, in this order; {"kind": "scaled_average_pool", "size": n}: means times n;
-    {"kind": "flatten"}, in the order (c, row, column); all other kinds are those of plain descriptions.
+    'stride', 'padding', 'padding_mode', 'dilation' and 'groups' as in the program; {"kind": "group_sort_2"}: of
+    neighbouring channels the smaller and the larger one, in this order; {"kind": "scaled_average_pool", "size": n}:
+    means times n; {"kind": "flatten"}: (c, row, column); all other kinds are those of plain descriptions.
     """
     if not isinstance(layers, list | tuple) or not all(isinstance(layer, Mapping) for layer in layers):
         raise ValueError(f"{arrays.program}: layers must be a list of dictionaries, got {layers!r}")

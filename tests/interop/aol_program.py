@@ -23,6 +23,9 @@ def max_min(x):
     return np.stack([pairs.max(axis=-1), pairs.min(axis=-1)], axis=-1).reshape(x.shape)
 
 
+MODELS = ("patchwise", "standard", "convolutional", "dense")
+
+
 def _layers(model):
     """Shapes of the kernels, and what stands around them: ('patch', p), kernel shape, 'act', ('first', c), 'flat'."""
     if model == "patchwise":  # patches of 2, 12 channels, 3 layers of 3×3, 4 kept, dense of 64

@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import aol_program as aol
 import bronet_program as bronet
+import compared_program as compared
 import liresnet_program as liresnet
 import numpy as np
+import potential_program as potential
+import soc_program as soc
 
 
 class Case(NamedTuple):
@@ -19,7 +23,7 @@ class Case(NamedTuple):
 
 
 def trained(case: Case, rng, fixed: tuple[str, ...], steps: int = 40) -> Case:
-    """After a random search for a smaller cross entropy, of all parameters but those with such names."""
+    """After a random search for a smaller cross entropy, of all parameters but those whose names end so."""
     images, labels = rng.uniform(size=(12, *case.shape)), rng.integers(0, 3, size=12)
 
     def loss(state):
@@ -27,15 +31,17 @@ def trained(case: Case, rng, fixed: tuple[str, ...], steps: int = 40) -> Case:
         z = z - z.max(axis=1, keepdims=True)
         return float((np.log(np.exp(z).sum(axis=1)) - z[range(12), labels]).mean())
 
-    state, least = case.state, loss(case.state)
+    def moved(name, array):
+        if name.endswith(fixed):
+            return array
+        return array + 0.1 * rng.normal(size=array.shape) * np.abs(array).max()
+
+    start, state, least = loss(case.state), case.state, loss(case.state)
     for _ in range(steps):
-        moved = {
-            name: array if name.endswith(fixed) else array + 0.1 * rng.normal(size=array.shape) * np.abs(array).max()
-            for name, array in state.items()
-        }
-        if (now := loss(moved)) < least:
-            state, least = moved, now
-    assert least < 0.9 * loss(case.state)
+        candidate = {name: moved(name, array) for name, array in state.items()}
+        if (now := loss(candidate)) < least:
+            state, least = candidate, now
+    assert least < 0.98 * start
     return case._replace(state=state)
 
 
@@ -49,7 +55,34 @@ def _bronet(rng, settings=None, circular=False, **kind):
     return Case("bronet", state, lambda s, x: bronet.logits(s, x, border, circular), (16, 16, 3), settings or {})
 
 
-_BUFFERS = ("identity", "init_x", "eval_weight", "I_low", "I_full", "identity_half")
+_CIFAR = (0.49139968, 0.48215841, 0.44653091)
+
+
+def _sll(rng):
+    return Case("sll", potential.sll_state(rng), lambda s, x: potential.sll_logits(s, x, _CIFAR), (8, 8, 3), {})
+
+
+def _cpl(rng, std=1.0, **kind):
+    state = potential.cpl_state(rng, **kind)
+    return Case("cpl", state, lambda s, x: potential.cpl_logits(s, x, _CIFAR, std), (8, 8, 3), {"std": std})
+
+
+def _soc(rng, blocks=1, **kind):
+    return Case("soc", soc.state(rng, blocks=blocks, **kind), lambda s, x: soc.logits(s, x, blocks), (32, 32, 3), {})
+
+
+def _aol(rng, model):
+    settings = {"image_shape": (8, 8, 3)}
+    return Case("aol", aol.state(rng, model), lambda s, x: aol.logits(s, x, model), (8, 8, 3), settings)
+
+
+def _compared(rng, kind):
+    state, name = compared.state(rng, kind), "1LipschitzLayersCompared"
+    return Case(name, state, lambda s, x: compared.logits(s, x, kind), (8, 8, 3), {})
+
+
+_BUFFERS = ("identity", "init_x", "eval_weight", "I_low", "I_full", "identity_half", "pm.u", "eval_sv_max", "alpha")
+_BUFFERS += ("correction", *(f"{side}{i}" for side in "uv" for i in range(1, 5)))
 CASES: dict[str, Callable[[np.random.Generator], Case]] = {
     "liresnet": _liresnet,
     "liresnet of stride 1": lambda rng: _liresnet(rng, 8, 1),
@@ -59,4 +92,16 @@ CASES: dict[str, Callable[[np.random.Generator], Case]] = {
     "bronet without padding": lambda rng: _bronet(rng, {"backbone_zero_padding": False}, True),
     "bronet of the second kind": lambda rng: _bronet(rng, border=True, hybrid=True, l2=True),
     "bronet trained": lambda rng: trained(_bronet(rng), rng, _BUFFERS),
+    "sll": _sll,
+    "sll trained": lambda rng: trained(_sll(rng), rng, _BUFFERS),
+    "cpl": _cpl,
+    "cpl without rows, by its iterations": lambda rng: _cpl(rng, 0.25, lln=False, norm=0.0),
+    "soc": lambda rng: _soc(rng, activation="hh1", lln=False),
+    "soc of two blocks": lambda rng: _soc(rng, 2, activation="hh2"),
+    "soc trained": lambda rng: trained(_soc(rng), rng, _BUFFERS, 20),
+    **{f"aol, {model}": lambda rng, model=model: _aol(rng, model) for model in aol.MODELS},
+    "aol trained": lambda rng: trained(_aol(rng, "patchwise"), rng, ()),
+    **{kind: lambda rng, kind=kind: _compared(rng, kind) for kind in compared.CONVOLUTIONS},
+    "AOLConv2d trained": lambda rng: trained(_compared(rng, "AOLConv2d"), rng, ()),
+    "CPLConv2d trained": lambda rng: trained(_compared(rng, "CPLConv2d"), rng, (".u",)),
 }
