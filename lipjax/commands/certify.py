@@ -38,11 +38,9 @@ ABOUT = """
 
 # What --images does not take, as it is of a whole split, and --verify, as it is that of the summary.
 _OF_SPLITS = ("num_examples", "attack", "attack_domain", "precisions", "paper_protocol", "radii")
+_OF_TRAININGS = ("trust_code", "precision", "precisions", "paper_protocol")
 _NOT_WITH = {
-    "weights": (
-        "is of a training of ours",
-        ("workdir", "images", "verify", "trust_code", "precision", "precisions", "paper_protocol", "split"),
-    ),
+    "weights": ("is of a training of ours", ("workdir", "pretrained", "images", "verify", "split", *_OF_TRAININGS)),
     "images": ("is of a whole split", ("data_dir", "split", "verify", *_OF_SPLITS)),
     "verify": ("is that of the summary", ("precision", "float_slack", "batch_size", *_OF_SPLITS)),
 }

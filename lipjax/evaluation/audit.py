@@ -96,7 +96,7 @@ def _trained(found: Foreign, like: str, options: DataOptions, images: Dataset, f
     config.update({"data": dataclasses.asdict(options), "run": dataclasses.asdict(Run())})
     config.model = type(config)({"name": f"{like} (interop)"})
     described = Description.of(images, options, given=True)
-    return Trained(folder, config, found.model, found.variables, described, config.run.epochs)
+    return Trained(folder, config, found.model, found.variables, described, config.run.epochs, found.variables)
 
 
 def _layers(found: Foreign, proven: Proven) -> dict[str, Any]:

@@ -38,6 +38,14 @@ def halves(x):
     return x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
 
 
+def max_min(x, pairing):
+    """Each pair of channels, the larger number first: (c, c + C/2), or the neighbours (2c, 2c + 1)."""
+    if pairing == "halves":
+        return np.concatenate([np.maximum(*halves(x)), np.minimum(*halves(x))], -1)
+    pairs = x.reshape(*x.shape[:-1], -1, 2)
+    return np.stack([pairs.max(-1), pairs.min(-1)], -1).reshape(x.shape)
+
+
 def conv(x, kernel, stride, padding, bias=0):
     """A convolution of images, kernel HWIO; padding ((top, bottom), (left, right)) of zeros."""
     x = np.pad(x, [(0, 0), *padding, (0, 0)])
@@ -157,7 +165,7 @@ LAYERS: dict[str, Any] = {
     "affine": lambda x, scale, shift: x * scale + shift,
     "add": lambda x, term: x + term,
     "activation": activation,
-    "max_min": lambda x, pairing: np.concatenate([np.maximum(*halves(x)), np.minimum(*halves(x))], -1),
+    "max_min": max_min,
     "channel_max": lambda x: np.maximum(*halves(x)),
     "householder": householder,
     "householder2": householder2,
@@ -171,7 +179,7 @@ LAYERS: dict[str, Any] = {
     "space_to_depth": space_to_depth,
     "pad": pad,
     "slice_channels": lambda x, start, stop: x[..., start:stop],
-    "flatten": lambda x, order: x.reshape(len(x), -1),
+    "flatten": lambda x, order: (np.moveaxis(x, -1, 1) if order == "chw" else x).reshape(len(x), -1),
     "unflatten": lambda x, shape: x.reshape(len(x), *shape),
     "sum": lambda x, branches: sum(run(branch, x) for branch in branches),
     "concatenate": lambda x, branches: np.concatenate([run(branch, x) for branch in branches], -1),

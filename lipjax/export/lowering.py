@@ -109,8 +109,18 @@ def _activation(o, x, name, channels=None, low=None, high=None):
 
 
 def _max_min(o, x, pairing):
-    pair = _halves(o, x)
-    return _joined(o, o.maximum(*pair), o.minimum(*pair))
+    if pairing == "halves":
+        pair = _halves(o, x)
+        return _joined(o, o.maximum(*pair), o.minimum(*pair))
+    shape = x.shape[1:]
+    pairs = o.reshape(x, (*shape[:-1], shape[-1] // 2, 2))
+    pair = _halves(o, pairs)
+    return o.reshape(_joined(o, o.maximum(*pair), o.minimum(*pair)), shape)
+
+
+def _flatten(o, x, order):
+    x = o.transpose(x, (0, 3, 1, 2)) if order == "chw" else x
+    return o.reshape(x, (int(np.prod(x.shape[1:])),))
 
 
 def _mirrored(o, a, b, angle):
@@ -272,7 +282,7 @@ LAYERS: dict[str, Any] = {
     "space_to_depth": _space_to_depth,
     "pad": lambda o, x, padding, channels=(0, 0): o.pad(x, [*padding, channels]),
     "slice_channels": lambda o, x, start, stop: _channels(o, x, start, stop),
-    "flatten": lambda o, x, order: o.reshape(x, (int(np.prod(x.shape[1:])),)),
+    "flatten": _flatten,
     "unflatten": lambda o, x, shape: o.reshape(x, tuple(shape)),
     "sum": _sum,
     "concatenate": lambda o, x, branches: _joined(o, *(lower(branch, x, o) for branch in branches)),

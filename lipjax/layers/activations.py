@@ -77,7 +77,7 @@ class MaxMin(Layer):
 
     @nn.nowrap
     def plain(self, own, shape):
-        return [{"kind": "max_min", "pairing": "halves"}]
+        return [{"kind": "max_min", "pairing": "neighbours" if self.neighbours else "halves"}]
 
 
 class BetaAbs(Layer):

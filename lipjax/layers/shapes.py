@@ -287,4 +287,4 @@ class Flatten(Layer):
 
     @nn.nowrap
     def plain(self, own, shape):
-        return [{"kind": "flatten", "order": "hwc"}] if len(shape) == 3 else []
+        return [{"kind": "flatten", "order": self.order}] if len(shape) == 3 else []

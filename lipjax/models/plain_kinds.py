@@ -138,14 +138,11 @@ def _only(item: Item, given: set[str], *allowed: str) -> None:
 
 
 def _max_min(item: Item) -> Made:
-    pairing, half = item.get("pairing", "halves"), item.pairs()
-    if pairing == "halves":
-        return layers.MaxMin(), {}
-    if pairing != "neighbours":
+    pairing = item.get("pairing", "halves")
+    item.pairs()
+    if pairing not in ("halves", "neighbours"):
         raise item.refused(f"pairing must be 'halves' or 'neighbours', got {pairing!r}")
-    apart = layers.TakeChannels((*range(0, 2 * half, 2), *range(1, 2 * half, 2)))
-    together = layers.TakeChannels(tuple(i // 2 + half * (i % 2) for i in range(2 * half)))
-    return layers.Sequential((("apart", apart), ("max_min", layers.MaxMin()), ("together", together))), {}
+    return layers.MaxMin(pairing == "neighbours"), {}
 
 
 def _householder2(item: Item) -> Made:

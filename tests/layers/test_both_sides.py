@@ -77,7 +77,7 @@ TWO = (("a", InputScale(0.1, 0.25)), ("b", InputScale(0.2, 0.4)))
 
 # (layer, shape of its input, {field: another value}): each field of each exported layer has one
 CASES = {
-    "MaxMin": (MaxMin(), (2, 2, 4), {}),
+    "MaxMin": (MaxMin(), (2, 2, 4), {"neighbours": True}),
     "BetaAbs": (BetaAbs(), (2, 2, 5), {"beta": 0.9}),
     "NActivation": (NActivation(), (2, 2, 3), {}),
     "Householder": (Householder(), (2, 2, 4), {}),
@@ -132,7 +132,7 @@ CASES = {
         (3, 3, 2),
         {
             **{"features": 2, "kernel_size": 5, "rank": 1, "ridge": 1e-2, "identity": True},
-            **{"scale": 0.1, "use_bias": False},
+            **{"scale": 0.1, "use_bias": False, "circular": True},
         },
     ),
     "BlockReflectorConv 1×1": (BlockReflectorConv(3, 1), (2, 2, 3), {"ridge": 1e-7, "identity": True, "scale": 9.0}),
