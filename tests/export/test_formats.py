@@ -1,5 +1,6 @@
 """Files of other programs: loaded without lipjax they compute what ours does, and carry their certificate."""
 
+import functools
 import io
 import json
 import subprocess
@@ -155,12 +156,14 @@ NETWORKS = {
 TRIANGLE = {"liresnet": 1.01, "lipnext": 3.01}
 
 
-def made(options):
-    """As `load_trained` gives them, untrained."""
-    model = build_model(options, (6, 5, 2), 3)
+@functools.cache
+def made(name, sums_in_any_order):
+    """The network of that name, untrained, as it is exported."""
+    model = build_model(NETWORKS[name], (6, 5, 2), 3)
     variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 6, 5, 2), np.float32))
     data = SimpleNamespace(class_names=("a", "b", "c"))
-    return SimpleNamespace(model=model, variables=model.tightened(variables), data=data, workdir=Path("nowhere"))
+    run = SimpleNamespace(model=model, variables=model.tightened(variables), data=data, workdir=Path("nowhere"))
+    return deployed(run, "float64", sums_in_any_order)
 
 
 @pytest.mark.parametrize("to", FORMATS)
@@ -168,7 +171,7 @@ def made(options):
 def test_every_architecture_is_written(name, to, rng):
     if to in NEEDS:
         pytest.importorskip(NEEDS[to])
-    network = deployed(made(NETWORKS[name]), "float64", _format(to).SUMS_IN_ANY_ORDER)
+    network = made(name, _format(to).SUMS_IN_ANY_ORDER)
     images = rng.uniform(size=(3, 6, 5, 2))
     features, logits = _format(to).loaded(_format(to).written(network))(images)[:2]
     backbone, head = network.parts
@@ -183,7 +186,7 @@ def test_every_architecture_is_written(name, to, rng):
 @pytest.mark.parametrize("name", ["liresnet", "lipnext"])
 def test_the_reader_of_plain_networks_proves_the_same_bound(name, tmp_path):
     plain = pytest.importorskip("lipjax.models.plain")
-    network, path = deployed(made(NETWORKS[name]), "float64", True), tmp_path / "network.npz"
+    network, path = made(name, True), tmp_path / "network.npz"
     path.write_bytes(npz.written(network))
     model, variables = plain.network(*plain.load(path))
     ours = network.proven.lipschitz_bound
