@@ -48,9 +48,8 @@ def _of_formula(result: Mapping[str, Any]) -> list[str]:
     if result["ties"]:
         sentences.append(f"{result['ties']} images whose two largest logits are equal count as certified there.")
     if result["refuted"]:
-        sentences.append(
-            f"An attack found a misclassified image nearer than the claimed radius of {result['refuted']}."
-        )
+        of = result["refuted"]
+        sentences.append(f"Of {of} images the attack found a misclassified one within the claimed radius.")
     return sentences
 
 

@@ -91,12 +91,12 @@ def _keeps_border(arrays: State, settings: Mapping[str, Any], depth: int, size: 
 
 
 def _add_neck(row: Row, arrays: State, settings: Mapping[str, Any], width: int, size: tuple[int, int]) -> None:
-    """Patches, or the l2 norm of each, once or twice, and a dense layer."""
+    """Patches, or where the settings say so the l2 norm of each, once or twice, and a dense layer."""
     first, second = (setting(settings, f"neck_conv_patch_size{end}", default) for end, default in (("", 4), ("_2", 0)))
     for name, patch in (("kernel", first), ("kernel_2", second)):
         if not patch:
             continue
-        if f"neck.{name}" in arrays:
+        if str(setting(settings, "neck_conv_type", "")).lower() != "l2":
             rows = _neck_rows(arrays, f"neck.{name}", width, width * patch**2).reshape(width, width, patch, patch)
             matrix = rows.transpose(2, 3, 1, 0).reshape(-1, width)
             layer = PatchConv(width, patch, parent=None)

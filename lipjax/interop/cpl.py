@@ -61,7 +61,7 @@ def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreig
 
 
 def _once(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without the second names that everything has, under `base`; ValueError where they are of other arrays."""
+    """Without the second names that everything has, under `base`; ValueError where they are not all of these arrays."""
     twice = {"model.base.1.": f"{_CONV}.", "model.base.2.": f"{_DENSE}."}
     kept = {}
     for name, array in state.items():
@@ -70,6 +70,12 @@ def _once(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             kept[name] = array
         elif first not in state or not np.array_equal(state[first], array):
             raise ValueError(f"cpl: {name!r} must be the array {first!r}")
+    if len(kept) < len(state):
+        second = {new: old for old, new in twice.items()}
+        for name in kept:
+            other = next((name.replace(new, old, 1) for new, old in second.items() if name.startswith(new)), None)
+            if other is not None and other not in state:
+                raise ValueError(f"cpl: {other!r} is missing, a second name of {name!r}")
     return kept
 
 

@@ -73,11 +73,16 @@ def _width(arrays: State) -> int:
 
 def _add(row: Row, arrays: State, name: str, ours: str, shape: Shape) -> None:
     """A convolution of the kind that its names say, for images of that shape, of as many channels as there are."""
-    add = next((add for end, add in _KINDS.items() if f"{name}.{end}" in arrays), None)
-    if add is None:
+    add, first = _kind(arrays, name), _kind(arrays, "FirstConv")
+    if add is None or add is not first:
         held = ", ".join(n.removeprefix(f"{name}.") for n in arrays.names(f"{name}.")) or "nothing"
-        raise ValueError(f"{NAME}: {name!r}: no convolution that is read here has {held}")
+        but = "the first one is of another kind" if add else "no convolution that is read here has these"
+        raise ValueError(f"{NAME}: {name!r} has {held}; {but}")
     add(row, arrays, name, ours, shape)
+
+
+def _kind(arrays: State, name: str) -> Adder | None:
+    return next((add for end, add in _KINDS.items() if f"{name}.{end}" in arrays), None)
 
 
 def _plain(row: Row, arrays: State, name: str, ours: str, kernel: np.ndarray, mode: str) -> None:
@@ -166,7 +171,7 @@ def _add_linear(row: Row, arrays: State, name: str, ours: str, channels: int) ->
     if f"{name}.psi" in arrays:
         raise ValueError(f"{NAME}: {name!r}: is a SandwichFc, which is not read")
     raw, bias = arrays.take(f"{name}.weight", channels, channels), arrays.take(f"{name}.bias", channels)
-    if f"{name}.alpha" in arrays:
+    if _kind(arrays, "FirstConv") is _cayley:
         kernel = raw * (float(arrays.take(f"{name}.alpha", 1)[0]) / np.linalg.norm(raw))
         row.add(ours, CayleyConv(channels, 1, parent=None), {"kernel": kernel.T[None, None], "bias": bias})
     else:

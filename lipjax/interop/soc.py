@@ -96,13 +96,13 @@ def _four_norm(arrays: State, name: str, skew: np.ndarray) -> float:
 
 
 def _add_activation(row: Row, arrays: State, name: str, ours: str, channels: int) -> None:
-    """maxmin, hh1 or hh2, by its parameters."""
+    """maxmin, hh1 or hh2, by the parameters that there are of any."""
     layer: Layer = MaxMin(parent=None)
     params = None
-    if f"{name}.theta" in arrays:
+    if any(entry.endswith(".activation.theta") for entry in arrays.names()):
         layer = Householder(parent=None)
         params = {"angle": arrays.take(f"{name}.theta", 1, channels // 2, 1, 1).ravel()}
-    elif f"{name}.theta0" in arrays:
+    elif any(entry.endswith(".activation.theta0") for entry in arrays.names()):
         layer = Householder2(parent=None)
         params = {f"angle{i}": arrays.take(f"{name}.theta{i}", channels // 2) for i in range(3)}
     row.add(ours, layer, params)

@@ -55,6 +55,7 @@ def _bronet(rng, settings=None, circular=False, **kind):
     return Case("bronet", state, lambda s, x: bronet.logits(s, x, border, circular), (16, 16, 3), settings or {})
 
 
+_L2 = {"neck_conv_type": "l2"}
 _CIFAR = (0.49139968, 0.48215841, 0.44653091)
 
 
@@ -90,7 +91,7 @@ CASES: dict[str, Callable[[np.random.Generator], Case]] = {
     "bronet": _bronet,
     "bronet of dense reflectors": lambda rng: _bronet(rng, mlp="bro"),
     "bronet without padding": lambda rng: _bronet(rng, {"backbone_zero_padding": False}, True),
-    "bronet of the second kind": lambda rng: _bronet(rng, border=True, hybrid=True, l2=True),
+    "bronet of the second kind": lambda rng: _bronet(rng, _L2, border=True, hybrid=True, l2=True),
     "bronet trained": lambda rng: trained(_bronet(rng), rng, _BUFFERS),
     "sll": _sll,
     "sll trained": lambda rng: trained(_sll(rng), rng, _BUFFERS),

@@ -8,7 +8,7 @@ from programs import CASES
 from lipjax import prove
 from lipjax.interop import PROGRAMS
 from lipjax.interop.witness import gain_found
-from lipjax.layers import ConvexPotential, InputScale
+from lipjax.layers import ConvexPotential, Householder, Householder2, InputScale
 from lipjax.layers.layer import own_of
 
 
@@ -48,8 +48,8 @@ def test_no_layer_enlarges_by_more_than_is_proven_and_affine_ones_by_nearly_as_m
         own = own_of(proven.variables, name)
         if not own:
             continue
-        if isinstance(layer, ConvexPotential):  # not affine
-            assert gain_found(layer, own, shape, 30) <= proof.lipschitz
+        if isinstance(layer, ConvexPotential | Householder | Householder2):  # not affine
+            assert gain_found(layer, own, shape, 30) <= proof.lipschitz * (1 + 1e-12)
             continue
         size = int(np.prod(shape))
         if size > 1100:  # too many for a matrix
@@ -75,7 +75,7 @@ def test_claims_are_near_what_is_proven(found, proven):
 
 def test_what_is_missing_left_or_misshapen_is_named(case):
     read, names = PROGRAMS[case.like], list(case.state)
-    for name in (names[0], names[-1], names[len(names) // 2]):
+    for name in names[:: max(1, len(names) // 16)]:
         without = {key: array for key, array in case.state.items() if key != name}
         with pytest.raises(ValueError, match=f"{case.like}: "):
             read(without, case.settings)
@@ -85,5 +85,5 @@ def test_what_is_missing_left_or_misshapen_is_named(case):
             read({**case.state, name: longer}, case.settings)
     with pytest.raises(ValueError, match="not understood: 'extra.weight'"):
         read({**case.state, "extra.weight": np.zeros(3)}, case.settings)
-    with pytest.raises(ValueError, match="entries that are not finite"):
+    with pytest.raises(ValueError, match="entries that are not finite|must be the array"):
         read({**case.state, names[0]: np.full_like(np.asarray(case.state[names[0]], float), np.nan)}, case.settings)
