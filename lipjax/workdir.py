@@ -21,6 +21,7 @@ from lipjax.system.devices import in_float32
 from lipjax.system.files import atomic_write
 
 CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.jsonl"
 
 # Keys that a later run in the same workdir may change: where and how it runs, not what is trained.
 MAY_CHANGE = {
@@ -181,6 +182,15 @@ def read_config(workdir: Path) -> ConfigDict:
         return sectioned(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is not a config written by train.py: {error}") from error
+
+
+def training_of(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, an epoch each, as far as they can be read; none where there is no such file."""
+    try:
+        lines = (workdir / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+        return [record for line in lines if isinstance(record := json.loads(line), dict) and "epoch" in record]
+    except (OSError, ValueError):
+        return []
 
 
 @dataclasses.dataclass(frozen=True)

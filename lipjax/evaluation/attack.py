@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import ClassVar
 
@@ -39,6 +40,7 @@ class Attack(Measure):
       folder: where a violation is saved, as violation_INDEX.npz.
       network: what is certified; a violation is remembered for it (`check_remembered`).
       domain, border: see `pgd.limits_of`; robust accuracy is bounded over the points of this domain.
+      shown: the images, by index, whose closest misclassified points are kept in `adversarial`, (H, W, C) each.
     """
 
     name = "attack"
@@ -54,10 +56,13 @@ class Attack(Measure):
         network: str = "",
         domain: str = "images",
         border: Border = pgd.NO_BORDER,
+        shown: Collection[int] = (),
     ):
         self._proven, self._radii, self._strength, self._folder = proven, radii, strength, folder
         self._network, self._domain, self._border = network, domain, border
         self._limits = pgd.limits_of(domain, proven.image_shape, border)
+        self._shown = frozenset(shown)
+        self.adversarial: dict[int, np.ndarray] = {}
 
     def key(self):
         return [self._proven.lipschitz_bound, self._strength, self._radii, self._domain, self._border]
@@ -76,8 +81,9 @@ class Attack(Measure):
             for found in (attack, nearer):
                 self._check(batch, found)
             if number:
-                distance = pgd.distance(images, nearer.images)
-                closest = np.minimum(closest, np.where(nearer.margins <= 0, distance, np.inf))
+                distance = np.where(nearer.margins <= 0, pgd.distance(images, nearer.images), np.inf)
+                self._keep(batch.start, nearer.images, distance < closest)
+                closest = np.minimum(closest, distance)
         with np.errstate(divide="ignore", invalid="ignore"):
             factor = np.where(certified > 0, closest / certified, np.inf)
         return {"distance": closest, "factor": np.where(np.isnan(factor), np.inf, factor)}
@@ -90,6 +96,11 @@ class Attack(Measure):
         about = {"strength": self._strength, "steps": steps, "starts": starts, "domain": self._domain}
         about["detection_factor"] = least if np.isfinite(least) else None
         return {"attack": {**about, "robust_accuracy_upper_bound": upper}}
+
+    def _keep(self, start: int, images: np.ndarray, is_closest: np.ndarray) -> None:
+        for i in np.flatnonzero(is_closest):
+            if start + int(i) in self._shown:
+                self.adversarial[start + int(i)] = images[i]
 
     def _check(self, batch, attack: pgd.Attack) -> None:
         distance = pgd.distance(batch.images, attack.images)

@@ -139,9 +139,14 @@ def measured(
         say(f"{measure.done} already: {first} images; going on")
     with Count(say, measure.done, total, first) as count:
         for start in range(first, total, batch_size):
-            part = slice(start, start + batch_size)
-            images = split.images[part].astype(np.float32) / np.float32(pixel_max)
-            known = None if radius is None else radius[part]
-            rows.append(measure.batch(Batch(start, images, split.labels[part], known, count.stage)))
-            count.add(len(images))
+            batch = batch_at(start, split, pixel_max, batch_size, radius)._replace(stage=count.stage)
+            rows.append(measure.batch(batch))
+            count.add(len(batch.labels))
     return rows
+
+
+def batch_at(start: int, split: Split, pixel_max: int, batch_size: int, radius: np.ndarray | None = None) -> Batch:
+    """The batch whose first image is the one at `start`."""
+    part = slice(start, start + batch_size)
+    images = split.images[part].astype(np.float32) / np.float32(pixel_max)
+    return Batch(start, images, split.labels[part], None if radius is None else radius[part])

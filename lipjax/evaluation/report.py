@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lipjax.evaluation import palette
+from lipjax.evaluation.charts import Line, survival
 from lipjax.layers import PointPool, PolylinePool, ProjectionPool
 from lipjax.layers.container import leaves
 from lipjax.layers.layer import own_of
@@ -20,21 +22,30 @@ LEARNED = (ProjectionPool, PolylinePool, PointPool)
 
 
 def plot_certified_accuracy(
-    path: Path | IO[bytes], radius: np.ndarray, right: np.ndarray, closest: np.ndarray | None, title: str
+    path: Path | IO[bytes],
+    radius: np.ndarray,
+    right: np.ndarray,
+    closest: np.ndarray | None,
+    title: str,
+    until: float = 0.0,
 ) -> None:
     """Write a PNG of certified accuracy against the l2 radius; at radius 0 the curve starts at standard accuracy.
 
     radius (N,), pixels in [0, 1], whether each prediction is right (N,), and, of an attack, the distances (N,) of the
-    closest misclassified points it found: the robust accuracy lies between the two curves.
+    closest misclassified points it found, up to the largest radius that it tried: the robust accuracy lies between the
+    two curves.  Beyond that radius nothing is drawn of the attack.
     """
     figure = Figure(figsize=(6, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    curves = {"certified: at least": radius} | ({} if closest is None else {"attacked: at most": closest})
-    reach = max(curve[np.isfinite(curve)].max(initial=0.0) for curve in curves.values())
-    for label, distance in curves.items():
-        _survival(axes, distance, right, reach, label)
-    if len(curves) > 1:
+    certified, attacked = curves(radius, right, closest, until)
+    axes.step(certified.x, certified.y, where="post", color=palette.CERTIFIED.light, label=certified.name)
+    if attacked is not None:
+        axes.step(attacked.x, attacked.y, where="post", color=palette.ATTACKED.light, label=attacked.name)
+        x = np.union1d(attacked.x, certified.x[certified.x <= attacked.x[-1]])
+        below, above = (line.y[np.searchsorted(line.x, x, side="right") - 1] for line in (certified, attacked))
+        look: dict[str, Any] = {"alpha": palette.BAND, "color": palette.ATTACKED.light, "linewidth": 0}
+        axes.fill_between(x, below, above, step="post", label="between: not known", **look)
         axes.legend()
     axes.set(xlabel="l2 radius, pixels in [0, 1]", ylabel="accuracy, %", title=title)
     axes.set_xlim(left=0)
@@ -43,23 +54,18 @@ def plot_certified_accuracy(
     figure.savefig(path, dpi=120, format="png")
 
 
-def _survival(axes, distance: np.ndarray, right: np.ndarray, reach: float, label: str) -> None:
-    """The fraction with distance > ε up to ε = reach, a step function that falls at each image's own distance."""
-    finite = np.sort(distance[np.isfinite(distance)])
-    fractions = np.concatenate([[right.mean()], 1 - np.arange(1, len(finite) + 1) / len(distance)])
-    ends = np.concatenate([[0.0], finite, [reach]])
-    axes.step(ends, 100 * np.concatenate([fractions, fractions[-1:]]), where="post", label=label)
-
-
-def plot_radii(path: Path | IO[bytes], radius: np.ndarray) -> None:
-    """Write a PNG with the histogram of certified radii (N,) of rightly classified images."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.hist(radius[np.isfinite(radius)], bins=40)
-    axes.set(xlabel="certified l2 radius, pixels in [0, 1]", ylabel="rightly classified images")
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120, format="png")
+def curves(
+    radius: np.ndarray, right: np.ndarray, closest: np.ndarray | None, until: float = 0.0
+) -> tuple[Line, Line | None]:
+    """Accuracy in % against the radius, certified and, of an attack, attacked: see `plot_certified_accuracy`."""
+    reach = float(radius[right & np.isfinite(radius)].max(initial=0.0))
+    if closest is None:
+        x, y = survival(radius, right, reach or 1.0)
+        return Line("certified: at least", x, 100 * y, "certified", step=True), None
+    x, y = survival(radius, right, max(reach, until) or 1.0)
+    certified = Line("certified: at least", x, 100 * y, "certified", step=True)
+    x, y = survival(closest, right, until)
+    return certified, Line("attacked: at most", x, 100 * y, "attacked", step=True)
 
 
 def plot_level_sets(path: Path, model: Classifier, variables: Mapping[str, Any], pairs: int = 4) -> None:

@@ -1,6 +1,7 @@
 """Certification of a whole split: measures of every image, the summary, the table and the page."""
 
 import dataclasses
+import datetime
 import functools
 import hashlib
 import io
@@ -24,18 +25,18 @@ from lipjax.evaluation import report
 from lipjax.evaluation.asked import Asked
 from lipjax.evaluation.attack import Attack, check_remembered
 from lipjax.evaluation.float32 import Float32
-from lipjax.evaluation.html_report import write_html_report
+from lipjax.evaluation.html_report import Adversarial, Certified, attacked_until, extremes, write_html_report
 from lipjax.evaluation.kept import keep, keep_present
-from lipjax.evaluation.measure import Measure, Rows, measured
+from lipjax.evaluation.measure import Measure, Rows, batch_at, measured
 from lipjax.evaluation.paper_protocol import PaperProtocol
 from lipjax.evaluation.precision import Precision
 from lipjax.evaluation.radius import Radius
 from lipjax.evaluation.summary_table import table
-from lipjax.models import Proven
+from lipjax.models import Proven, pgd
 from lipjax.system.devices import in_float32
 from lipjax.system.files import atomic_write
 from lipjax.system.lock import FolderLock
-from lipjax.workdir import Trained, folder_of, load_trained
+from lipjax.workdir import Trained, flattened, folder_of, load_trained, training_of
 
 FILES = ("per_image", "attack", "precision", "float32", "paper_protocol")  # .csv
 
@@ -126,10 +127,11 @@ class _Certification:
         say(f"certifying {len(images.labels)} images …")
         identity = [variables_sha256, trained.config.model.to_json(), *_program()]
         identity_sha256 = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-        others = self._others(proven, list(radii.values()), identity_sha256)
         about = (images, self.dataset.pixel_max, self.folder, network, wanted.batch_size, say)
         measure = Radius(proven, wanted.float_slack)
         first = measured(measure, *about)
+        shown = [int(i) for end in extremes(first.found) for i in end]
+        others = self._others(proven, list(radii.values()), identity_sha256, shown)
         self._check_remembered(identity_sha256, images, first.found["radius"])
         rows: dict[str, tuple[Measure, Rows]] = {measure.name: (measure, first)}
         rows |= {other.name: (other, measured(other, *about, radius=first.found["radius"])) for other in others}
@@ -138,7 +140,14 @@ class _Certification:
         summary |= {"float_slack": wanted.float_slack, "seconds": time.perf_counter() - started}
         summary |= _about(trained, proven, images_sha256, rows["per_image"][1])
         found = {name: found for name, (_, found) in rows.items()}
-        kept = _write(self.folder, summary, found, images, self.dataset.pixel_max)
+        closest = found["attack"].found["distance"] if "attack" in found else None
+        page = Certified(summary, first.found, closest, images.images, self.dataset.pixel_max)
+        if closest is not None:
+            attacks = self._adversarial(rows["attack"][0], proven, images, first.found["radius"], closest, shown)
+            page = page._replace(adversarial=attacks)
+        config = {key: value for key, value in flattened(trained.config.to_dict()).items() if key != "data.data_dir"}
+        page = page._replace(config=config, training=training_of(trained.workdir))
+        kept = _write(self.folder, page, found)
         files = "report.html, summary.json, per_image.csv and curve.png"
         say(f"{table(summary)}\nwrote {self.folder}/{files}; they stay in {kept}")
         return summary
@@ -147,10 +156,10 @@ class _Certification:
         pixels = images.images.astype(np.float32) / np.float32(self.dataset.pixel_max)
         check_remembered(self.own, network, pixels, radius, forget=self.folder == self.own)
 
-    def _others(self, proven: Proven, radii: list[float], network: str) -> list[Measure]:
+    def _others(self, proven: Proven, radii: list[float], network: str, shown: list[int]) -> list[Measure]:
         """The measures that are asked for beside the certified radius."""
         wanted, trained, border = self.wanted, self.trained, self.dataset.border
-        of_attack = (radii, wanted.attack, self.folder, network, wanted.attack_domain, border)
+        of_attack = (radii, wanted.attack, self.folder, network, wanted.attack_domain, border, shown)
         makers: list[tuple[bool, Callable[[], Measure]]] = [
             (wanted.attack != "none", lambda: Attack(proven, *of_attack)),
             (wanted.precision == "float32", lambda: Float32(proven, trained.prove("float32"), wanted.float_slack)),
@@ -161,6 +170,18 @@ class _Certification:
             ),
         ]
         return [make() for is_wanted, make in makers if is_wanted]
+
+    def _adversarial(self, attack, proven, images: Split, radius, closest, shown) -> dict[int, Adversarial]:
+        """What the attack found of the images shown; batches that were on disk before are attacked once more."""
+        size = self.wanted.batch_size
+        wanted = {i for i in shown if np.isfinite(closest[i])}
+        for start in sorted({i // size * size for i in wanted - attack.adversarial.keys()}):
+            attack.batch(batch_at(start, images, self.dataset.pixel_max, size, radius))
+        points = {i: attack.adversarial[i] for i in sorted(wanted & attack.adversarial.keys())}
+        if not points:
+            return {}
+        classes = pgd.classes_of_program(proven, np.stack(list(points.values())))
+        return {i: Adversarial(point, int(k)) for (i, point), k in zip(points.items(), classes, strict=True)}
 
     def _estimated_bound(self) -> float:
         return float(self.trained.model.estimated_bound(self.trained.variables))
@@ -189,6 +210,7 @@ def _about(trained: Trained, proven: Proven, images_sha256: str, rows: Rows) -> 
         "images_sha256": images_sha256,
         "per_image_sha256": hashlib.sha256(rows.text().encode()).hexdigest(),
         "lipjax": metadata.version("lipjax"),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 
 
@@ -207,26 +229,24 @@ def images_of(dataset: Dataset, split: str, config: ConfigDict) -> Split:
     return at_size(dataset, chosen)
 
 
-def _write(folder: Path, summary: Mapping[str, Any], rows: Mapping[str, Rows], images: Split, pixel_max: int) -> Path:
+def _write(folder: Path, page: Certified, rows: Mapping[str, Rows]) -> Path:
     """All files; those of an earlier certification stay until these are whole.  Where they are kept."""
     keep_present(folder)
-    certified = rows["per_image"].found
-    closest = rows["attack"].found["distance"] if "attack" in rows else None
-    right = certified["prediction"] == certified["label"]
-    title = f"{summary['dataset']}, {summary['split']} split"
     curve = io.BytesIO()
-    report.plot_certified_accuracy(curve, certified["radius"], right, closest, title)
+    title = f"{page.summary['dataset']}, {page.summary['split']} split"
+    right = page.rows["prediction"] == page.rows["label"]
+    until = attacked_until(page.summary)
+    report.plot_certified_accuracy(curve, page.rows["radius"], right, page.closest, title, until)
     atomic_write(folder / "curve.png", curve.getvalue())
     for name in FILES:
         if name in rows:
             rows[name].write()
         else:  # that of an earlier certification may be of other parameters
             (folder / f"{name}.csv").unlink(missing_ok=True)
-    page = folder / "report.html"
-    write_html_report(page, summary, table(summary), certified, closest, images.images, pixel_max)
-    atomic_write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_html_report(folder / "report.html", page)
+    atomic_write(folder / "summary.json", json.dumps(page.summary, indent=2) + "\n")
     names = ["curve.png", "report.html", "summary.json", *(f"{name}.csv" for name in FILES if name in rows)]
-    kept = keep(folder, names, summary)
+    kept = keep(folder, names, page.summary)
     for on_disk in rows.values():
         on_disk.remove()
     return kept

@@ -6,6 +6,15 @@ from typing import Any
 
 def table(summary: Mapping[str, Any]) -> str:
     """The summary as printed by certify.py."""
+    head = f"{summary['dataset']}, {summary['split']} split, {summary['num_examples']} images"
+    head += f" ({summary['seconds']:.1f} s); radii: l2, pixels in [0, 1]"
+    rows = lines(summary)
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([head, *(f"  {name:<{width}}  {value:>9}" for name, value in rows)])
+
+
+def lines(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, value) of each line of it."""
     certified = summary["certified_accuracy"].items()
     rows = [("standard accuracy", f"{summary['standard_accuracy']:.2%}")]
     rows += [(f"certified accuracy at {radius}", f"{accuracy:.2%}") for radius, accuracy in certified]
@@ -34,10 +43,7 @@ def table(summary: Mapping[str, Any]) -> str:
         rows.append((f"paper's protocol at {radius}, not a proof", f"{accuracy:.2%}"))
     for name, difference in (summary["precision"] or {}).items():
         rows.append((f"features in {name} off by at most", f"{difference['features_max']:.1e}"))
-    head = f"{summary['dataset']}, {summary['split']} split, {summary['num_examples']} images"
-    head += f" ({summary['seconds']:.1f} s); radii: l2, pixels in [0, 1]"
-    width = max(len(name) for name, _ in rows)
-    return "\n".join([head, *(f"  {name:<{width}}  {value:>9}" for name, value in rows)])
+    return rows
 
 
 def _shown(value: float | None, form: str) -> str:

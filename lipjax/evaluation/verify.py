@@ -15,7 +15,7 @@ from lipjax.evaluation.asked import Asked
 from lipjax.evaluation.split import certify_run
 
 # What differs from run to run, from machine to machine, or is checked otherwise.
-_NOT_COMPARED = ("seconds", "lipjax", "per_image_sha256", "precision", "error_measured_max")
+_NOT_COMPARED = ("seconds", "date", "lipjax", "per_image_sha256", "precision", "error_measured_max")
 _ADDED = ("class_names",)  # not in the summaries of earlier versions
 _SAME_COLUMNS = ("index", "label", "prediction", "rival", "exact")
 _RELATIVE = 1e-6  # of floats: another backend sums in another order

@@ -159,6 +159,20 @@ def margins_of_program(proven: Proven, images, labels) -> np.ndarray:
         return np.asarray(margins, np.float64)
 
 
+def classes_of_program(proven: Proven, images) -> np.ndarray:
+    """The classes (N,) that the program which certifies gives to images, be they points of space or images."""
+    dtype = np.dtype(proven.precision)
+    with jax.enable_x64(dtype == np.float64):
+        own = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), proven.variables)
+        return np.asarray(_classes(proven, own, jnp.asarray(np.asarray(images), dtype)))
+
+
+@jax.jit(static_argnums=0)
+def _classes(proven, variables, images):
+    _, logits = proven.apply(variables, images)
+    return jnp.argmax(logits, axis=-1)
+
+
 @jax.jit(static_argnums=0)
 def _margins(proven, variables, images, labels):
     _, logits = proven.apply(variables, images)

@@ -16,9 +16,7 @@ from lipjax.checkpoint import CheckpointError, Checkpoints
 from lipjax.data import Dataset, Description
 from lipjax.system.files import atomic_write
 from lipjax.training.recipe import Recipe, TrainState
-from lipjax.workdir import CONFIG_FILE, check_same, read_config
-
-METRICS_FILE = "metrics.jsonl"
+from lipjax.workdir import CONFIG_FILE, METRICS_FILE, check_same, read_config
 
 
 def check_config(workdir: Path, recipe: Recipe, done: int, say: Callable[[str], None]) -> None:
