@@ -4,14 +4,18 @@ from lipjax import data, layers, models, ops
 from lipjax.models import LipConvnet, Network, Proven, bound, certify, fold, prove
 from lipjax.system import versions
 
-__all__ = ["LipConvnet", "Network", "Proven", "bound", "certify", "data", "fold", "layers"]
+__all__ = ["LipConvnet", "Network", "Proven", "bound", "certify", "compare", "data", "fold", "layers"]
 __all__ += ["load_pretrained", "load_trained", "models", "ops", "prove", "train"]
 
 versions.warn()
 
 
 def __getattr__(name):
-    """These are imported when asked for: orbax comes with them, and with `train` optax."""
+    """These are imported when asked for: orbax comes with them, with `train` optax, with `compare` matplotlib."""
+    if name == "compare":
+        from lipjax.evaluation.compare import compare
+
+        return compare
     if name == "load_pretrained":
         from lipjax.released import load_pretrained
 
