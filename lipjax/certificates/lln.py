@@ -38,11 +38,7 @@ def certify_lln(features, weight, bias, labels, rivals: int | None = None, slack
     """
     arrays = _checked(features, weight, bias, labels, rivals, slack)
     weight = arrays[1]
-    largest = np.abs(weight).max(axis=1, keepdims=True)
-    if not (largest > 0).all():
-        raise ValueError(f"weight: row {int(np.argmin(largest))} is zero and cannot be normalised")
-    rows = weight / largest
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = _unit_rows(weight)
     return _certified(arrays, rows, rivals, lambda label, other: _is_parallel(rows, weight, label, other))
 
 
