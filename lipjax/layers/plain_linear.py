@@ -13,13 +13,13 @@ from lipjax.config import flag, integer
 from lipjax.layers.checks import check_field, check_shapes
 from lipjax.layers.convolution import MORE, matrix_rounding, sides
 from lipjax.layers.layer import Layer, Proof, Shape, norm_at_zero
+from lipjax.layers.proven_norm import proven_plain_norm
 from lipjax.layers.rounding import COARSEST, enlarged, gamma, underflow
 from lipjax.ops import plain_conv
 from lipjax.ops.blocked import product
 from lipjax.ops.dense_bounds import dense_norm_bound, dense_rounding
 from lipjax.ops.fusion import stored
 from lipjax.ops.nonnegative import nonnegative_operator_bound
-from lipjax.ops.plain_bounds import plain_norm_bound
 from lipjax.ops.plain_conv import PADDING_MODES, Geometry, Operator, linear_norm_estimate
 
 
@@ -106,26 +106,33 @@ class PlainConv(Layer):
     def proof(self, own, shape):
         """Rounding: entries of the kernel are off by 1 unit where they are scaled.  Within a block of n' products
         |error| <= γ(n' + 1) |K| |v|.  The other additions round partial sums over some input channels, each K v of a v
-        in which the other channels are 0, so at most ‖K‖ ‖v‖.  Then b · scale + shift, and the sum with it.
+        in which the other channels are 0, so at most ‖K‖ ‖v‖.  Of products tap by tap they are over some of the taps,
+        too: what comes from one pixel is part of K restricted to it, and k l pixels meet at one, so at most (k l)^½
+        ‖K‖ ‖v‖; or ‖|K|‖ ‖v‖, where a pixel is read twice.  Then b · scale + shift, and the sum with it.
         """
         size, kernel = sides(shape), _checked_kernel(self, own["params"], self._kernel_shape(shape))
-        bound, why = plain_norm_bound(kernel, self.geometry, size)
+        bound, why = proven_plain_norm(kernel, self.geometry, size)
         operator = Operator(np.abs(kernel), self.geometry, size)
         of_groups = (self.groups, *size, kernel.shape[2])
         absolute = nonnegative_operator_bound(operator.forth, operator.back, of_groups)
         bound, off = (bound + gamma(2) * absolute) * (1 + 1e-15) if self.scaled else bound, int(self.scaled)
         offset, of_bias = _offset(own["params"], (*operator.outputs, self.features))
-        products, parts = plain_conv.sums(kernel.shape[:2], kernel.shape[2])
+        taps, of_group = (kernel.shape[0], kernel.shape[1]), kernel.shape[2]
+        products, parts = plain_conv.sums(taps, of_group, self.groups)
+        partial = bound
+        if plain_conv.by_taps(taps, of_group, self.groups) and math.prod(taps) > 1:
+            often = math.sqrt(math.prod(taps)) if self.padding_mode == "zeros" else math.inf
+            partial = min(absolute, often * bound)
         within = gamma(products + off) * absolute
-        applied = within + gamma(parts) * (bound + COARSEST * within)
+        applied = within + gamma(parts) * (partial * (1 + 1e-15) + COARSEST * within)
         # Entries that are flushed to 0; a pixel of the padding stands for one of at most `often`.
         often = math.prod([_often(n, by) for n, by in zip(size, self.geometry.padding, strict=True)])
         flushed = often * math.prod(kernel.shape[:2]) * underflow(kernel.size, 4)
         relative = applied + flushed * (1 + _largest(own["params"])) + gamma(1) * (bound + COARSEST * applied)
         entries = math.prod((*operator.outputs, self.features))
         lost = underflow(entries, 2 * (math.prod(kernel.shape[:3]) + 2) * (1 + absolute))
-        taps = "×".join(map(str, kernel.shape[:2]))
-        kind = f"convolution {taps}, {shape[2]} to {self.features} channels, {size[0]}×{size[1]} pixels"
+        of_taps, pixels = "×".join(map(str, taps)), f"{size[0]}×{size[1]} pixels"
+        kind = f"convolution {of_taps}, {shape[2]} to {self.features} channels, {pixels}"
         rounding = enlarged(relative * MORE, gamma(1) * offset + of_bias + lost)
         return Proof(kind + _described(self), bound, why, offset, rounding=rounding)
 
@@ -288,7 +295,10 @@ def _checked_kernel(layer: Any, params: Mapping[str, Any], shape: tuple[int, ...
         names = ", ".join(sorted(params)) or "none"
         raise ValueError(f"{type(layer).__name__}: params must be {', '.join(shapes)}, got {names}")
     check_shapes(type(layer).__name__, params, **shapes)
-    return np.asarray(_kernel({name: np.asarray(leaf, np.float64) for name, leaf in params.items()}))
+    kernel = np.asarray(_kernel({name: np.asarray(leaf, np.float64) for name, leaf in params.items()}))
+    if not np.isfinite(kernel).all():
+        raise ValueError(f"{type(layer).__name__}: the kernel, with its scale, has entries that are not finite")
+    return kernel
 
 
 def _offset(params: Mapping[str, Any], shape: Shape) -> tuple[float, float]:

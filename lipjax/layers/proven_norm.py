@@ -6,7 +6,10 @@ import numpy as np
 
 from lipjax import ops
 from lipjax.ops.dense_bounds import dense_norm_bound
+from lipjax.ops.plain_bounds import plain_norm_bound
+from lipjax.ops.plain_conv import Geometry
 
+_PLAIN: dict[tuple[str, Geometry, tuple[int, int]], tuple[float, str]] = {}
 _PROVEN: dict[tuple[str, tuple[int, int]], float] = {}
 
 
@@ -15,8 +18,20 @@ def proven_norm(kernel: np.ndarray, size: tuple[int, int]) -> float:
 
     Of a matrix, k = 1, closer to the norm: within 1e-6 of an estimate.
     """
-    key = (hashlib.sha256(repr(kernel.shape).encode() + kernel.tobytes()).hexdigest(), size)
+    key = (_digest(kernel), size)
     if key not in _PROVEN:
         is_matrix = kernel.shape[:2] == (1, 1)
         _PROVEN[key] = dense_norm_bound(kernel[0, 0], 1e-6) if is_matrix else ops.conv_norm_bound(kernel, size)
     return _PROVEN[key]
+
+
+def proven_plain_norm(kernel: np.ndarray, geometry: Geometry, size: tuple[int, int]) -> tuple[float, str]:
+    """`ops.plain_bounds.plain_norm_bound` of a float64 kernel, remembered by its content."""
+    key = (_digest(kernel), geometry, size)
+    if key not in _PLAIN:
+        _PLAIN[key] = plain_norm_bound(kernel, geometry, size)
+    return _PLAIN[key]
+
+
+def _digest(kernel: np.ndarray) -> str:
+    return hashlib.sha256(repr(kernel.shape).encode() + kernel.tobytes()).hexdigest()

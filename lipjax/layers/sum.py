@@ -11,6 +11,7 @@ from lipjax.layers.container import Container, checked_layers
 from lipjax.layers.containers import Concatenate, Sequential, Split
 from lipjax.layers.layer import Layer, Proof, Variables, own_of, up
 from lipjax.layers.plain_linear import Affine, PlainConv, PlainDense
+from lipjax.layers.proven_norm import proven_plain_norm
 from lipjax.layers.rearranged import TakeChannels, Unflatten, ZerosAround
 from lipjax.layers.residual_conv import ResidualConv
 from lipjax.layers.rounding import COARSEST, Rounding, enlarged, gamma, underflow
@@ -19,7 +20,6 @@ from lipjax.layers.strided_conv import StridedConv
 from lipjax.layers.window_pooling import AveragePool, GlobalAveragePool
 from lipjax.ops.dense_bounds import dense_norm_bound
 from lipjax.ops.nonnegative import nonnegative_operator_bound
-from lipjax.ops.plain_bounds import plain_norm_bound
 from lipjax.ops.plain_conv import Operator
 
 _UNKNOWNS = 2048  # of the input, up to which the matrix of a sum of linear branches is proven as a whole
@@ -123,7 +123,7 @@ class Sum(Container):
         if middle is None or kernel.shape[2:] != (shape[2], shape[2]):
             return None
         kernel[middle] += identities * np.eye(shape[2])
-        bound, why = plain_norm_bound(kernel, conv.geometry, shape[:2])
+        bound, why = proven_plain_norm(kernel, conv.geometry, shape[:2])
         operator = Operator(np.abs(kernel), conv.geometry, shape[:2])
         absolute = nonnegative_operator_bound(operator.forth, operator.back, (1, *shape))
         bound = (bound + gamma(3) * (absolute + 2 * identities)) * (1 + 1e-15)

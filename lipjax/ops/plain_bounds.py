@@ -43,7 +43,12 @@ def plain_norm_bound(kernel: np.ndarray, geometry: Geometry, size: Pair) -> tupl
     Args:
       kernel: (k, l, C/groups, C') float64, finite.
       geometry, size: see `plain_conv`.
+
+    Raises:
+      ValueError: entries that are not finite; a geometry that leaves no output.
     """
+    if not np.isfinite(kernel).all():
+        raise ValueError("plain_norm_bound: the kernel has entries that are not finite")
     largest = float(np.abs(kernel).max(initial=0.0))
     if largest == 0.0:
         return 0.0, "the kernel is 0"

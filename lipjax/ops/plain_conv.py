@@ -15,9 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from lipjax.ops import blocked
+
 Pair = tuple[int, int]
 PADDING_MODES = {"zeros": "constant", "circular": "wrap", "reflect": "reflect"}  # and what numpy calls them
 
+_TAPS_FROM = 128  # channels
 _PRODUCTS, _CHANNELS, _MOST = 1024, 16, 64  # a block has at most 16 input channels, unless there would be 65 blocks
 _POWER_STEPS = 20
 
@@ -71,31 +74,41 @@ def padded_pixels(size: int, around: Pair, mode: str) -> np.ndarray:
     return np.pad(np.arange(size), around, mode=PADDING_MODES[mode], **keywords)  # type: ignore[call-overload]
 
 
+def by_taps(kernel: Pair, channels: int, groups: int) -> bool:
+    """Whether `apply` is made of products of matrices, one a tap, each in blocks (`blocked`): of many channels."""
+    return groups == 1 and (channels >= _TAPS_FROM or kernel == (1, 1))
+
+
 def channels_a_block(channels: int) -> int:
-    """Of the inputs of one group, so many are summed by the backend in an order of its own."""
+    """Else of convolutions, of so many inputs of a group each, summed by the backend in an order of its own."""
     return min(channels, max(min(_CHANNELS, max(1, _PRODUCTS // channels)), -(-channels // _MOST)))
 
 
-def sums(kernel: Pair, channels: int) -> tuple[int, int]:
+def sums(kernel: Pair, channels: int, groups: int) -> tuple[int, int]:
     """(products a block, blocks) of `apply`, for so many input channels of a group."""
+    if by_taps(kernel, channels, groups):
+        return min(channels, blocked.BLOCK), kernel[0] * kernel[1] * blocked.blocks(channels)
     chunk = channels_a_block(channels)
     return kernel[0] * kernel[1] * chunk, -(-channels // chunk)
 
 
 def apply(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """The convolution of x (N, H, W, C) with a kernel (k, l, C/groups, C'), (N, H', W', C'), summed in blocks."""
-    around = ((0, 0), *geometry.padding, (0, 0))
-    geometry.outputs((kernel.shape[0], kernel.shape[1]), (x.shape[1], x.shape[2]))  # refuses what has none
+    taps, around = (kernel.shape[0], kernel.shape[1]), ((0, 0), *geometry.padding, (0, 0))
+    outputs = geometry.outputs(taps, (x.shape[1], x.shape[2]))  # refuses what has none
     x = jnp.pad(x, around, mode=PADDING_MODES[geometry.mode]) if any(map(any, geometry.padding)) else x
+    kernel = kernel.astype(x.dtype)
     count, height, width, channels = x.shape
     groups, of_group = geometry.groups, channels // geometry.groups
+    if by_taps(taps, channels, groups):
+        windows = ((tap, *spans(geometry, tap, outputs)) for tap in np.ndindex(*taps))
+        return functools.reduce(jnp.add, (blocked.product(x[:, rows, cols], kernel[t]) for t, rows, cols in windows))
     grouped, chunk = x.reshape(count, height, width, groups, of_group), channels_a_block(of_group)
 
     def of_block(start):
-        block = grouped[..., start : start + chunk].reshape(count, height, width, -1)
         return lax.conv_general_dilated(
-            block,
-            kernel[:, :, start : start + chunk].astype(x.dtype),
+            grouped[..., start : start + chunk].reshape(count, height, width, -1),
+            kernel[:, :, start : start + chunk],
             geometry.stride,
             "VALID",
             rhs_dilation=geometry.dilation,
@@ -104,6 +117,14 @@ def apply(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
         )
 
     return functools.reduce(jnp.add, map(of_block, range(0, of_group, chunk)))
+
+
+def spans(geometry: Geometry, tap: tuple[int, ...], outputs: Pair) -> tuple[slice, slice]:
+    """The rows and columns of the padded image that a tap reads."""
+    found = []
+    for t, d, s, count in zip(tap, geometry.dilation, geometry.stride, outputs, strict=True):
+        found.append(slice(d * t, d * t + s * (count - 1) + 1, s))
+    return found[0], found[1]
 
 
 def linear_norm_estimate(run: Callable[[jax.Array], jax.Array], shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -137,13 +158,8 @@ class Operator:
 
     def _windows(self):
         """(tap (groups, in, out), rows, columns of the padded image that it reads)."""
-        for a, b in np.ndindex(*self.taps.shape[:2]):
-            starts = a * self.geometry.dilation[0], b * self.geometry.dilation[1]
-            spans = [
-                slice(start, start + stride * (count - 1) + 1, stride)
-                for start, stride, count in zip(starts, self.geometry.stride, self.outputs, strict=True)
-            ]
-            yield self.taps[a, b], *spans
+        for tap in np.ndindex(*self.taps.shape[:2]):
+            yield self.taps[tap], *spans(self.geometry, tap, self.outputs)
 
     def forth(self, x: np.ndarray) -> np.ndarray:
         """K x."""

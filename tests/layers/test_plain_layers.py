@@ -211,6 +211,9 @@ LINEAR = {
     "scaled convolution": (PlainConv(6, 3, 2, 1, scaled=True), (6, 5, 4)),
     "scaled convolution without bias": (PlainConv(6, 3, 1, 1, use_bias=False, scaled=True), (6, 5, 4)),
     "convolution of many channels": (PlainConv(3, 3, padding=1), (2, 2, 40)),
+    "convolution by taps": (PlainConv(3, (3, 2), 2, 1, "reflect", (1, 2)), (3, 3, 130)),
+    "convolution by taps in a loop": (PlainConv(2, 2), (2, 2, 300)),
+    "1×1 convolution": (PlainConv(5, 1, 2, scaled=True), (4, 3, 6)),
     "dense": (PlainDense(6), (40,)),
     "wide dense": (PlainDense(50, use_bias=False), (40,)),
     "scaled dense": (PlainDense(6, scaled=True), (40,)),
@@ -371,6 +374,14 @@ def test_a_sum_of_branches_that_are_not_linear_has_the_sum_of_their_bounds(float
 @pytest.mark.parametrize(
     ("made", "message"),
     [
+        (
+            lambda: PlainDense(2, False).proof({"params": {"kernel": np.full((3, 2), np.inf)}}, (3,)),
+            "PlainDense: the kernel, with its scale, has entries that are not finite",
+        ),
+        (
+            lambda: plain_bounds.plain_norm_bound(np.full((1, 1, 1, 1), np.nan), Geometry(), (2, 2)),
+            "plain_norm_bound: the kernel has entries that are not finite",
+        ),
         (lambda: PlainConv(0), "PlainConv: features must be an integer >= 1, got 0"),
         (lambda: PlainConv(4, (3, 0)), "kernel_size must be an integer >= 1, or two"),
         (lambda: PlainConv(4, stride=0), "stride must be an integer >= 1, or two, got 0"),

@@ -106,6 +106,7 @@ LAYERS = {
     "norms of windows": (L2Pool(2), (4, 4, 2)),
     "plain convolution": (PlainConv(4, (3, 2), 2, ((1, 0), (2, 1)), "reflect", (1, 2), 2, scaled=True), (5, 5, 4)),
     "plain convolution of many channels": (PlainConv(2, 2, scaled=True, use_bias=False), (2, 3, 36)),
+    "plain convolution by taps": (PlainConv(2, 2, padding=1), (1, 2, 130)),
     "depthwise convolution": (PlainConv(6, 3, 1, 1, "circular", groups=3), (3, 3, 3)),
     "plain dense": (PlainDense(3, scaled=True), (70,)),
     "affine": (Affine(), (2, 2, 3)),
