@@ -17,7 +17,7 @@ from lipjax.workdir import flattened
 HELD_OUT = 0.1
 
 
-_LONGEST = 250  # of a name, to which .json is added: file systems take 255
+_LONGEST = 245  # of a name, to which .json.tmp is added: file systems take 255
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,7 +34,7 @@ def test_every_cell_has_a_valid_config_and_a_name_of_its_own(scale):
             Recipe.of(config)
             identity = json.dumps(cell.identity(), sort_keys=True)
             assert configs.setdefault(cell.name, identity) == identity
-            assert len(f"{cell.name}.json") <= 255  # the longest name of a file
+            assert len(f"{cell.name}.json.tmp") <= 255  # the longest name of a file
             for changes in TIMED.values() if cell.kind == "time" else ():
                 config.update_from_flattened_dict(changes)
                 Recipe.of(config)
