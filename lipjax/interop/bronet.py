@@ -59,10 +59,12 @@ def _add_reflectors(row: Row, arrays: State, settings: Mapping[str, Any], size: 
     depth, width, rank = arrays.sizes("conv.weights", 5)[:3]
     weights = arrays.take("conv.weights", depth, width, rank, 3, 3) * arrays.take("conv.gamma", depth, width, 1, 1, 1)
     bias, mean = (arrays.take(f"conv.{name}", depth, width) for name in ("bias", "running_mean"))
-    liresnet.check_identity(arrays, "conv.identity", (width, rank, 3, 3))
-    arrays.skip("conv.I_low", "conv.I_full")
+    liresnet.check_identity(arrays, "conv.identity", (width, rank), is_kernel=True)
+    liresnet.check_identity(arrays, "conv.I_low", (1, 1, 1, rank, rank))
+    liresnet.check_identity(arrays, "conv.I_full", (1, 1, 1, width, width))
     if setting(settings, "backbone_quasi_residual", True):
-        weights = arrays.take("conv.identity", width, rank, 3, 3) + weights * depth**-0.5
+        weights = weights * depth**-0.5
+        weights[:, range(rank), range(rank), 1, 1] += 1
     keeps_border, pads = _keeps_border(arrays, settings, depth, size), setting(settings, "backbone_zero_padding", True)
     kernels = weights if keeps_border else weights[..., ::-1, ::-1]
     for index in range(depth):
@@ -138,8 +140,10 @@ def _add_dense(row: Row, arrays: State, width: int) -> None:
     depth, _, rank = arrays.sizes("linear.weights", 3)
     weights = arrays.take("linear.weights", depth, width, rank)
     gain, bias = arrays.take("linear.gamma", depth, width, 1), arrays.take("linear.bias", depth, width)
-    eye = arrays.take("linear.residual_identity", width, rank)
-    arrays.skip("linear.identity", "linear.identity_half")
+    liresnet.check_identity(arrays, "linear.residual_identity", (width, rank))
+    liresnet.check_identity(arrays, "linear.identity", (width, width))
+    liresnet.check_identity(arrays, "linear.identity_half", (rank, rank))
+    eye = np.eye(width, rank)
     for index in range(depth):
         matrix = reflector(eye + weights[index] * gain[index] * depth**-0.5, 1e-7).T
         name = f"dense{index + 1}"

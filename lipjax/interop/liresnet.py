@@ -75,7 +75,7 @@ def add_trunk(row: Row, arrays: State, prefix: str, size: tuple[int, int]) -> No
     gain = arrays.take(f"{prefix}.gamma", depth, width, 1, 1, 1)[:, :, 0, 0, 0]
     bias, mean = (arrays.take(f"{prefix}.{name}", depth, width) for name in ("bias", "running_mean"))
     starts = arrays.take(f"{prefix}.init_x", 1, depth * width, *size).reshape(depth, width, *size)
-    check_identity(arrays, f"{prefix}.identity", (depth, width, width, 3, 3))
+    check_identity(arrays, f"{prefix}.identity", (depth, width, width), is_kernel=True)
     for index in range(depth):
         layer, name = ResidualConv(depth, 3, use_bias=False, parent=None), f"{prefix.replace('conv', 'trunk')}{index}"
         params = {"kernel": hwio(kernels[index]), "gain": gain[index]}
@@ -87,13 +87,11 @@ def add_trunk(row: Row, arrays: State, prefix: str, size: tuple[int, int]) -> No
         row.add(f"{name}_activation", MaxMin(parent=None))
 
 
-def check_identity(arrays: State, name: str, shape: tuple[int, ...]) -> None:
-    """ValueError unless the buffer is the identity, of channels in the middle tap, that readers take it for."""
-    array, eye = arrays.take(name, *shape), np.zeros(shape)
-    if shape[-1] == 3:
-        eye[..., 1, 1] = np.eye(shape[-4], shape[-3])
-    else:
-        eye[...] = np.eye(shape[-2], shape[-1])
+def check_identity(arrays: State, name: str, shape: tuple[int, ...], is_kernel: bool = False) -> None:
+    """ValueError unless the buffer is the identity that readers take it for: (…, n, m), or a kernel (…, n, m, 3, 3)."""
+    array = arrays.take(name, *shape, *((3, 3) if is_kernel else ()))
+    eye = np.zeros(array.shape)
+    (eye[..., 1, 1] if is_kernel else eye)[...] = np.eye(shape[-2], shape[-1])
     if not np.array_equal(array, eye):
         raise ValueError(f"{arrays.program}: {name!r} must be the identity")
 

@@ -77,10 +77,6 @@ class State:
             raise ValueError(f"{self.program}: {name!r} must have {dimensions} dimensions, none empty, got {shape}")
         return shape
 
-    def skip(self, *names: str) -> None:
-        """These are there and not needed: they follow from the others."""
-        self._taken.update(names)
-
     def finish(self) -> None:
         """ValueError, naming what was not taken."""
         left = [name for name in self._arrays if name not in self._taken]
