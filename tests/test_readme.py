@@ -55,10 +55,11 @@ PAGES = ("README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").g
 
 def commands_of(page: str) -> list[list[str]]:
     """The arguments of each train.py in the code blocks of a page."""
-    blocks = "\n".join(re.findall(r"```\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL))
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    blocks = "\n".join(block for language, block in found if not language)
     lines = [shlex.split(line, comments=True) for line in blocks.replace("\\\n", " ").splitlines() if "train" in line]
-    found = ((line, [word in ("train.py", "lipjax-train") for word in line]) for line in lines)
-    return [line[is_script.index(True) + 1 :] for line, is_script in found if True in is_script]
+    of_scripts = ((line, [word in ("train.py", "lipjax-train") for word in line]) for line in lines)
+    return [line[is_script.index(True) + 1 :] for line, is_script in of_scripts if True in is_script]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,6 +1,7 @@
 """Curves of accuracy against the radius, and how they are drawn."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,12 @@ from lipjax.evaluation.charts import (
     survival,
     ticks,
 )
+
+
+def near(pixels, colour):
+    """Which of the pixels (H, W, 3) have a colour."""
+    value = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return np.abs(pixels - value).max(axis=-1) < 12
 
 
 @pytest.mark.parametrize("count", [1, 30, 3000])
@@ -62,15 +69,17 @@ def test_the_picture_of_the_curve_has_no_stroke_above_the_standard_accuracy_and_
     report.plot_certified_accuracy(path, radius, right, 1.4 * radius, "title", 1.0)
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
 
-    def near(colour):
-        value = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-        return np.abs(pixels - value).max(axis=-1) < 12
-
-    own = near(palette.CERTIFIED.light)[:, :360]  # left of the legend
+    own = near(pixels, palette.CERTIFIED.light)[:, :360]  # left of the legend
     highest = np.flatnonzero(own.any(axis=1)).min()
     assert 0.4 < highest / len(pixels) < 0.6  # 50 %
     shade = tuple(round(255 - palette.BAND * (255 - int(palette.ATTACKED.light[i : i + 2], 16))) for i in (1, 3, 5))
     assert (np.abs(pixels - shade).max(axis=-1) < 4)[150:].sum() > 2000
+
+
+def test_the_picture_in_the_readme_has_the_colours_of_the_reports():
+    path = Path(__file__).parents[2] / "docs" / "figures" / "digits_curve.png"
+    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    assert all(near(pixels, colour.light).sum() > 300 for colour in (palette.CERTIFIED, palette.ATTACKED))
 
 
 @pytest.mark.parametrize(
