@@ -62,6 +62,11 @@ function measured() {
     rows: [...document.querySelectorAll(".images")].map(box => [...box.children].map(size)),
     cut: [...document.querySelectorAll(".wide")].map(box => [box.scrollWidth > box.clientWidth + 1,
       getComputedStyle(box, "::before").content]),
+    captions: [...document.querySelectorAll("figcaption:not(.legend) span")].map(line => [line.textContent,
+      line.getBoundingClientRect().height / parseFloat(getComputedStyle(line).lineHeight)]),
+    shades: [...document.querySelectorAll(".confusion td")].map(cell =>
+      [cell.textContent, behind(cell).map(Math.round)]),
+    charts: document.querySelectorAll("svg").length,
     heads: [...document.querySelectorAll("table")].map(table => [...table.rows].slice(0, 2).map(row =>
       [...row.cells].map(cell => getComputedStyle(cell).textAlign))),
     page: getComputedStyle(document.body).backgroundColor, probed: window.probe ? window.probe() : null};

@@ -67,6 +67,12 @@ CHECKS = {
 }
 
 
+def test_what_is_certified_and_attacked_has_the_colours_of_the_reports():
+    sources = "".join(cell.source for cell in code_cells(saved("quickstart")))
+    for name in ("CERTIFIED", "ATTACKED"):
+        assert sources.count(f"color=palette.{name}.light") >= 2
+
+
 def test_every_notebook_is_tested():
     assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(NAMES)
 
