@@ -16,6 +16,10 @@ def __getattr__(name):
         from lipjax.evaluation.compare import compare
 
         return compare
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("lipjax")
     if name == "load_pretrained":
         from lipjax.released import load_pretrained
 

@@ -52,9 +52,11 @@ def _entry(title: str, meaning: str) -> list[str]:
 
 
 def meanings_of(owner: Callable[..., Any] | None) -> dict[str, str]:
-    """{key: what it means} by Args or Attributes of an owner's docstring; of a function, also of what it returns."""
-    returned = inspect.signature(owner).return_annotation if inspect.isfunction(owner) else None
-    found = _entries(returned.__doc__) if inspect.isclass(returned) else {}
+    """{key: what it means} by Args or Attributes in the docstring of an owner, of its bases, of what it returns."""
+    returned = inspect.signature(owner).return_annotation if inspect.isfunction(owner) else owner
+    found: dict[str, str] = {}
+    for kind in reversed(returned.__mro__[:-1]) if inspect.isclass(returned) else ():
+        found |= _entries(kind.__doc__)
     return found | _entries(owner.__doc__)
 
 

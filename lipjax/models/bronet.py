@@ -40,7 +40,12 @@ def bronet(
       image_shape: (H, W, C).
       rank: of each reflector, at most `width`; None: width / 2.
       ridge: of each, relative to the mean of diag V*V, from 1e-7 (the authors') to 0.01.
+      width, depth, kernel_size: of the trunk, as in `liresnet`.
+      stem_kernel_size, stem_stride, neck_width, neck_stride: of stem and neck, as in `liresnet`.
+      dense_width, dense_depth, dense_kind, activation: of dense layers and activations, as in `liresnet`.
+      head, hidden: 'lln' or 'crc', and hidden units of the latter.
       compute_dtype: of stem, neck and dense layers in training; reflectors are made in float32.
+      remat, mean, std: as in `liresnet`.
 
     Raises:
       ValueError: "KEY=VALUE: must be …".

@@ -46,7 +46,10 @@ def convnet(
       convolution: a key of CONVOLUTIONS, with its defaults.
       width: channels of the first block, even.
       blocks, layers: blocks, and convolutions in each.
-      head: 'lln' or 'crc', with `hidden` units.
+      kernel_size: side of the kernels, odd.
+      activation: one of ACTIVATIONS.
+      head: 'lln' or 'crc'.
+      hidden: units of the curvature head.
       mean, std: pixels become (x − mean) / std; mean None: CIFAR_MEAN for 3 channels, else 0.5.
 
     Raises:

@@ -53,7 +53,8 @@ def liresnet(
     Args:
       image_shape: (H, W, C).
       width: channels of stem and trunk, even.
-      depth: convolutions of the trunk, each k×k with k = `kernel_size`, at H, W divided by the stride of the stem.
+      depth: convolutions of the trunk, at H, W divided by the stride of the stem.
+      kernel_size: their side, odd.
       stem_kernel_size, stem_stride: of the stem; equal: patches.
       neck_width: channels of the neck; None: `width`.
       neck_stride: pixels a side of its patches.
@@ -61,7 +62,8 @@ def liresnet(
         `dense_kind` is 'cholesky'.
       dense_kind: of neck and dense layers, 'cholesky', 'cayley' or 'exponential'.
       activation: 'max_min', 'householder' or 'householder2'.
-      head: 'lln' or 'crc', with `hidden` units.
+      head: 'lln' or 'crc'.
+      hidden: units of the curvature head.
       compute_dtype: of convolutions and products in training, 'float32' or 'bfloat16'.
       remat: keep only what enters each layer of the trunk for the backward pass, and compute it again there.
       mean, std: pixels become (x − mean) / std.

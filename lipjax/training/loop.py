@@ -69,6 +69,7 @@ def train(
     workdir: str | os.PathLike,
     say: Callable[[str], None] | None = None,
     dataset: Dataset | None = None,
+    on_record: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainState:
     """Train as the config says, from the last checkpoint in the workdir if there is one; returns the final state.
 
@@ -79,6 +80,7 @@ def train(
     Args:
       say: takes the lines about the run; None prints them.
       dataset: to train on, in place of the one that config.data names.
+      on_record: takes each line of metrics.jsonl as a dict, once it is written, in the first process.
 
     Raises:
       ValueError: a bad config key, a batch that the devices cannot share, more memory than is free, or a workdir with a
@@ -105,7 +107,7 @@ def train(
     workdir = folder_of(workdir)
     _check_outside(workdir, recipe)
     with Interruption() as interruption:
-        training = Training(recipe, workdir, say, interruption, dataset)
+        training = Training(recipe, workdir, say, interruption, dataset, on_record)
         workdir.mkdir(parents=True, exist_ok=True)
         with FolderLock(workdir, LOCK_FILE, "training", say) if is_first() else contextlib.nullcontext() as lock:
             return training.run(*training.start(lock))
@@ -134,8 +136,10 @@ class Training:
         say: Callable[[str], None],
         interruption: Interruption,
         dataset: Dataset | None = None,
+        on_record: Callable[[dict[str, Any]], None] | None = None,
     ):
         self.recipe, self.workdir, self.say, self.interruption = recipe, workdir, say, interruption
+        self.on_record = on_record
         if dataset is None:
             say(f"reading {recipe.data.name} …")
         self.dataset = as_begun(workdir, loaded(recipe.data, say) if dataset is None else dataset)
@@ -274,6 +278,8 @@ class Training:
             path = self.workdir / METRICS_FILE
             with naming(path), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+            if self.on_record is not None:
+                self.on_record(dict(record))
         if events:
             events.write(record)
         if is_due or is_last or score is not None or epoch % run.checkpoint_every == 0:

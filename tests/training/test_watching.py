@@ -34,7 +34,8 @@ def test_files_of_a_watched_run(tmp_path, trained):
     """The same training, with TensorBoard files that hold the records of metrics.jsonl, and a trace of some steps."""
     config, lines = tiny_config(), []
     config.update_from_flattened_dict({"run.tensorboard": True, "run.profile": True})
-    state = train(config, tmp_path, say=lines.append)
+    seen = []
+    state = train(config, tmp_path, say=lines.append, on_record=seen.append)
     assert sha256(state) == sha256(trained[1])
     assert lines[:3] == ["reading digits …", "LipConvnet: 4,168 parameters", "compiling the training step …"]
     assert "memory on each device: parameters 16.7 kB, optimizer 16.7 kB, images 73.6 kB" in lines[3]
@@ -43,6 +44,7 @@ def test_files_of_a_watched_run(tmp_path, trained):
     assert "float32[1,1,32,32]" in network
     assert "\x1b" not in network
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert seen == records  # each line as it was written
     found = scalars(tmp_path / "tensorboard")
     assert set(found) == set(records[0]) - {"epoch"}
     for record in records:
