@@ -218,7 +218,10 @@ class Trained:
         return prove(self.model, self.variables, None, self.workdir / "checkpoints" / "curvature.npz", precision)
 
     def dataset(
-        self, data_dir: str | None = None, say: Callable[[str], None] = print, given: Dataset | None = None
+        self,
+        data_dir: str | os.PathLike | None = None,
+        say: Callable[[str], None] = print,
+        given: Dataset | None = None,
     ) -> Dataset:
         """The images that the network was trained on, and those of the test split.
 
@@ -239,14 +242,16 @@ class Trained:
                 f"workdir={str(self.workdir)!r}: was trained from Python on the dataset {self.data.name!r}, which is in"
                 " no file; give it to certify_run(workdir, dataset=…), or single files to certify.py --images"
             )
-        options = dict(self.config.data) | ({} if data_dir is None else {"data_dir": data_dir})
+        options = dict(self.config.data) | ({} if data_dir is None else {"data_dir": os.fspath(data_dir)})
         dataset = self.data.surrounded(loaded(build("data", DataOptions, options), say))
         self.data.check(dataset)
         return dataset
 
 
 @in_float32
-def load_trained(workdir: str | os.PathLike, data_dir: str | None = None, trust_code: bool = True) -> Trained:
+def load_trained(
+    workdir: str | os.PathLike, data_dir: str | os.PathLike | None = None, trust_code: bool = True
+) -> Trained:
     """The network of a workdir, from its best checkpoint if there is one, else its last.  No image is read.
 
     Held norms are tightened (`Classifier.tightened`), so that every layer is as good as its proof can have it.
@@ -268,7 +273,7 @@ def load_trained(workdir: str | os.PathLike, data_dir: str | None = None, trust_
     workdir = folder_of(workdir)
     config = read_config(workdir)
     if data_dir is not None:
-        config.data.data_dir = data_dir
+        config.data.data_dir = os.fspath(data_dir)
     file = file_of(config.model.name)
     if file is not None and not trust_code:
         raise ValueError(

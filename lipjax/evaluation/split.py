@@ -44,7 +44,7 @@ FILES = ("per_image", "attack", "precision", "float32", "paper_protocol")  # .cs
 @in_float32
 def certify_run(
     workdir: str | os.PathLike,
-    data_dir: str | None = None,
+    data_dir: str | os.PathLike | None = None,
     say: Callable[[str], None] = print,
     *,
     trust_code: bool = True,
