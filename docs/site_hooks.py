@@ -70,8 +70,8 @@ def notebook_page(path):
                 lines.append(
                     f'<img alt="picture" src="data:image/png;base64,{data["image/png"].replace(chr(10), "")}">'
                 )
-            elif "text/html" in data:
-                lines.append(data["text/html"])
+            elif "text/markdown" in data:
+                lines.append(data["text/markdown"])
             else:
                 lines.append(f"```text\n{output.get('text') or data.get('text/plain', '')}\n```")
     return "\n\n".join(lines) + "\n"
