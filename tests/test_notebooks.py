@@ -1,12 +1,14 @@
 """The notebooks run from start to end at smoke scale, and are saved with the outputs of a real run."""
 
-import json
 import re
+import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
 import pytest
 
+from notebooks import publish
 from notebooks.execute import clean, executed
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -25,37 +27,42 @@ def code_cells(notebook) -> list:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def summary_of(notebook) -> dict:
-    """The JSON that the last cell prints."""
-    return json.loads(code_cells(notebook)[-1].outputs[0].text)
+def table_of(notebook) -> dict[str, list[str]]:
+    """The rows of the table that the last cell shows, by their first cell."""
+    text = code_cells(notebook)[-1].outputs[0].data["text/markdown"]
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines()]
+    return {name: values for name, *values in rows}
 
 
-def check_quickstart(summary):
-    assert summary["radii"] == summary["images"]
-    assert summary["largest_radius"] > 0
-    assert summary["radius_where_wrong"] == 0
-    assert summary["smallest_margin_inside"] > 0
-    for radius, certified in summary["certified_accuracy"].items():
-        assert certified <= summary["attacked_accuracy"][radius] <= summary["standard_accuracy"]
+def percent(text: str) -> float:
+    return float(text.removesuffix("%"))
 
 
-def check_own_network(summary):
-    assert summary["radii"] == summary["radii_of_abs"] == summary["images"]
-    assert summary["largest_radius"] > 0
-    assert summary["lipschitz_bound"] == pytest.approx(1 / 0.35, rel=1e-6)
-    assert 0.1 < summary["largest_ratio"] <= summary["lipschitz_bound"]
-    assert summary["layers"] == 14
-    assert "layer 'dense' must be a lipjax Layer, which states its proof; Dense is none" in summary["refused"]["Dense"]
-    assert "Louder defines __call__ and no proof of its own" in summary["refused"]["Louder"]
-    assert summary["stated"] == "| |a| − |b| | <= |a − b|"
+# The cells check of themselves what must hold; here is what the tables say.
+def check_quickstart(table):
+    (standard, _), rows = (
+        table["0"],
+        [row for name, row in table.items() if re.fullmatch(r"0\.25|0\.5|0\.75|1\.0", name)],
+    )
+    assert len(rows) == 4
+    for certified, attacked in rows:
+        assert 0 <= percent(certified) <= percent(attacked) <= percent(standard)
 
 
-def check_tour_of_the_paper(summary):
-    # The cells check their equations themselves; these are the values that they compare with nothing.
-    assert summary["gradient after 20 layers"] == pytest.approx(1, abs=0.02)
-    assert 0 < summary["error of fast at 2"] < 0.2
-    assert summary["exact certificates"] > 0.5
-    radii = [value for name, value in summary.items() if name.startswith("mean radius")]
+def check_own_network(table):
+    assert float(table["largest certified radius"][0]) > 0
+    bound = float(table["proven Lipschitz bound of the features"][0])
+    assert bound == pytest.approx(1 / 0.35, rel=1e-6)
+    assert 0.1 < float(table["largest ratio of distances that was seen"][0]) <= bound
+    assert table["maps in the chain of proof"] == ["14"]
+    assert table["what Abs states"] == [r"\| \|a\| − \|b\| \| <= \|a − b\|"]
+
+
+def check_tour_of_the_paper(table):
+    assert float(table["gradient after 20 layers"][0]) == pytest.approx(1, abs=0.02)
+    assert 0 < float(table["error of fast at 2"][0]) < 0.2
+    assert float(table["exact certificates"][0]) > 0.5
+    radii = [float(value) for name, (value,) in table.items() if name.startswith("mean radius")]
     assert len(radii) == 2
     assert radii[1] > radii[0] > 0
 
@@ -71,6 +78,45 @@ def test_what_is_certified_and_attacked_has_the_colours_of_the_reports():
     sources = "".join(cell.source for cell in code_cells(saved("quickstart")))
     for name in ("CERTIFIED", "ATTACKED"):
         assert sources.count(f"color=palette.{name}.light") >= 2
+def lines_of(cell) -> list[str]:
+    return [line for line in cell.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_picture_comes_after_less_than_ten_lines(name):
+    install, picture, *_ = code_cells(saved(name))
+    assert 'REPOSITORY = "' in install.source
+    assert len(lines_of(install)) == 4
+    assert any("image/png" in output.get("data", {}) for output in picture.outputs)
+    lines = lines_of(picture)
+    first = next(i for i, line in enumerate(lines) if "plt." in line)
+    assert first < 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_needs_the_wheel_alone(name):
+    """What is imported is lipjax, what it depends on, or the kernel's own."""
+    with (FOLDER.parent / "pyproject.toml").open("rb") as file:
+        needed = {re.match(r"[\w-]+", entry)[0] for entry in tomllib.load(file)["project"]["dependencies"]}
+    source = "\n".join(cell.source for cell in code_cells(saved(name)))
+    roots = set(re.findall(r"^ *(?:import|from) (\w+)", source, re.MULTILINE))
+    assert roots <= needed | {"lipjax", "IPython"} | set(sys.stdlib_module_names)
+    assert "docs/" not in source
+    assert "configs/" not in source
+
+
+def test_publishing_names_the_repository_once():
+    notebook = saved("quickstart")
+    before = nbformat.writes(notebook)
+    for _ in range(2):
+        publish.published(notebook, "someone/lipjax", "quickstart")
+    after = nbformat.writes(notebook)
+    assert 'REPOSITORY = "git+https://github.com/someone/lipjax"' in notebook.cells[1].source
+    title = notebook.cells[0].source
+    assert title.count("github/someone/lipjax/blob/main/notebooks/quickstart.ipynb") == 1
+    assert len(after) > len(before)
+    with pytest.raises(ValueError, match="must be OWNER/NAME"):
+        publish.published(notebook, "https://github.com/someone/lipjax", "quickstart")
 
 
 def test_every_notebook_is_tested():
@@ -82,16 +128,16 @@ def test_every_notebook_is_tested():
 )
 def test_it_runs_at_smoke_scale(name, tmp_path):
     notebook = executed(FOLDER / f"{name}.ipynb", tmp_path, LIPJAX_SMOKE="1", JAX_PLATFORMS="cpu")
-    CHECKS[name](summary_of(notebook))
+    CHECKS[name](table_of(notebook))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_saved_outputs_are_of_a_whole_run(name):
     notebook = saved(name)
-    CHECKS[name](summary_of(notebook))
+    CHECKS[name](table_of(notebook))
     cells = code_cells(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    silent = [cell.source for cell in cells if not cell.outputs]
+    silent = [cell.source for cell in cells[1:] if not cell.outputs]  # the first installs
     assert silent == []
     pictures = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 3
