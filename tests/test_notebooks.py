@@ -78,6 +78,8 @@ def test_what_is_certified_and_attacked_has_the_colours_of_the_reports():
     sources = "".join(cell.source for cell in code_cells(saved("quickstart")))
     for name in ("CERTIFIED", "ATTACKED"):
         assert sources.count(f"color=palette.{name}.light") >= 2
+
+
 def lines_of(cell) -> list[str]:
     return [line for line in cell.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
