@@ -51,12 +51,23 @@ def certify_linear(features, weight, bias, labels, rivals: int | None = None, sl
     Args, returns and raises: those of `certify_lln`; a row may be zero.
     """
     features, weight, bias, labels, slack = _checked(features, weight, bias, labels, rivals, slack)
-    largest = float(np.abs(weight).max(initial=0.0))
-    # 2^e >= largest · √D: no row is longer than that.
-    exponent = math.frexp(largest)[1] + math.frexp(math.sqrt(weight.shape[1]))[1] if largest else 0
+    exponent = _exponent(weight)
     rows, bias, slack = (np.ldexp(array, -exponent) for array in (weight, bias, slack))
     arrays = features, weight, bias, labels, slack
     return _certified(arrays, rows, rivals, lambda label, other: np.array_equal(weight[label], weight[other]))
+
+
+def linear_distances(weight: np.ndarray) -> np.ndarray:
+    """(K, K) bounds of ‖w_l − w_i‖ of the rows of a float64 weight (K, D), as `certify_linear` divides by."""
+    exponent, gamma = _exponent(weight), _gamma(weight.shape[1])
+    rows = np.ldexp(weight, -exponent)
+    return np.ldexp(np.linalg.norm(rows[:, None] - rows, axis=2) * (1 + gamma) + 2 * gamma, exponent)
+
+
+def _exponent(weight: np.ndarray) -> int:
+    """e, no row being longer than 2^e: 2^e >= √D · largest entry."""
+    largest = float(np.abs(weight).max(initial=0.0))
+    return math.frexp(largest)[1] + math.frexp(math.sqrt(weight.shape[1]))[1] if largest else 0
 
 
 def _checked(features, weight, bias, labels, rivals, slack) -> tuple[np.ndarray, ...]:

@@ -5,6 +5,7 @@ logits = run(layers, images)  # (N, H, W, C) in [0, 1]
 """
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,17 @@ def halves(x):
     return x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
 
 
-def max_min(x, pairing):
+def both(n):
+    """(rows, columns) of a number for both, or of two."""
+    return tuple(n) if isinstance(n, (tuple, list)) else (n, n)
+
+
+def around(padding):
+    """((top, bottom), (left, right)) of a number for all, or of the four."""
+    return padding if isinstance(padding, (tuple, list)) else ((padding, padding), (padding, padding))
+
+
+def max_min(x, pairing="halves"):
     """Each pair of channels, the larger number first: (c, c + C/2), or the neighbours (2c, 2c + 1)."""
     if pairing == "halves":
         return np.concatenate([np.maximum(*halves(x)), np.minimum(*halves(x))], -1)
@@ -46,19 +57,41 @@ def max_min(x, pairing):
     return np.stack([pairs.max(-1), pairs.min(-1)], -1).reshape(x.shape)
 
 
-def conv(x, kernel, stride, padding, bias=0):
-    """A convolution of images, kernel HWIO; padding ((top, bottom), (left, right)) of zeros."""
-    x = np.pad(x, [(0, 0), *padding, (0, 0)])
-    windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], (1, 2))[:, ::stride, ::stride]
-    return np.einsum("nhwcab,abco->nhwo", windows, kernel, optimize=True) + bias
+def windows(x, size, stride, dilation=1):
+    """(N, H', W', C, *size): what stands in windows of pixels, which begin `stride` apart, pixels `dilation` apart."""
+    (sh, sw), (dh, dw) = both(stride), both(dilation)
+    extent = [d * (k - 1) + 1 for k, d in zip(size, (dh, dw), strict=True)]
+    return np.lib.stride_tricks.sliding_window_view(x, extent, (1, 2))[:, ::sh, ::sw, :, ::dh, ::dw]
 
 
-def pad(x, padding, channels=(0, 0)):
+def conv(x, kernel, stride=1, padding=0, bias=0, padding_mode="zeros", dilation=1, groups=1):
+    """A convolution of images, kernel HWIO; padded by zeros, by the image again, or by its mirror image."""
+    mode: Any = {"zeros": "constant", "circular": "wrap", "reflect": "reflect"}[padding_mode]
+    x = windows(np.pad(x, [(0, 0), *around(padding), (0, 0)], mode), kernel.shape[:2], stride, dilation)
+    groups = zip(np.split(x, groups, 3), np.split(kernel, groups, 3), strict=True)
+    return np.concatenate([np.einsum("nhwcab,abco->nhwo", *group, optimize=True) for group in groups], -1) + bias
+
+
+def max_pool(x, size, stride=None, padding=0):
+    """Maxima of windows, of which padding is never one."""
+    x = np.pad(x, [(0, 0), *around(padding), (0, 0)], constant_values=-np.inf)
+    return windows(x, both(size), size if stride is None else stride).max((4, 5))
+
+
+def average_pool(x, size, stride=None, padding=0, count_padding=True):
+    """Means of windows padded by zeros, of all of the window or of the image in it."""
+    x, ones = (np.pad(y, [(0, 0), *around(padding), (0, 0)]) for y in (x, np.ones((1, *x.shape[1:3], 1), x.dtype)))
+    ones = np.ones_like(ones) if count_padding else ones
+    total, count = (windows(y, both(size), size if stride is None else stride).sum((4, 5)) for y in (x, ones))
+    return total / count
+
+
+def pad(x, padding=0, channels=(0, 0)):
     """Zeros around the image, and before and behind its channels."""
-    return np.pad(x, [(0, 0), *padding, channels])
+    return np.pad(x, [(0, 0), *around(padding), channels])
 
 
-def space_to_depth(x, block, order):
+def space_to_depth(x, block=2, order="channel_row_column"):
     """block × block pixels as one, channels in that order."""
     n, h, w, c = x.shape
     split = x.reshape(n, h // block, block, w // block, block, c)
@@ -66,17 +99,55 @@ def space_to_depth(x, block, order):
     return split.transpose(axes).reshape(n, h // block, w // block, block * block * c)
 
 
-def activation(x, name, channels=None, low=None, high=None):
+def sigmoid(x):
+    """1 / (1 + e^−x)."""
+    return np.exp(np.minimum(x, 0)) / (1 + np.exp(-abs(x)))
+
+
+def softplus(x):
+    """log(1 + e^x)."""
+    return np.maximum(x, 0) + np.log1p(np.exp(-abs(x)))
+
+
+def elu(x, alpha=1.0):
+    """x, or α (e^x − 1) where x < 0."""
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def erf(x):
+    """The error function, which numpy has not."""
+    return np.vectorize(math.erf, [x.dtype])(x)
+
+
+SCALARS: dict[str, Any] = {
+    "relu": lambda x: np.maximum(x, 0),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "hard_tanh": lambda x: np.clip(x, -1, 1),
+    "leaky_relu": lambda x, slope=0.01: np.where(x >= 0, x, slope * x),
+    "elu": elu,
+    "selu": lambda x: 1.0507009873554805 * elu(x, 1.6732632423543772),
+    "sigmoid": sigmoid,
+    "hard_sigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
+    "tanh": np.tanh,
+    "softsign": lambda x: x / (1 + abs(x)),
+    "softplus": lambda x, beta=1.0: softplus(beta * x) / beta,
+    "gelu": lambda x: x * (1 + erf(x * math.sqrt(0.5))) / 2,
+    "gelu_tanh": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+    "silu": lambda x: x * sigmoid(x),
+    "hard_swish": lambda x: x * (np.clip(x + 3, 0, 6) / 6),
+    "mish": lambda x: x * np.tanh(softplus(x)),
+}
+
+
+def activation(x, name, **options):
     """Of each entry; 'abs' of the first `channels` alone, 'n' with slopes 1, −1, 1 that change at low and high."""
-    if name == "relu":
-        return np.maximum(x, 0)
-    if name == "softplus":
-        return np.maximum(x, 0) + np.log1p(np.exp(-abs(x)))
     if name == "abs":
-        return np.concatenate([abs(x[..., :channels]), x[..., channels:]], -1)
+        first = options.get("channels", x.shape[-1])
+        return np.concatenate([abs(x[..., :first]), x[..., first:]], -1)
     if name == "n":
+        low, high = options["low"], options["high"]
         return np.where(x <= low, x - 2 * low, np.where(x >= high, x - 2 * high, -x))
-    raise KeyError(name)
+    return SCALARS[name](x, **options)
 
 
 def mirrored(a, b, angle):
@@ -166,6 +237,9 @@ LAYERS: dict[str, Any] = {
     "add": lambda x, term: x + term,
     "activation": activation,
     "max_min": max_min,
+    "max_pool": max_pool,
+    "average_pool": average_pool,
+    "global_average_pool": lambda x: x.sum((1, 2)) / x.dtype.type(x.shape[1] * x.shape[2]),
     "channel_max": lambda x: np.maximum(*halves(x)),
     "householder": householder,
     "householder2": householder2,
@@ -178,8 +252,9 @@ LAYERS: dict[str, Any] = {
     "frequency_conv": frequency_conv,
     "space_to_depth": space_to_depth,
     "pad": pad,
-    "slice_channels": lambda x, start, stop: x[..., start:stop],
-    "flatten": lambda x, order: (np.moveaxis(x, -1, 1) if order == "chw" else x).reshape(len(x), -1),
+    "slice_channels": lambda x, stop, start=0: x[..., start:stop],
+    "take_channels": lambda x, order: x[..., list(order)],
+    "flatten": lambda x, order="hwc": (np.moveaxis(x, -1, 1) if order == "chw" else x).reshape(len(x), -1),
     "unflatten": lambda x, shape: x.reshape(len(x), *shape),
     "sum": lambda x, branches: sum(run(branch, x) for branch in branches),
     "concatenate": lambda x, branches: np.concatenate([run(branch, x) for branch in branches], -1),

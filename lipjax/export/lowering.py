@@ -1,10 +1,13 @@
 """Plain networks as calls of a few operations, which torch has by themselves and ONNX as nodes (`Operations`)."""
 
+import functools
 import itertools
 from typing import Any, Protocol
 
 import numpy as np
 
+from lipjax.export.interpreter import around, both
+from lipjax.export.scalars import SCALARS
 from lipjax.layers.plain import Plain
 
 
@@ -14,8 +17,8 @@ class Operations(Protocol):
     def constant(self, values) -> Any:
         """An array of the file: of its dtype where it is of floats, else as it is."""
 
-    def conv(self, x, kernel, bias, stride: int, padding) -> Any:
-        """Images NHWC, a kernel HWIO and a bias, arrays of numpy."""
+    def conv(self, x, kernel, bias, stride, padding, dilation=(1, 1), groups: int = 1) -> Any:
+        """Images NHWC, padded by zeros, kernel HWIO and bias of numpy, stride and dilation of both axes."""
 
     def matmul(self, x, y) -> Any: ...
     def maximum(self, x, y) -> Any: ...
@@ -23,6 +26,12 @@ class Operations(Protocol):
     def abs(self, x) -> Any: ...
     def sqrt(self, x) -> Any: ...
     def softplus(self, x) -> Any: ...
+    def exp(self, x) -> Any: ...
+    def expm1(self, x) -> Any:
+        """Of numbers <= 0."""
+
+    def tanh(self, x) -> Any: ...
+    def erf(self, x) -> Any: ...
     def at_least(self, x, y) -> Any:
         """x >= y."""
 
@@ -41,6 +50,12 @@ class Operations(Protocol):
     def where(self, condition, x, y) -> Any: ...
     def concatenate(self, parts, axis: int) -> Any: ...
     def part(self, x, axis: int, start: int, stop: int) -> Any: ...
+    def pixels(self, x, starts, counts, strides) -> Any:
+        """Of images so many rows and columns from these on, each so far from the one before."""
+
+    def channels(self, x, places) -> Any:
+        """The channels at these places, in that order."""
+
     def pad(self, x, around) -> Any:
         """Zeros, ((before, after), …) of each axis but the first."""
 
@@ -79,8 +94,45 @@ def _joined(o, *parts):
     return o.concatenate(parts, len(parts[0].shape) - 1)
 
 
-def _conv(o, x, kernel, stride, padding, bias=None):
-    return o.conv(x, kernel, np.zeros(kernel.shape[3]) if bias is None else bias, stride, padding)
+def _conv(o, x, kernel, stride=1, padding=0, bias=None, padding_mode="zeros", dilation=1, groups=1):
+    padding = around(padding)
+    if padding_mode != "zeros":
+        x, padding = _repeated(o, x, padding, {"circular": "wrap", "reflect": "reflect"}[padding_mode]), around(0)
+    bias = np.zeros(kernel.shape[3]) if bias is None else bias
+    return o.conv(x, kernel, bias, both(stride), padding, both(dilation), groups)
+
+
+def _repeated(o, x, padding, mode):
+    """Images padded by their own pixels, in a mode of numpy: run after run of rows and columns that stand together."""
+    for axis, sides in enumerate(padding, 1):
+        places = np.pad(np.arange(x.shape[axis]), tuple(sides), mode)
+        runs = np.split(places, np.flatnonzero(np.diff(places) != 1) + 1)
+        parts = [o.part(x, axis, int(run[0]), int(run[-1]) + 1) for run in runs]
+        x = o.concatenate(parts, axis) if len(parts) > 1 else parts[0]
+    return x
+
+
+def _windows(o, x, size, stride):
+    """For each place in windows of padded images, what stands there."""
+    stride = both(size if stride is None else stride)
+    counts = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:3], both(size), stride, strict=True)]
+    return [o.pixels(x, place, counts, stride) for place in np.ndindex(*both(size))]
+
+
+def _max_pool(o, x, size, stride=None, padding=0):
+    """A window with padding has the pixel at the border, too, which the padding may hence repeat."""
+    return functools.reduce(o.maximum, _windows(o, _repeated(o, x, around(padding), "edge"), size, stride))
+
+
+def _average_pool(o, x, size, stride=None, padding=0, count_padding=True):
+    padding = [*around(padding), (0, 0)]
+    ones = np.pad(np.ones((1, *x.shape[1:3], 1)), [(0, 0), *padding], constant_values=float(count_padding))
+    step = both(size if stride is None else stride)
+    found = np.lib.stride_tricks.sliding_window_view(ones, both(size), (1, 2))[:, :: step[0], :: step[1]]
+    total, *others = _windows(o, o.pad(x, padding), size, stride)
+    for other in others:
+        total = total + other
+    return total / o.constant(found.sum((4, 5)))
 
 
 def _dense(o, x, kernel, bias=None):
@@ -93,13 +145,12 @@ def _affine(o, x, scale, shift):
     return x if (shift == 0).all() else x + o.constant(shift)
 
 
-def _activation(o, x, name, channels=None, low=None, high=None):
-    if name == "relu":
-        return o.maximum(x, o.constant(0.0))
-    if name == "softplus":
-        return o.softplus(x)
+def _activation(o, x, name, channels=None, low=None, high=None, **options):
+    if name in SCALARS:
+        return SCALARS[name](o, x, **options)
     if name == "abs":
         count = x.shape[-1]
+        channels = count if channels is None else channels
         parts = [o.abs(_channels(o, x, 0, channels))] if channels else []
         return _joined(o, *parts, *([_channels(o, x, channels, count)] if channels < count else []))
     low, high = np.asarray(low), np.asarray(high)
@@ -108,7 +159,7 @@ def _activation(o, x, name, channels=None, low=None, high=None):
     return o.where(below, x - o.constant(2 * low), inner)
 
 
-def _max_min(o, x, pairing):
+def _max_min(o, x, pairing="halves"):
     if pairing == "halves":
         pair = _halves(o, x)
         return _joined(o, o.maximum(*pair), o.minimum(*pair))
@@ -118,7 +169,7 @@ def _max_min(o, x, pairing):
     return o.reshape(_joined(o, o.maximum(*pair), o.minimum(*pair)), shape)
 
 
-def _flatten(o, x, order):
+def _flatten(o, x, order="hwc"):
     x = o.transpose(x, (0, 3, 1, 2)) if order == "chw" else x
     return o.reshape(x, (int(np.prod(x.shape[1:])),))
 
@@ -223,7 +274,7 @@ def _shift(o, x, count):
     return _joined(o, *parts, *rest)
 
 
-def _space_to_depth(o, x, block, order):
+def _space_to_depth(o, x, block=2, order="channel_row_column"):
     h, w, c = x.shape[1:]
     split = o.reshape(x, (h // block, block, w // block, block, c))
     axes = {"channel_row_column": (0, 1, 3, 5, 2, 4), "row_column_channel": (0, 1, 3, 2, 4, 5)}[order]
@@ -269,6 +320,9 @@ LAYERS: dict[str, Any] = {
     "add": lambda o, x, term: x + o.constant(term),
     "activation": _activation,
     "max_min": _max_min,
+    "max_pool": _max_pool,
+    "average_pool": _average_pool,
+    "global_average_pool": lambda o, x: o.sum(x, (1, 2)) / o.constant(float(x.shape[1] * x.shape[2])),
     "channel_max": lambda o, x: o.maximum(*_halves(o, x)),
     "householder": _householder,
     "householder2": _householder2,
@@ -280,8 +334,9 @@ LAYERS: dict[str, Any] = {
     "shift": _shift,
     "frequency_conv": _frequency_conv,
     "space_to_depth": _space_to_depth,
-    "pad": lambda o, x, padding, channels=(0, 0): o.pad(x, [*padding, channels]),
-    "slice_channels": lambda o, x, start, stop: _channels(o, x, start, stop),
+    "pad": lambda o, x, padding=0, channels=(0, 0): o.pad(x, [*around(padding), channels]),
+    "slice_channels": lambda o, x, stop, start=0: _channels(o, x, start, stop),
+    "take_channels": lambda o, x, order: o.channels(x, order),
     "flatten": _flatten,
     "unflatten": lambda o, x, shape: o.reshape(x, tuple(shape)),
     "sum": _sum,

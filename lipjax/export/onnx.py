@@ -66,24 +66,36 @@ class _Graph:
     def same(self, kind: str, x: _Value) -> _Value:
         return self.node(kind, [x], x.shape)
 
-    def conv(self, x, kernel, bias, stride, padding):
+    def conv(self, x, kernel, bias, stride, padding, dilation=(1, 1), groups=1):
         (top, bottom), (left, right) = padding
-        (kh, kw, _, c_out), (_, h, w, _) = kernel.shape, x.shape
-        h, w = ((n + a + b - k) // stride + 1 for n, (a, b), k in zip((h, w), padding, (kh, kw), strict=True))
+        kh, kw, _, c_out = kernel.shape
+        sizes = zip(x.shape[1:3], padding, (kh, kw), stride, dilation, strict=True)
+        h, w = ((n + a + b - d * (k - 1) - 1) // s + 1 for n, (a, b), k, s, d in sizes)
         if self.dtype == "float32":
             weight, bias = self.constant(kernel.transpose(3, 2, 0, 1)), self.constant(bias)
-            own = {"pads": [top, left, bottom, right], "strides": [stride, stride], "kernel_shape": [kh, kw]}
+            own = {"pads": [top, left, bottom, right], "strides": list(stride), "kernel_shape": [kh, kw]}
+            own |= {"dilations": list(dilation), "group": groups}
             y = self.node("Conv", [self.transpose(x, (0, 3, 1, 2)), weight, bias], (1, c_out, h, w), **own)
             return self.transpose(y, (0, 2, 3, 1))
         x = self.pad(x, [*padding, (0, 0)])
-        shifts = [self._strided(x, a, b, h, w, stride) for a in range(kh) for b in range(kw)]
+        places = [(dilation[0] * a, dilation[1] * b) for a in range(kh) for b in range(kw)]
+        shifts = [self.pixels(x, place, (h, w), stride) for place in places]
         windows = shifts[0] if len(shifts) == 1 else self.concatenate(shifts, 3)
-        return self.matmul(windows, self.constant(kernel.reshape(-1, c_out))) + self.constant(bias)
+        if groups == 1:
+            return self.matmul(windows, self.constant(kernel.reshape(-1, c_out))) + self.constant(bias)
+        taps, count = kh * kw, kernel.shape[2]
+        windows = self.transpose(self.reshape(windows, (h * w, taps, groups, count)), (0, 3, 1, 2, 4))
+        matrices = kernel.reshape(taps * count, groups, -1).transpose(1, 0, 2)
+        y = self.matmul(self.reshape(windows, (groups, h * w, taps * count)), self.constant(matrices))
+        return self.reshape(self.transpose(y, (0, 2, 1, 3)), (h, w, c_out)) + self.constant(bias)
 
-    def _strided(self, x, row, column, h, w, stride):
-        ends = [start + (count - 1) * stride + 1 for start, count in ((row, h), (column, w))]
-        where = [self.integers(row, column), self.integers(*ends), self.integers(1, 2)]
-        return self.node("Slice", [x, *where, self.integers(stride, stride)], (1, h, w, x.shape[3]))
+    def pixels(self, x, starts, counts, strides):
+        ends = [start + (count - 1) * s + 1 for start, count, s in zip(starts, counts, strides, strict=True)]
+        where = [self.integers(*starts), self.integers(*ends), self.integers(1, 2), self.integers(*strides)]
+        return self.node("Slice", [x, *where], (1, *counts, x.shape[3]))
+
+    def channels(self, x, places):
+        return self.node("Gather", [x, self.integers(*places)], (*x.shape[:-1], len(places)), axis=len(x.shape) - 1)
 
     def matmul(self, x, y):
         if len(y.shape) == 2:
@@ -107,6 +119,22 @@ class _Graph:
         """max(x, 0) + log(1 + e^−|x|)."""
         zero, one = self.constant(0.0), self.constant(1.0)
         return self.maximum(x, zero) + self.same("Log", self.same("Exp", zero - self.abs(x)) + one)
+
+    def exp(self, x):
+        return self.same("Exp", x)
+
+    def tanh(self, x):
+        return self.same("Tanh", x)
+
+    def expm1(self, x):
+        """2 t / (1 − t) with t = tanh(x/2), which loses no digits near 0."""
+        t = self.tanh(x * self.constant(0.5))
+        return (t + t) / (self.constant(1.0) - t)
+
+    def erf(self, x):
+        if self.dtype != "float32":
+            raise ValueError("onnx: onnxruntime has no erf in float64, of which activation 'gelu' is made: use float32")
+        return self.same("Erf", x)
 
     def at_least(self, x, y):
         return self.broadcast("GreaterOrEqual", x, y)

@@ -55,6 +55,7 @@ class _Torch:
         self.maximum, self.minimum, self.abs, self.sqrt = torch.maximum, torch.minimum, torch.abs, torch.sqrt
         self.softplus, self.matmul, self.where = self._softplus, torch.matmul, torch.where
         self.at_least, self.more = torch.ge, torch.gt
+        self.exp, self.expm1, self.tanh, self.erf = torch.exp, torch.expm1, torch.tanh, torch.erf
         self.both, self.either, self.negated = torch.logical_and, torch.logical_or, torch.logical_not
 
     def constant(self, values):
@@ -66,14 +67,14 @@ class _Torch:
             self.module.register_buffer(name, self.torch.from_numpy(np.array(values)))
         return getattr(self.module, name)
 
-    def conv(self, x, kernel, bias, stride, padding):
+    def conv(self, x, kernel, bias, stride, padding, dilation=(1, 1), groups=1):
         (top, bottom), (left, right) = padding
         x = x.permute(0, 3, 1, 2)
         around = (top, left) if (top, left) == (bottom, right) else (0, 0)
         if around != (top, left) or around != (bottom, right):
             x = self.torch.nn.functional.pad(x, (left, right, top, bottom))
         weight = self.constant(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
-        y = self.torch.nn.functional.conv2d(x, weight, self.constant(bias), stride, around)
+        y = self.torch.nn.functional.conv2d(x, weight, self.constant(bias), stride, around, dilation, groups)
         return y.permute(0, 2, 3, 1)
 
     def _softplus(self, x):  # that of torch is x itself beyond 20
@@ -84,6 +85,15 @@ class _Torch:
 
     def part(self, x, axis, start, stop):
         return x.narrow(axis, start, stop - start)
+
+    def pixels(self, x, starts, counts, strides):
+        for axis, (start, count, stride) in enumerate(zip(starts, counts, strides, strict=True), 1):
+            x = x.narrow(axis, start, stride * (count - 1) + 1)
+            x = x if stride == 1 else self.torch.ops.aten.slice(x, axis, 0, x.shape[axis], stride)
+        return x
+
+    def channels(self, x, places):
+        return x.index_select(-1, self.constant(np.array(places, np.int64)))
 
     def pad(self, x, around):
         return self.torch.nn.functional.pad(x, [n for pair in reversed(around) for n in pair])

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 
 from lipjax.certificates import certify_linear
+from lipjax.certificates.lln import linear_distances
+from lipjax.layers import plain
 from lipjax.layers.checks import check_shapes
 from lipjax.layers.head import Head, lengths
 from lipjax.layers.initializers import symmetric_uniform
@@ -32,6 +34,9 @@ class LinearHead(Head):
     decayed: ClassVar[tuple[str, ...]] = ("weight",)
     kind: ClassVar[str] = "linear"
     why: ClassVar[str] = "distance to each rival's hyperplane, all rivals, closed form"
+    radius: ClassVar[str] = (
+        "min over i ≠ l of (logits[l] − logits[i] − rounding.logit_slack) / head.row_distances[l][i]"
+    )
 
     @nn.compact
     def __call__(self, features: jax.Array, train: bool = False) -> jax.Array:
@@ -67,3 +72,12 @@ class LinearHead(Head):
             bound = 2 * gamma(weight.shape[1] + 1) * size + 2 * underflow(1, 2 * weight.shape[1] + 2)
             highest = np.maximum(size, reach)
         return np.where(highest < largest(own["params"]["bias"].dtype), bound, np.inf)
+
+    @nn.nowrap
+    def constants(self, own, curvature_file=None):
+        """row_distances[l][i] >= ‖w_l − w_i‖."""
+        return {"row_distances": linear_distances(np.asarray(own["params"]["weight"], np.float64))}
+
+    @nn.nowrap
+    def plain(self, own):
+        return [plain.matrix(plain.array(own["params"]["weight"]).T, own["params"]["bias"], (0,))]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax.config import is_number
+from lipjax.layers import plain
 from lipjax.layers.checks import check_field
 from lipjax.layers.layer import Layer, Proof, norm_at_zero
 from lipjax.layers.rounding import enlarged, gamma, underflow
@@ -74,7 +75,8 @@ _ONE, _E = _constant(1.0), ELEMENTARY
 #   silu        σ + x σ (1 − σ): where x tanh(x/2) = 2, 1.099839320128866916…
 #   mish        at 1.490571…, 1.088498161251727861…
 #   hard_swish  (2 x + 3) / 6 at 3; selu: λ α at −0
-# Roundings: an exponential of −|x| is off by ELEMENTARY units of itself; then units as operations follow.  Where
+# Roundings: an exponential of −|x| is off by ELEMENTARY units of itself; then units as operations follow.  expm1(x), x
+# <= 0, may be 2 t / (1 − t) with t = tanh(x/2), half as much again.  Where
 # 1 + erf and 1 + tanh cancel, they are off by that part of 2 at most, and for an argument off by n units by n |x f'(x)|
 # <= n/2 more.
 SCALARS: dict[str, Scalar] = {
@@ -92,12 +94,12 @@ SCALARS: dict[str, Scalar] = {
     "elu": Scalar(
         _elu,
         lambda alpha: max(1.0, abs(alpha)),
-        relative=lambda alpha: (_E + 2) * abs(alpha),
+        relative=lambda alpha: (1.5 * _E + 4) * abs(alpha),
         parameter="alpha",
         default=1.0,
     ),
     "selu": Scalar(
-        lambda x, _: _SELU_SCALE * _elu(x, _SELU_ALPHA), _constant(1.758099340847378), relative=_constant(2 * (_E + 4))
+        lambda x, _: _SELU_SCALE * _elu(x, _SELU_ALPHA), _constant(1.758099340847378), relative=_constant(3 * _E + 12)
     ),
     "sigmoid": Scalar(lambda x, _: _sigmoid(x), _constant(0.25), _constant(0.5), absolute=_constant(_E + 3)),
     "hard_sigmoid": Scalar(
@@ -183,3 +185,8 @@ class Activation(Layer):
         absolute = gamma(scalar.absolute(value)) * math.sqrt(entries) + lost
         rounding = enlarged(gamma(scalar.relative(value)), absolute)
         return Proof(f"activation '{self.function}'{named}", lipschitz, "max |f'|", offset, rounding=rounding)
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        parameter = SCALARS[self.function].parameter
+        return [plain.activation(self.function, **({parameter: self.parameter} if parameter else {}))]

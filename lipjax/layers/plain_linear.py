@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax.config import flag, integer
+from lipjax.layers import plain
 from lipjax.layers.checks import check_field, check_shapes
 from lipjax.layers.convolution import MORE, matrix_rounding, sides
 from lipjax.layers.layer import Layer, Proof, Shape, norm_at_zero
 from lipjax.layers.proven_norm import proven_plain_norm
 from lipjax.layers.rounding import COARSEST, enlarged, gamma, underflow
 from lipjax.ops import plain_conv
+from lipjax.ops.blocked import of_bias as bias_terms
 from lipjax.ops.blocked import product
 from lipjax.ops.dense_bounds import dense_norm_bound, dense_rounding
 from lipjax.ops.fusion import stored
@@ -133,8 +135,19 @@ class PlainConv(Layer):
         lost = underflow(entries, 2 * (math.prod(kernel.shape[:3]) + 2) * (1 + absolute))
         of_taps, pixels = "×".join(map(str, taps)), f"{size[0]}×{size[1]} pixels"
         kind = f"convolution {of_taps}, {shape[2]} to {self.features} channels, {pixels}"
-        rounding = enlarged(relative * MORE, gamma(1) * offset + of_bias + lost)
+        terms = bias_terms(math.prod(taps) * of_group)
+        rounding = enlarged(relative * MORE, gamma(terms) * offset + of_bias + lost)
         return Proof(kind + _described(self), bound, why, offset, rounding=rounding)
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        geometry = self.geometry
+        options: dict[str, Any] = {"dilation": list(geometry.dilation)} if geometry.dilation != (1, 1) else {}
+        options |= {"groups": geometry.groups} if geometry.groups > 1 else {}
+        options |= {"padding_mode": geometry.mode} if geometry.mode != "zeros" else {}
+        params = {name: plain.array(leaf) for name, leaf in own["params"].items()}
+        layer = plain.conv(_kernel(params), _bias(params), padding=geometry.padding)
+        return [{**layer, "stride": list(geometry.stride), **options}]
 
     @nn.nowrap
     def estimate(self, own, shape):
@@ -226,6 +239,11 @@ class PlainDense(Layer):
         return Proof(f"dense {matrix.shape[0]} × {self.features}", bound, why, offset, rounding=rounding)
 
     @nn.nowrap
+    def plain(self, own, shape):
+        params = {name: plain.array(leaf) for name, leaf in own["params"].items()}
+        return [plain.matrix(_kernel(params), _bias(params), shape)]
+
+    @nn.nowrap
     def estimate(self, own, shape):
         matrix = _kernel(own["params"])
         return linear_norm_estimate(lambda x: x @ matrix, (len(matrix),), matrix.dtype)
@@ -257,6 +275,10 @@ class Affine(Layer):
         lost = underflow(math.prod(shape), 4)
         rounding = enlarged(gamma(2) * bound, gamma(1) * offset + lost)
         return Proof(f"affine, {shape[-1]} channels", bound, "max |scale|", offset, rounding=rounding)
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [plain.affine(own["params"]["scale"], own["params"]["shift"])]
 
     @nn.nowrap
     def estimate(self, own, shape):

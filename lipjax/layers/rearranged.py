@@ -47,6 +47,13 @@ class TakeChannels(Layer):
         kind = f"{len(self.order)} of {shape[-1]} channels"
         return isometry(kind, "a permutation and a projection", rounding=moved(math.prod(shape)))
 
+    @nn.nowrap
+    def plain(self, own, shape):
+        start, stop = self.order[0], self.order[0] + len(self.order)
+        if self.order == tuple(range(start, stop)):
+            return [{"kind": "slice_channels", "start": start, "stop": stop}]
+        return [{"kind": "take_channels", "order": list(self.order)}]
+
 
 class ZerosAround(Layer):
     """Zeros around images and beside channels: (N, H, W, C) → (N, top + H + bottom, left + W + right, C').
@@ -81,6 +88,11 @@ class ZerosAround(Layer):
     @nn.nowrap
     def proof(self, own, shape):
         return isometry("zeros around", "the entries of the input, and zeros", rounding=moved(math.prod(shape)))
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        padding = [list(side) for side in self.padding]  # type: ignore[union-attr]
+        return [{"kind": "pad", "padding": padding, "channels": list(self.channels)}]
 
 
 class Unflatten(Layer):
@@ -117,3 +129,7 @@ class Unflatten(Layer):
     @nn.nowrap
     def proof(self, own, shape):
         return isometry("unflattening", "a permutation", rounding=moved(math.prod(shape)))
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [{"kind": "unflatten", "shape": list(self.shape)}]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lipjax.layers import plain
 from lipjax.layers.container import Container, checked_layers
 from lipjax.layers.containers import Concatenate, Sequential, Split
 from lipjax.layers.layer import Layer, Proof, Variables, own_of, up
@@ -128,6 +129,10 @@ class Sum(Container):
         absolute = nonnegative_operator_bound(operator.forth, operator.back, (1, *shape))
         bound = (bound + gamma(3) * (absolute + 2 * identities)) * (1 + 1e-15)
         return bound, f"the convolution with the identity in its kernel: {why}"
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [plain.total(*(layer.plain(own_of(own, name), shape) for name, layer in self.layers))]
 
     @nn.nowrap
     def estimate(self, own, shape):

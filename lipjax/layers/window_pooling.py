@@ -1,6 +1,7 @@
 """Poolings of windows of pixels, which may overlap, and the mean of all pixels (docs/plain.md)."""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -63,6 +64,11 @@ class _Windows(Layer):
         return lax.reduce_window(x, x.dtype.type(start), operation, window, stride, ((0, 0), *self.padding, (0, 0)))  # type: ignore[misc]
 
     @nn.nowrap
+    def _options(self) -> dict[str, Any]:
+        padding = [list(side) for side in self.padding]  # type: ignore[union-attr]
+        return {"size": list(self.size), "stride": list(self.stride), "padding": padding}  # type: ignore[arg-type]
+
+    @nn.nowrap
     def _named(self) -> str:
         size, stride = ("×".join(map(str, both)) for both in (self.size, self.stride))  # type: ignore[arg-type]
         return f"windows of {size}, stride {stride}"
@@ -101,6 +107,10 @@ class WindowMax(_Windows):
         root = math.isqrt(often)
         bound = float(root) if root * root == often else up(math.sqrt(often))
         return Proof(f"maxima of {self._named()}", bound, f"√{often}, windows a pixel", rounding=moved(entries))
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [{"kind": "max_pool", **self._options()}]
 
 
 class AveragePool(_Windows):
@@ -150,6 +160,10 @@ class AveragePool(_Windows):
         return Proof(f"means of {self._named()}", bound, why, rounding=enlarged(gamma(terms + 1) * bound, lost))
 
     @nn.nowrap
+    def plain(self, own, shape):
+        return [{"kind": "average_pool", **self._options(), "count_padding": self.count_padding}]
+
+    @nn.nowrap
     def estimate(self, own, shape):
         return self.proof(own, shape).lipschitz
 
@@ -175,6 +189,10 @@ class GlobalAveragePool(Layer):
         bound = 1.0 if pixels == 1 else up(up(1 / math.sqrt(pixels)))
         rounding = enlarged(gamma(pixels + 1) * bound, underflow(shape[2], 2 * pixels + 2))
         return Proof(f"means of all {pixels} pixels", bound, "(pixels)^(−½)", rounding=rounding)
+
+    @nn.nowrap
+    def plain(self, own, shape):
+        return [{"kind": "global_average_pool"}]
 
     @nn.nowrap
     def estimate(self, own, shape):

@@ -252,6 +252,7 @@ KINDS: dict[str, Kind] = {
         ("padding", "channels"),
     ),
     "slice_channels": Kind(_slice, ("stop",), ("start",)),
+    "take_channels": Kind(lambda item: (layers.TakeChannels(_plain(item.get("order"))), {}), ("order",)),
 }
 
 

@@ -85,7 +85,9 @@ def channels_a_block(channels: int) -> int:
 
 
 def sums(kernel: Pair, channels: int, groups: int) -> tuple[int, int]:
-    """(products a block, blocks) of `apply`, for so many input channels of a group."""
+    """(products a block, blocks) of `apply`, for so many input channels of a group; of a program in any order, all."""
+    if blocked.is_any_order():
+        return blocked.products(kernel[0] * kernel[1] * channels), 1
     if by_taps(kernel, channels, groups):
         return min(channels, blocked.BLOCK), kernel[0] * kernel[1] * blocked.blocks(channels)
     chunk = channels_a_block(channels)

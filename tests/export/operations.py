@@ -1,10 +1,13 @@
 """The operations of a format in numpy: what `export.lowering` asks for is all that a format must say."""
 
+import math
+
 import numpy as np
 
 
 class Numpy:
     maximum, minimum, abs, sqrt = np.maximum, np.minimum, np.abs, np.sqrt
+    exp, expm1, tanh = np.exp, np.expm1, np.tanh
     matmul, where = np.matmul, staticmethod(np.where)
     at_least, more = np.greater_equal, np.greater
     both, either, negated = np.logical_and, np.logical_or, np.logical_not
@@ -12,15 +15,26 @@ class Numpy:
     def constant(self, values):
         return np.asarray(values)
 
-    def conv(self, x, kernel, bias, stride, padding):
-        x, (kh, kw) = np.pad(x, [(0, 0), *padding, (0, 0)]), kernel.shape[:2]
-        h, w = ((n - k) // stride + 1 for n, k in zip(x.shape[1:3], (kh, kw), strict=True))
-        total = np.zeros((len(x), h, w, kernel.shape[3])) + bias
-        for a in range(kh):
-            for b in range(kw):
-                part = x[:, a : a + stride * (h - 1) + 1 : stride, b : b + stride * (w - 1) + 1 : stride]
-                total = total + part @ kernel[a, b]
+    def conv(self, x, kernel, bias, stride, padding, dilation=(1, 1), groups=1):
+        x, taps = np.pad(x, [(0, 0), *padding, (0, 0)]), kernel.shape[:2]
+        sizes = zip(x.shape[1:3], taps, stride, dilation, strict=True)
+        counts = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in sizes]
+        total = np.zeros((len(x), *counts, kernel.shape[3])) + bias
+        for a, b in np.ndindex(*taps):
+            part = np.split(self.pixels(x, (dilation[0] * a, dilation[1] * b), counts, stride), groups, -1)
+            of_groups = zip(part, np.split(kernel[a, b], groups, -1), strict=True)
+            total = total + np.concatenate([inputs @ matrix for inputs, matrix in of_groups], -1)
         return total
+
+    def pixels(self, x, starts, counts, strides):
+        rows, columns = (s + step * np.arange(n) for s, n, step in zip(starts, counts, strides, strict=True))
+        return x[:, rows][:, :, columns]
+
+    def channels(self, x, places):
+        return x[..., np.array(places)]
+
+    def erf(self, x):
+        return np.vectorize(math.erf)(x)
 
     def softplus(self, x):
         return np.logaddexp(x, 0)

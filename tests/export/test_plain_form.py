@@ -11,7 +11,10 @@ from lipjax.export import interpreter, lowering
 from lipjax.export.deployed import in_dtype
 from lipjax.export.lowering import lower
 from lipjax.layers import (
+    Activation,
+    Affine,
     AlmostOrthogonalConv,
+    AveragePool,
     BetaAbs,
     BlockReflectorConv,
     CayleyConv,
@@ -21,6 +24,7 @@ from lipjax.layers import (
     CurvatureHead,
     FirstChannels,
     Flatten,
+    GlobalAveragePool,
     GlobalL2Pool,
     Householder,
     Householder2,
@@ -28,6 +32,7 @@ from lipjax.layers import (
     L2Pool,
     LastLayerNormalization,
     Layer,
+    LinearHead,
     MaxMin,
     MaxPool,
     NActivation,
@@ -35,6 +40,8 @@ from lipjax.layers import (
     OrthogonalMixing,
     PatchConv,
     Patches,
+    PlainConv,
+    PlainDense,
     PointPool,
     PolylinePool,
     Position,
@@ -50,9 +57,15 @@ from lipjax.layers import (
     SpaceToDepth,
     Split,
     StridedConv,
+    Sum,
+    TakeChannels,
+    Unflatten,
+    WindowMax,
     ZeroPad,
+    ZerosAround,
     isometry,
 )
+from lipjax.layers.plain_activations import SCALARS
 from lipjax.layers.rounding import COARSEST
 from lipjax.ops import taylor
 from lipjax.ops.blocked import any_order
@@ -111,9 +124,35 @@ LAYERS = {
     "residual": (Residual(Sequential((("c", SkewOrthogonalConv(4)), ("m", MaxMin()))), 0.3), (2, 2, 4)),
     "concatenation": (Concatenate((("a", InputScale(0.1, 0.3)), ("b", MaxMin()))), (2, 2, 4)),
     "split": (Split((("a", InputScale(0.1, 0.3)), ("b", MaxMin())), (2, 2)), (2, 2, 4)),
+    "plain convolution": (PlainConv(4, padding=1), (4, 5, 3)),
+    "plain convolution, scaled": (PlainConv(4, (2, 3), (2, 1), ((1, 0), (2, 1)), scaled=True), (5, 4, 3)),
+    "plain convolution on a torus": (PlainConv(4, 3, 1, ((4, 2), (1, 3)), "circular", use_bias=False), (4, 5, 3)),
+    "plain convolution, mirrored": (
+        PlainConv(4, 3, (1, 2), ((3, 2), (0, 1)), "reflect", (2, 1), scaled=True),
+        (5, 4, 2),
+    ),
+    "groups": (PlainConv(6, 3, 2, 2, dilation=2, groups=2), (5, 6, 4)),
+    "a group a channel": (PlainConv(4, 3, 1, 1, groups=4, use_bias=False, scaled=True), (4, 4, 4)),
+    "many channels, tap by tap": (PlainConv(2, 2), (3, 3, 128)),
+    "plain dense": (PlainDense(3), (7,)),
+    "plain dense of pixels, scaled": (PlainDense(3, False, True), (2, 3, 40)),
+    "affine": (Affine(), (2, 3, 4)),
+    "maxima of windows": (WindowMax(2), (4, 6, 3)),
+    "maxima of windows that overlap": (WindowMax((3, 2), (2, 1), ((1, 2), (1, 0))), (6, 4, 3)),
+    "means of windows": (AveragePool(3, 2, 1), (6, 5, 3)),
+    "means of windows, without padding": (AveragePool((2, 3), 1, ((1, 0), (1, 2)), False), (4, 4, 2)),
+    "means of all pixels": (GlobalAveragePool(), (3, 5, 4)),
+    "sum": (Sum((("x", Sequential(())), ("c", PlainConv(4, padding=1)), ("m", MaxMin()))), (3, 4, 4)),
+    "channels in an order": (TakeChannels((3, 0, 2)), (2, 2, 4)),
+    "channels one after the other": (TakeChannels((1, 2)), (2, 2, 4)),
+    "unflattening": (Unflatten((2, 3, 2)), (12,)),
+    "zeros around, of channels too": (ZerosAround(((1, 0), (2, 1)), (1, 2)), (2, 3, 2)),
+    **{f"activation {name}": (Activation(name), (3, 2, 5)) for name in SCALARS},
+    "leaky, steep": (Activation("leaky_relu", -2.5), (3, 2, 5)),
+    "softplus, sharp": (Activation("softplus", 3.5), (3, 2, 5)),
     "recomputed": (Recomputed(Sequential((("c", SkewOrthogonalConv(4)), ("p", PointPool())))), (5, 5, 3)),
 }
-HEADS = {"LLN": LastLayerNormalization(3), "curvature head": CurvatureHead(3, 7)}
+HEADS = {"LLN": LastLayerNormalization(3), "linear head": LinearHead(3), "curvature head": CurvatureHead(3, 7)}
 
 
 def moved(tree, rng):

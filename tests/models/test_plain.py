@@ -285,6 +285,7 @@ OTHERS = {
     "space_to_depth": ({"block": 2, "order": "row_column_channel"}, (4, 4, 2), 1.0),
     "pad": ({"padding": ((1, 0), (0, 2)), "channels": (0, 1)}, (3, 3, 2), 1.0),
     "slice_channels": ({"start": 1, "stop": 3}, (3, 3, 4), 1.0),
+    "take_channels": ({"order": [3, 0]}, (3, 3, 4), 1.0),
     "unflatten": ({"shape": (2, 2, 3)}, (12,), 1.0),
     "add": ({"term": np.ones((2, 2, 1))}, (2, 2, 4), 1.0),
     "max_pool": ({"size": 2}, (4, 4, 2), 1.0),
@@ -327,6 +328,7 @@ def test_rearrangements_are_what_they_say(float64, rng):
     np.testing.assert_array_equal(run(x, "space_to_depth"), by_channel)
     np.testing.assert_array_equal(run(x, "flatten", order="chw"), x.transpose(0, 3, 1, 2).reshape(2, -1))
     np.testing.assert_array_equal(run(x, "slice_channels", start=1, stop=3), x[..., 1:3])
+    np.testing.assert_array_equal(run(x, "take_channels", order=[2, 0]), x[..., [2, 0]])
     padded = np.pad(x, ((0, 0), (1, 0), (0, 2), (0, 1)))
     np.testing.assert_array_equal(run(x, "pad", padding=((1, 0), (0, 2)), channels=(0, 1)), padded)
     pairs = rng.normal(size=(2, 6))
