@@ -19,7 +19,7 @@ from lipjax.layers.rounding import COARSEST, enlarged, gamma, underflow
 from lipjax.ops import plain_conv
 from lipjax.ops.blocked import of_bias as bias_terms
 from lipjax.ops.blocked import product
-from lipjax.ops.dense_bounds import dense_norm_bound, dense_rounding
+from lipjax.ops.dense_bounds import dense_rounding, near_orthogonal_norm_bound
 from lipjax.ops.fusion import stored
 from lipjax.ops.nonnegative import nonnegative_operator_bound
 from lipjax.ops.plain_conv import PADDING_MODES, Geometry, Operator, linear_norm_estimate
@@ -227,7 +227,7 @@ class PlainDense(Layer):
         b · scale + shift, and the sum with it.
         """
         matrix = _checked_kernel(self, own["params"], (shape[-1], self.features))
-        pixels, bound = math.prod(shape[:-1]), dense_norm_bound(matrix)
+        pixels, bound = math.prod(shape[:-1]), near_orthogonal_norm_bound(matrix)
         absolute = float(np.linalg.norm(matrix)) * (1 + 1e-9)
         bound = (bound + gamma(2) * absolute) * (1 + 1e-15) if self.scaled else bound
         offset, of_bias = _offset(own["params"], (*shape[:-1], self.features))

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 
 from lipjax import ops
-from lipjax.ops.dense_bounds import dense_norm_bound
+from lipjax.ops.dense_bounds import dense_norm_bound, near_orthogonal_norm_bound
 from lipjax.ops.plain_bounds import plain_norm_bound
 from lipjax.ops.plain_conv import Geometry
 
@@ -26,8 +26,18 @@ def proven_norm(kernel: np.ndarray, size: tuple[int, int]) -> float:
 
 
 def proven_plain_norm(kernel: np.ndarray, geometry: Geometry, size: tuple[int, int]) -> tuple[float, str]:
-    """`ops.plain_bounds.plain_norm_bound` of a float64 kernel, remembered by its content."""
+    """`ops.plain_bounds.plain_norm_bound` of a float64 kernel, remembered by its content.
+
+    Of a matrix for each pixel, k = 1, it is that of the matrix, and far closer to 1 where that is nearly orthogonal.
+    """
     key = (_digest(kernel), geometry, size)
+    if (
+        key not in _PLAIN
+        and kernel.shape[:2] == (1, 1)
+        and not any(map(any, geometry.padding))
+        and geometry.groups == 1
+    ):
+        _PLAIN[key] = near_orthogonal_norm_bound(kernel[0, 0]), "Cholesky factorisation of its Gram matrix"
     if key not in _PLAIN:
         _PLAIN[key] = plain_norm_bound(kernel, geometry, size)
     return _PLAIN[key]

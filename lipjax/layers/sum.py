@@ -11,6 +11,7 @@ from lipjax.layers import plain
 from lipjax.layers.container import Container, checked_layers
 from lipjax.layers.containers import Concatenate, Sequential, Split
 from lipjax.layers.layer import Layer, Proof, Variables, own_of, up
+from lipjax.layers.nests import nest_bound, shift_bound
 from lipjax.layers.plain_linear import Affine, PlainConv, PlainDense
 from lipjax.layers.proven_norm import proven_plain_norm
 from lipjax.layers.rearranged import TakeChannels, Unflatten, ZerosAround
@@ -41,7 +42,8 @@ class Sum(Container):
 
     Bound: Σ L_i, by the triangle inequality; or, where all branches are linear, the norm of their sum: of the whole
     matrix where the input has at most 2048 entries, and of one convolution of stride 1 and identities of the kernel
-    with the identity in it; the least of these.
+    with the identity in it; or of a polynomial of a skew operator, or of shifted channels, as the export writes them
+    (`nests`); the least of these.
 
     Rounding: those of the branches, and n − 1 units of the size of all terms.
 
@@ -89,7 +91,8 @@ class Sum(Container):
         rounding = None
         if all(part.rounding is not None for _, part in parts):
             rounding = _rounding([part for _, part in parts], entries)
-        for found in (self._by_matrix(own, shape, bound, offset, rounding), self._by_kernel(own, shape)):
+        known = nest_bound(self, own, shape), shift_bound(self, own, shape)
+        for found in (*known, self._by_matrix(own, shape, bound, offset, rounding), self._by_kernel(own, shape)):
             bound, why = min((bound, why), found or (math.inf, ""))
         # What is added up may be as large as all terms together, which no branch by itself is.
         added = Proof("added up", float(count), f"{count} terms", rounding=Rounding(0.0, 0.0))
