@@ -24,6 +24,8 @@ from lipjax.ops.fusion import stored
 from lipjax.ops.nonnegative import nonnegative_operator_bound
 from lipjax.ops.plain_conv import PADDING_MODES, Geometry, Operator, linear_norm_estimate
 
+_LOST = 2.0**-1022  # of W · scale, where the product of two numbers is below the range of float64
+
 
 class PlainConv(Layer):
     """y = (K x + b) · scale + shift, K a convolution of any kind, (N, H, W, C) → (N, H', W', features).
@@ -117,7 +119,10 @@ class PlainConv(Layer):
         operator = Operator(np.abs(kernel), self.geometry, size)
         of_groups = (self.groups, *size, kernel.shape[2])
         absolute = nonnegative_operator_bound(operator.forth, operator.back, of_groups)
-        bound, off = (bound + gamma(2) * absolute) * (1 + 1e-15) if self.scaled else bound, int(self.scaled)
+        # How often a pixel stands in the padded image, at most.
+        copies = math.prod([_often(n, by) for n, by in zip(size, self.geometry.padding, strict=True)])
+        of_scale = gamma(2) * absolute + copies * kernel.size * _LOST
+        bound, off = (bound + of_scale) * (1 + 1e-15) if self.scaled else bound, int(self.scaled)
         offset, of_bias = _offset(own["params"], (*operator.outputs, self.features))
         taps, of_group = (kernel.shape[0], kernel.shape[1]), kernel.shape[2]
         products, parts = plain_conv.sums(taps, of_group, self.groups)
@@ -127,9 +132,8 @@ class PlainConv(Layer):
             partial = min(absolute, often * bound)
         within = gamma(products + off) * absolute
         applied = within + gamma(parts) * (partial * (1 + 1e-15) + COARSEST * within)
-        # Entries that are flushed to 0; a pixel of the padding stands for one of at most `often`.
-        often = math.prod([_often(n, by) for n, by in zip(size, self.geometry.padding, strict=True)])
-        flushed = often * math.prod(kernel.shape[:2]) * underflow(kernel.size, 4)
+        # Entries that are flushed to 0.
+        flushed = copies * math.prod(kernel.shape[:2]) * underflow(kernel.size, 4)
         relative = applied + flushed * (1 + _largest(own["params"])) + gamma(1) * (bound + COARSEST * applied)
         entries = math.prod((*operator.outputs, self.features))
         lost = underflow(entries, 2 * (math.prod(kernel.shape[:3]) + 2) * (1 + absolute))
@@ -229,7 +233,7 @@ class PlainDense(Layer):
         matrix = _checked_kernel(self, own["params"], (shape[-1], self.features))
         pixels, bound = math.prod(shape[:-1]), near_orthogonal_norm_bound(matrix)
         absolute = float(np.linalg.norm(matrix)) * (1 + 1e-9)
-        bound = (bound + gamma(2) * absolute) * (1 + 1e-15) if self.scaled else bound
+        bound = (bound + gamma(2) * absolute + matrix.size * _LOST) * (1 + 1e-15) if self.scaled else bound
         offset, of_bias = _offset(own["params"], (*shape[:-1], self.features))
         relative, lost = matrix_rounding(matrix, bound, offset, pixels)
         of_scale = gamma(2) * absolute + underflow(matrix.size, 4) if self.scaled else 0.0

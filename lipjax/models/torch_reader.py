@@ -52,13 +52,17 @@ def _leaves(module: Any, path: str):
 
     if type(module) is not getattr(torch.nn, type(module).__name__, None):
         raise TypeError(f"{path}: {type(module).__name__} is no module of torch.nn that is known here")
-    hooks = ("_forward_hooks", "_forward_pre_hooks")
-    if any(getattr(module, name, None) for name in hooks) or "forward" in vars(module):
+    everywhere = torch.nn.modules.module
+    hooks = [getattr(module, name, None) for name in ("_forward_hooks", "_forward_pre_hooks")]
+    hooks += [getattr(everywhere, name, None) for name in ("_global_forward_hooks", "_global_forward_pre_hooks")]
+    own = [name for name, value in vars(module).items() if callable(value) and hasattr(type(module), name)]
+    if any(hooks) or own:
         raise TypeError(
-            f"{path or 'the network'}: has hooks or a forward of its own, which may change what it computes"
+            f"{path or 'the network'}: has hooks or a {own[0] if own else 'forward'} of its own, which may change what "
+            "it computes"
         )
     if type(module) is torch.nn.Sequential:
-        for name, child in module.named_children():
+        for name, child in module._modules.items():  # `children` leaves out what comes a second time
             yield from _leaves(child, f"{path}.{name}" if path else name)
         return
     if module.training and (module._buffers or "Dropout" in type(module).__name__):
@@ -105,7 +109,10 @@ def _with_bias(layer: dict[str, Any], module: Any) -> list[dict[str, Any]]:
 def _conv(module) -> list[dict[str, Any]]:
     if module.padding_mode not in ("zeros", "circular", "reflect"):
         raise ValueError(f"padding_mode must be 'zeros', 'circular' or 'reflect', got {module.padding_mode!r}")
-    if module.padding == "same":
+    if module.padding_mode != "zeros":  # then the module pads by what it made of `padding` when it was made
+        left, right, top, bottom = module._reversed_padding_repeated_twice
+        padding = ((top, bottom), (left, right))
+    elif module.padding == "same":
         totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
         padding = tuple((total // 2, total - total // 2) for total in totals)
     else:

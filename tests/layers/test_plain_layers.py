@@ -414,3 +414,12 @@ def test_a_sum_of_branches_that_are_not_linear_has_the_sum_of_their_bounds(float
 def test_what_is_refused_is_named(made, message):
     with pytest.raises(ValueError, match=message):
         made()
+
+
+def test_products_with_a_scale_that_underflow_are_in_the_bound():
+    n = 200
+    own = {"params": {"scale": np.full(n, 2e-154), "shift": np.zeros(n)}}  # the norm is n · 2e-324 = 4e-322
+    of_dense = {"params": own["params"] | {"kernel": np.full((n, n), 1e-170)}}
+    assert PlainDense(n, False, True).proof(of_dense, (n,)).lipschitz > 5e-322
+    of_conv = {"params": own["params"] | {"kernel": np.full((1, 1, n, n), 1e-170)}}
+    assert PlainConv(n, 1, use_bias=False, scaled=True).proof(of_conv, (1, 1, n)).lipschitz > 5e-322

@@ -96,6 +96,41 @@ def test_it_is_certified(network):
     assert (certificate.radius > 0).all()
 
 
+def test_a_module_that_stands_twice_is_run_and_counted_twice():
+    twice, norm = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2)
+    network = settled(nn.Sequential(twice, norm, nn.Sequential(nn.Tanh(), twice), norm, twice, nn.Flatten()))
+    assert compared(network, (5, 4, 2)) < 1e-12
+    dense = settled(nn.Sequential(nn.Linear(3, 3)))[0]
+    once, thrice = (lipjax.bound(nn.Sequential(*[dense] * n), (3,)).lipschitz for n in (1, 3))
+    assert thrice == pytest.approx(once**3)
+
+
+def test_padding_that_was_changed_counts_as_torch_takes_it():
+    for mode in ("zeros", "circular", "reflect"):
+        conv = nn.Conv2d(2, 3, 3, padding=(1, 2), padding_mode=mode)
+        conv.padding = (0, 1)
+        assert compared(settled(nn.Sequential(conv)), (6, 7, 2)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    "register", ["register_module_forward_hook", "register_module_forward_pre_hook"], ids=("after", "before")
+)
+def test_hooks_of_all_modules_are_refused(register):
+    handle = getattr(nn.modules.module, register)(lambda *given: None)
+    try:
+        with pytest.raises(TypeError, match="has hooks"):
+            lipjax.bound(nn.Sequential(nn.Linear(3, 3)), (3,))
+    finally:
+        handle.remove()
+
+
+def test_methods_of_its_own_are_refused():
+    conv = nn.Conv2d(2, 2, 1)
+    conv._conv_forward = lambda x, weight, bias: 9 * nn.functional.conv2d(x, weight, bias)
+    with pytest.raises(TypeError, match="a _conv_forward of its own"):
+        lipjax.bound(nn.Sequential(conv), (4, 4, 2))
+
+
 class OwnConv(nn.Conv2d):
     pass
 
