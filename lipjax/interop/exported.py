@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lipjax.interop.claim import Claim, by_construction
-from lipjax.interop.network import Foreign, State
+from lipjax.interop.network import Foreign, State, setting
 from lipjax.models import plain
 
 # Of each program: what its certificates divide margins by, and where that is said.
@@ -33,15 +33,19 @@ def reader(program: str) -> Callable[[Mapping[str, np.ndarray], Mapping[str, Any
                 raise ValueError(f"{program}: {name} is in no state dict; give {name}=… (docs/interop.md)")
         description = described(arrays, settings["layers"])
         arrays.finish()
+        mean, std = (
+            np.asarray(setting(settings, name, value), np.float64) for name, value in (("mean", 0), ("std", 1))
+        )
+        if not (std > 0).all():
+            raise ValueError(f"{program}: std must be positive, got {settings['std']}")
         if settings.get("mean") is not None or settings.get("std") is not None:
-            mean, std = (np.float64(settings.get(name) or default) for name, default in (("mean", 0), ("std", 1)))
             description.insert(0, {"kind": "affine", "scale": 1 / std, "shift": -mean / std})
         try:
             model, variables = plain.network(description, settings["image_shape"])
         except ValueError as error:
             raise ValueError(f"{program}: {error}") from error
         formula, source = _CLAIMS[program]
-        scale = 1 / float(np.min(settings.get("std") or 1))
+        scale = 1 / float(np.min(std))
         claimed = [by_construction()._replace(layer=name) for name, _ in model.backbone.layers]  # type: ignore[attr-defined]
         if scale != 1:
             claimed[0] = by_construction(scale)._replace(layer=claimed[0].layer)

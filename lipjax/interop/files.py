@@ -52,7 +52,10 @@ def read_file(path: str | os.PathLike) -> Weights:
     if not is_state or strange:
         held = f"{strange[0]!r} is no tensor" if strange else f"it holds a {type(content).__name__}"
         raise ValueError(f"{path}: has no state dict ({held}); looked under {', '.join(_STATES)} and at the whole")
-    return Weights({str(name).removeprefix("module."): array for name, array in content.items()}, settings)
+    state = {str(name).removeprefix("module."): array for name, array in content.items()}
+    if len(state) < len(content):
+        raise ValueError(f"{path}: has two arrays of one name, but for 'module.' before it")
+    return Weights(state, settings)
 
 
 def _npz(path: Path) -> dict[str, np.ndarray]:

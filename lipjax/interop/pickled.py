@@ -44,8 +44,19 @@ class _Storage(NamedTuple):
     dtype: str
 
 
-def _tensor(storage, offset, shape, strides, *rest) -> _Tensor:
-    del rest  # whether it takes part in differentiation, hooks, metadata
+class _Made(NamedTuple):
+    """What a pickle may call: a tuple, of which it can change nothing, as it could of a function."""
+
+    run: Callable[..., _Tensor]
+
+    def __call__(self, *arguments: Any) -> _Tensor:
+        return self.run(*arguments)
+
+
+def _tensor(storage, offset, shape, strides, grad=False, hooks=None, metadata=None) -> _Tensor:
+    del grad, hooks
+    if metadata:  # such as 'neg', of numbers that are to be negated when they are read
+        raise ValueError(f"has a tensor of which more is said than its numbers: {metadata!r}")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -56,9 +67,9 @@ def _parameter(tensor, *rest) -> _Tensor:
 
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_tensor_v2"): _Made(_tensor),
+    ("torch._utils", "_rebuild_tensor"): _Made(_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Made(_parameter),
     ("torch", "Size"): tuple,
     **{("torch", name): _Kind(dtype) for name, dtype in _STORAGES.items()},
 }
@@ -95,6 +106,8 @@ def read(path: Path) -> Any:
 
 def _read_zip(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
+        if len(set(archive.namelist())) < len(archive.namelist()):
+            raise ValueError("has two entries of one name, of which programs may read either")
         names = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
         if len(names) != 1:
             raise ValueError("has no data.pkl: not a file of torch.save")

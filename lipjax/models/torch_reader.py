@@ -111,7 +111,7 @@ def _conv(module) -> list[dict[str, Any]]:
         raise ValueError(f"padding_mode must be 'zeros', 'circular' or 'reflect', got {module.padding_mode!r}")
     if module.padding_mode != "zeros":  # then the module pads by what it made of `padding` when it was made
         left, right, top, bottom = module._reversed_padding_repeated_twice
-        padding = ((top, bottom), (left, right))
+        padding: tuple[tuple[int, int], ...] = ((top, bottom), (left, right))
     elif module.padding == "same":
         totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
         padding = tuple((total // 2, total - total // 2) for total in totals)

@@ -128,3 +128,34 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
             archive.writestr(name, data[:8] if name.endswith("data/0") else data)
     with pytest.raises(ValueError, match=r"shape \(4,\) in a storage of 2 numbers"):
         read_weights(path)
+
+
+def test_tensors_of_which_more_is_said_than_their_numbers_are_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    negated = torch.complex(torch.ones(3), torch.ones(3)).conj().imag  # its numbers are stored with the other sign
+    for old in (False, True):
+        torch.save({"a": negated}, tmp_path / "w.pth", _use_new_zipfile_serialization=not old)
+        with pytest.raises(ValueError, match="more is said than its numbers: {'neg': True}"):
+            read_weights(tmp_path / "w.pth")
+
+
+def test_two_arrays_of_one_name_are_refused(tmp_path):
+    np.savez(tmp_path / "w.npz", **{"module.a": np.ones(3), "a": np.zeros(3)})
+    with pytest.raises(ValueError, match="two arrays of one name"):
+        read_weights(tmp_path / "w.npz")
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+        archive.writestr("w/data.pkl", pickle.dumps({}, protocol=2))
+        archive.writestr("w/data/0", b"1234")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("w/data/0", b"5678")
+    with pytest.raises(ValueError, match="two entries of one name"):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_a_pickle_changes_nothing_of_what_it_may_call(tmp_path):
+    for state in ({"changed": 1}, (None, {"__defaults__": (1, 2)})):
+        asked = b"ctorch._utils\n_rebuild_tensor_v2\n" + pickle.dumps(state, protocol=2)[2:-1] + pickle.BUILD
+        with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+            archive.writestr("w/data.pkl", b"\x80\x02" + asked + pickle.STOP)
+        with pytest.raises(ValueError, match="no attribute"):
+            read_weights(tmp_path / "w.pth")
