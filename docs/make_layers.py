@@ -35,7 +35,7 @@ GROUPS = {
         *("SkewOrthogonalConv", "FoldedConv", "CayleyConv", "BlockReflectorConv", "OrthogonalMixing", "ShiftMixing"),
         *("PatchConv", "AlmostOrthogonalConv", "ConvexPotential", "SdpResidual"),
     ),
-    "Free convolutions": ("ResidualConv", "StridedConv", "PlainConv", "Affine", "Centring"),
+    "Free convolutions": ("ResidualConv", "StridedConv", "PlainConv", "FrequencyConv", "Affine", "Centring"),
     "Dense": ("OrthogonalDense", "PlainDense"),
     "Activations": ("MaxMin", "BetaAbs", "NActivation", "Householder", "Householder2", "Activation"),
     "Poolings": (

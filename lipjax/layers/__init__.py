@@ -9,6 +9,7 @@ from lipjax.layers.containers import Concatenate, Residual, Sequential, Split
 from lipjax.layers.convex_potential import ConvexPotential
 from lipjax.layers.curvature_head import CurvatureHead
 from lipjax.layers.folded import FoldedConv
+from lipjax.layers.frequency_conv import FrequencyConv
 from lipjax.layers.head import Head
 from lipjax.layers.last_layer_normalization import LastLayerNormalization
 from lipjax.layers.layer import Layer, Proof, isometry
@@ -73,6 +74,7 @@ __all__ = [
     "FirstChannels",
     "Flatten",
     "FoldedConv",
+    "FrequencyConv",
     "GlobalAveragePool",
     "GlobalL2Pool",
     "Head",

@@ -39,7 +39,7 @@ def padded(x: jax.Array, channels: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
 
 
-def plain_grid(matrices: jax.Array, bias, features: int, grid: Grid, shape: Shape) -> plain.Plain:
+def plain_grid(matrices: jax.Array | np.ndarray, bias, features: int, grid: Grid, shape: Shape) -> plain.Plain:
     """The convolution on the grid with matrices (frequencies, C, C) of images of that shape, and b added."""
     of_pixels = np.asarray(matrices)[:, : shape[2], :features]  # of zero channels nothing is seen, and others are cut
     if grid == (1, 1):
@@ -68,16 +68,16 @@ def grid_proof(
     """
     size, offset, bound, rounding = sides(shape), norm_at_zero(bias, shape), 1.0, None
     if of_matrices is not None:
-        rounding = _rounding(of_matrices, channels, grid, size, offset)
+        rounding = frequency_rounding(of_matrices, channels, grid, size, offset)
         seen = (1, 1, shape[2]) if grid == (1, 1) else shape
         if math.prod(seen) <= _UNKNOWNS:
-            proven = _proven_norm(run, seen, rounding.relative)
+            proven = proven_map_norm(run, seen, rounding.relative)
             bound, why = min((bound, why), (proven, "Cholesky factorisation of the Gram matrix of its whole matrix"))
     on = "each pixel by itself" if grid == (1, 1) else f"on a grid of {grid[0]}×{grid[1]}"
     return Proof(f"{kind}, {channels} channels, {on}", bound, why, offset, rounding=rounding)
 
 
-def _proven_norm(run, shape: Shape, relative: float) -> float:
+def proven_map_norm(run, shape: Shape, relative: float) -> float:
     """Of the matrix that `run` is, computed from the images of one entry 1, each column off by `relative` at most."""
     unknowns = math.prod(shape)
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
@@ -85,7 +85,7 @@ def _proven_norm(run, shape: Shape, relative: float) -> float:
     return dense_norm_bound(rows.reshape(unknowns, -1), 1e-7) + 1.01 * relative * math.sqrt(unknowns)
 
 
-def _rounding(of_matrices: float, channels: int, grid: Grid, size: tuple[int, int], offset: float) -> Rounding:
+def frequency_rounding(of_matrices: float, channels: int, grid: Grid, size: tuple[int, int], offset: float) -> Rounding:
     """Each stage of norm at most 1 carries the errors of those before."""
     within, root = gamma(products(channels)), math.sqrt(channels)
     by_matrices = of_matrices + 1.1 * (1.5 * within * root + 2 * gamma(blocks(channels)) + 2 * gamma(1))

@@ -10,6 +10,9 @@ from lipjax import layers
 from lipjax.layers import Layer
 from lipjax.layers.layer import Shape, Variables
 from lipjax.layers.plain_activations import SCALARS
+from lipjax.layers.plain_linear import pair
+from lipjax.ops.curves import plain_rays
+from lipjax.ops.frequency import transforms
 
 Made = tuple[Layer, dict[str, np.ndarray]]
 
@@ -221,6 +224,33 @@ def _channel_max(item: Item) -> Made:
     return layers.MaxPool(), {}
 
 
+def _polyline(item: Item) -> Made:
+    """By its vertices, from which all other numbers follow; those are compared."""
+    count = item.pairs()
+    starts = np.stack([item.array(key, count, None) for key in ("ax", "ay")], axis=2).astype(np.float64)
+    last = [starts[:, -1, i] + item.array(key, count, None)[:, -1] for i, key in enumerate(("dx", "dy"))]
+    vertices = np.concatenate([starts, np.stack(last, axis=1)[:, None]], axis=1)
+    for key, value in plain_rays(vertices).items():
+        given = np.asarray(item.get(key), np.float64)
+        if given.shape != value.shape or not np.allclose(given, value, rtol=1e-5, atol=1e-5 * np.abs(vertices).max()):
+            raise item.refused(f"{key} must be as the vertices (ax, ay) and the last of them + (dx, dy) have it")
+    return layers.PolylinePool(vertices.shape[1]), {"vertices": vertices}
+
+
+def _frequency_conv(item: Item) -> Made:
+    height, width, channels = item.image()
+    grid = _plain(item.get("grid"))
+    pair("frequency_conv", "grid", grid, 2)
+    if height > grid[0] or width > grid[1]:
+        raise item.refused(f"grid must be at least the {height}×{width} pixels, got {grid}")
+    params = {key: item.array(key, grid[0] * (grid[1] // 2 + 1), channels, None) for key in ("real", "imaginary")}
+    for key, value in zip(("down", "across"), transforms((height, width), grid), strict=True):
+        if not np.allclose(item.array(key, *value.shape), value, rtol=0, atol=1e-6):
+            raise item.refused(f"{key} must be the Fourier matrix of {height}×{width} pixels on the grid")
+    return layers.FrequencyConv(params["real"].shape[2], grid), params
+
+
+_SEGMENTS = ("ax", "ay", "dx", "dy", "ux", "uy", "low", "high", "from_y", "to_y", "left_from")
 _WINDOW = ("stride", "padding")
 KINDS: dict[str, Kind] = {
     "conv": Kind(_conv, ("kernel",), ("bias", "stride", "padding", "padding_mode", "dilation", "groups")),
@@ -233,6 +263,8 @@ KINDS: dict[str, Kind] = {
     "householder2": Kind(_householder2, ("angles",)),
     "channel_max": Kind(_channel_max),
     "cone_distance": Kind(_cone, ("angle",)),
+    "polyline_distance": Kind(_polyline, _SEGMENTS),
+    "frequency_conv": Kind(_frequency_conv, ("grid", "real", "imaginary", "down", "across")),
     "point_distance": Kind(_point, ("point",)),
     "max_pool": Kind(_windows(layers.WindowMax), ("size",), _WINDOW),
     "average_pool": Kind(_windows(layers.AveragePool), ("size",), (*_WINDOW, "count_padding")),

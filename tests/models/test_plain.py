@@ -9,9 +9,12 @@ import pytest
 
 import lipjax
 from lipjax.certificates import certify_linear
+from lipjax.export import interpreter
 from lipjax.layers import Affine, PlainConv
 from lipjax.models import plain
 from lipjax.models.plain_kinds import KINDS
+from lipjax.ops.curves import plain_rays
+from lipjax.ops.frequency import transforms
 
 
 def described(rng, dtype=np.float64):
@@ -213,6 +216,9 @@ def test_the_page_names_every_kind():
     assert not [kind for kind in (*KINDS, "sum", "concatenate", "split") if f"`{kind}`" not in table]
 
 
+FREQUENCIES = {"grid": [4, 4], "real": np.stack([2 * np.eye(2)] * 12), "imaginary": np.zeros((12, 2, 2))}
+FREQUENCIES |= dict(zip(("down", "across"), transforms((2, 2), (4, 4)), strict=True))
+WRONG = [2 * matrix for matrix in transforms((6, 6), (8, 8))]
 CONV, DENSE = {"kind": "conv", "kernel": np.ones((3, 3, 2, 4))}, {"kind": "dense", "kernel": np.ones((72, 3))}
 REFUSED = {
     "kind must be one of": [{"kind": "attention"}],
@@ -249,6 +255,19 @@ REFUSED = {
         {"kind": "sum", "branches": [[], [{**CONV, "bias": np.ones(1)}]]}
     ],
     "the branches of a sum must give one shape": [{"kind": "sum", "branches": [[], [CONV]]}],
+    r"left_from must be as the vertices": [
+        {
+            "kind": "polyline_distance",
+            **plain_rays(np.ones((1, 1, 1)) * [[[1, 1], [0, 0], [1, -1]]]),
+            "left_from": [9.0],
+        }
+    ],
+    r"layer 0 \(frequency_conv\): down must be the Fourier matrix": [
+        {
+            **{"kind": "frequency_conv", "grid": [8, 8], "down": WRONG[0], "across": WRONG[1]},
+            **{"real": np.ones((40, 2, 2)), "imaginary": np.ones((40, 2, 2))},
+        }
+    ],
     r"start and stop must be integers": [{"kind": "slice_channels", "start": 1, "stop": 3}],
     r"channels must be 1 numbers of sum 2": [{"kind": "split", "branches": [[]], "channels": [3]}],
 }
@@ -277,6 +296,8 @@ OTHERS = {
     "channel_max": ({}, (2, 2, 4), 1.0),
     "cone_distance": ({"angle": ANGLES}, (2, 2, 4), 1.0),
     "point_distance": ({"point": np.ones((2, 2))}, (2, 2, 4), 1.0),
+    "polyline_distance": (plain_rays(np.array([[[1.0, 1], [0, 0], [1, -2]]] * 2)), (2, 2, 4), 1.0),
+    "frequency_conv": (FREQUENCIES, (2, 2, 2), 2.0),
     "average_pool": ({"size": 2}, (4, 4, 2), 0.5),
     "global_average_pool": ({}, (3, 3, 2), 1 / 3),
     "l2_pool": ({"size": 2}, (4, 4, 2), 1.0),
@@ -299,6 +320,10 @@ OTHERS = {
 
 def test_every_kind_is_tried_here():
     assert set(OTHERS) == set(KINDS)
+
+
+def test_every_kind_that_is_read_is_run_by_the_interpreter_and_the_other_way_round():
+    assert {*KINDS, "sum", "concatenate", "split"} == set(interpreter.LAYERS)
 
 
 @pytest.mark.parametrize("kind", OTHERS)
