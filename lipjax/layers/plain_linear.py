@@ -231,7 +231,7 @@ class PlainDense(Layer):
         b · scale + shift, and the sum with it.
         """
         matrix = _checked_kernel(self, own["params"], (shape[-1], self.features))
-        pixels, bound = math.prod(shape[:-1]), near_orthogonal_norm_bound(matrix)
+        pixels, bound = math.prod(shape[:-1]), near_orthogonal_norm_bound(matrix, 1e-7)
         absolute = float(np.linalg.norm(matrix)) * (1 + 1e-9)
         bound = (bound + gamma(2) * absolute + matrix.size * _LOST) * (1 + 1e-15) if self.scaled else bound
         offset, of_bias = _offset(own["params"], (*shape[:-1], self.features))

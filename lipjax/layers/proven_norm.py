@@ -37,7 +37,7 @@ def proven_plain_norm(kernel: np.ndarray, geometry: Geometry, size: tuple[int, i
         and not any(map(any, geometry.padding))
         and geometry.groups == 1
     ):
-        _PLAIN[key] = near_orthogonal_norm_bound(kernel[0, 0]), "Cholesky factorisation of its Gram matrix"
+        _PLAIN[key] = near_orthogonal_norm_bound(kernel[0, 0], 1e-7), "Cholesky factorisation of its Gram matrix"
     if key not in _PLAIN:
         _PLAIN[key] = plain_norm_bound(kernel, geometry, size)
     return _PLAIN[key]

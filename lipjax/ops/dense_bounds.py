@@ -70,9 +70,9 @@ def dense_norm_bound(matrix: np.ndarray, margin: float = 1e-4) -> float:
         return math.nextafter(math.sqrt(squared * (1 + 4 * _EPS)), math.inf)
 
 
-def near_orthogonal_norm_bound(matrix: np.ndarray) -> float:
+def near_orthogonal_norm_bound(matrix: np.ndarray, margin: float = 1e-4) -> float:
     """As `dense_norm_bound`, and far closer to 1 where the columns, or the rows, are nearly orthonormal."""
-    return min(dense_norm_bound(matrix), math.sqrt(1 + orthonormality_error(matrix)) * (1 + 4 * _EPS))
+    return min(dense_norm_bound(matrix, margin), math.sqrt(1 + orthonormality_error(matrix)) * (1 + 4 * _EPS))
 
 
 def orthonormality_error(matrix: np.ndarray) -> float:
