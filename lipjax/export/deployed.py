@@ -25,7 +25,7 @@ DTYPES = ("float32", "float64")
 RADIUS = (
     "No image of the same shape with pixels in [0, 1] within the l2 distance radius of an image, in pixels, is given "
     "another class by this program. radius = max(0, (r − 2 E) / L), l the class of the largest logit, E = "
-    "rounding.error_bound, L = lipschitz_bound"
+    "rounding.error_bound, L = lipschitz_bound; of an image with a pixel that is not in [0, 1] it is 0"
 )
 _SUMS = {
     False: "in blocks, as the program spells out; within a block in any order",
@@ -138,10 +138,11 @@ class Deployed:
         return {"distances": distances, "far": far, **of_rounding, "inverse": inverse, "less": less}
 
 
-def radius_of(logits, o, constants: Mapping[str, np.ndarray]):
-    """(class, radius) of logits (N, K), by the operations of a format.
+def radius_of(images, logits, o, constants: Mapping[str, np.ndarray]):
+    """(class, radius) of images (N, H, W, C) with logits (N, K), by the operations of a format.
 
-    Each quotient and difference is made smaller by 8 units than its rounding may have made it larger.
+    Each quotient and difference is made smaller by 8 units than its rounding may have made it larger.  Of pixels that
+    are not in [0, 1], or no numbers, E is not proven, and the radius is 0.
     """
     c = {name: o.constant(value) for name, value in constants.items()}
     place = o.largest(logits)
@@ -150,7 +151,9 @@ def radius_of(logits, o, constants: Mapping[str, np.ndarray]):
     margins = (largest - logits) * c["less"] + o.rows(c["far"], place)
     distances = (margins - c["slack"]) / o.rows(c["distances"], place) * c["less"]
     radius = (o.least(distances) - c["error"]) * c["inverse"]
-    return place, o.maximum(radius, zero)
+    outside = o.abs(images - o.minimum(o.maximum(images, zero), o.constant(1.0)))
+    outside = o.sum(o.reshape(outside, (int(np.prod(images.shape[1:])),)), (1,))
+    return place, o.where(o.at_least(zero, outside), o.maximum(radius, zero), zero)
 
 
 def deployed(trained: Trained, dtype: str, sums_in_any_order: bool) -> Deployed:

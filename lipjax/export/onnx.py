@@ -196,17 +196,18 @@ def written(network: Deployed) -> bytes:
 
     graph, (backbone, head), shape = _Graph(network.dtype), network.layers, network.proven.image_shape
     helper, kind = graph.helper, getattr(TensorProto, "FLOAT" if network.dtype == "float32" else "DOUBLE")
-    features = lower(backbone, _Value(graph, "images", (1, *shape)), graph)
+    images = _Value(graph, "images", (1, *shape))
+    features = lower(backbone, images, graph)
     found = [features, lower(head, features, graph)]
     if network.has_radius:
-        found += radius_of(found[1], graph, network.radius_constants())
+        found += radius_of(images, found[1], graph, network.radius_constants())
     outputs: list[Any] = []
     for name, value in zip(network.outputs, found, strict=True):
         graph.nodes.append(helper.make_node("Identity", [value.name], [name]))
         of_output = TensorProto.INT64 if name == "class" else kind
         outputs.append(helper.make_tensor_value_info(name, of_output, ["batch", *value.shape[1:]]))
-    images = helper.make_tensor_value_info("images", kind, ["batch", *shape])
-    whole = helper.make_graph(graph.nodes, "network", [images], outputs, graph.tensors)
+    given = helper.make_tensor_value_info("images", kind, ["batch", *shape])
+    whole = helper.make_graph(graph.nodes, "network", [given], outputs, graph.tensors)
     model = helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
     model.producer_name = "lipjax"
     helper.set_model_props(model, {"lipjax": json.dumps(network.metadata())})

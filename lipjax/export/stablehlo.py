@@ -27,6 +27,8 @@ class _Jax:
 
     def __init__(self, dtype):
         self.dtype = dtype
+        self.maximum, self.minimum, self.abs, self.where = jnp.maximum, jnp.minimum, jnp.abs, jnp.where
+        self.at_least, self.sum = jnp.greater_equal, jnp.sum
 
     def constant(self, values):
         return jnp.asarray(values, self.dtype)
@@ -43,9 +45,6 @@ class _Jax:
     def rows(self, matrix, places):
         return matrix[places]
 
-    def maximum(self, x, y):
-        return jnp.maximum(x, y)
-
 
 def written(network: Deployed) -> bytes:
     """Images (N, H, W, C) → (features, logits), of closed-form heads (features, logits, class, radius), for any N."""
@@ -55,7 +54,7 @@ def written(network: Deployed) -> bytes:
     def program(images):
         features = backbone.evaluate(network.variables, images)
         logits = head.evaluate(own_of(network.variables, "head"), features)
-        return features, logits, *(() if constants is None else radius_of(logits, _Jax(dtype), constants))
+        return features, logits, *(() if constants is None else radius_of(images, logits, _Jax(dtype), constants))
 
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
         (count,) = export.symbolic_shape("batch")

@@ -40,7 +40,7 @@ def _module(network: Deployed):
             o = _Torch(self, network.dtype)
             features = lower(backbone, images, o)
             logits = lower(head, features, o)
-            return features, logits, *(() if constants is None else radius_of(logits, o, constants))
+            return features, logits, *(() if constants is None else radius_of(images, logits, o, constants))
 
     return Module()
 

@@ -188,6 +188,20 @@ def test_every_architecture_is_written(name, to, rng):
     assert 0 < network.error_bound < 1e-6
 
 
+@pytest.mark.parametrize("to", [to for to in FORMATS if to != "npz"])
+def test_of_what_is_no_image_the_radius_is_0(to, rng):
+    if to in NEEDS:
+        pytest.importorskip(NEEDS[to])
+    format_ = _format(to)
+    run = format_.loaded(format_.written(made("liresnet", format_.SUMS_IN_ANY_ORDER)))
+    images = rng.uniform(size=(6, 6, 5, 2))
+    images[0, 0, 0, 0], images[0, 0, 0, 1] = 0, 1
+    assert (run(images)[3] > 0).all()
+    images[1, 5, 4, 1], images[2, 0, 0, 0], images[3, 2, 2, 0], images[4, 1, 1, 1] = 1 + 1e-15, -1e-300, np.nan, np.inf
+    images[5] *= 255
+    assert (run(images)[3] > 0).tolist() == [True, *[False] * 5]
+
+
 def test_sums_one_after_the_other_are_off_by_what_is_proven_of_any_order_and_of_no_less():
     """1, and 2047 products that are each lost where they are added to it: more than blocks of 32 would lose."""
     from lipjax.layers.convolution import matrix_rounding
