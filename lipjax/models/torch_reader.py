@@ -19,7 +19,8 @@ def described(module: Any) -> list[dict[str, Any]]:
 
     Sequential (in each other), Conv2d, Linear, BatchNorm1d and 2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d(1), Flatten,
     Identity, dropouts, and the activations ReLU, ReLU6, LeakyReLU, ELU, SELU, GELU, SiLU, Mish, Sigmoid, Tanh,
-    Softplus, Softsign, Hardtanh, Hardsigmoid, Hardswish.
+    Softplus, Softsign, Hardtanh, Hardsigmoid, Hardswish.  Softplus is read as its formula: torch's own jumps at
+    threshold / beta, where it goes over to x, by e^−threshold / beta, which no Lipschitz constant covers.
 
     Raises:
       TypeError: what is no such module (a subclass might compute something else), by its path; one with hooks or with a
@@ -56,6 +57,7 @@ def _leaves(module: Any, path: str):
     hooks = [getattr(module, name, None) for name in ("_forward_hooks", "_forward_pre_hooks")]
     hooks += [getattr(everywhere, name, None) for name in ("_global_forward_hooks", "_global_forward_pre_hooks")]
     own = [name for name, value in vars(module).items() if callable(value) and hasattr(type(module), name)]
+    own += [] if type(module).forward.__module__.startswith("torch.nn.") else ["forward"]  # of the class, changed
     if any(hooks) or own:
         raise TypeError(
             f"{path or 'the network'}: has hooks or a {own[0] if own else 'forward'} of its own, which may change what "

@@ -131,6 +131,12 @@ def test_methods_of_its_own_are_refused():
         lipjax.bound(nn.Sequential(conv), (4, 4, 2))
 
 
+def test_a_class_of_torch_that_was_changed_is_refused(monkeypatch):
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: 9 * x)
+    with pytest.raises(TypeError, match="a forward of its own"):
+        lipjax.bound(nn.Sequential(nn.ReLU()), (3,))
+
+
 class OwnConv(nn.Conv2d):
     pass
 
