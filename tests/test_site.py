@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = ("lipjax", "lipjax.ops", "lipjax.layers", "lipjax.models", "lipjax.certificates", "lipjax.data")
-PUBLIC += ("lipjax.training.losses",)
+PUBLIC += ("lipjax.training.losses", "lipjax.interop", "lipjax.export")
 ENTRIES = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
 
 

@@ -17,7 +17,7 @@ from lipjax.export.deployed import Deployed, radius_of
 from lipjax.layers.layer import own_of
 
 SUMS_IN_ANY_ORDER = False
-PACKAGES: tuple[str, ...] = ()
+PACKAGES: tuple[str, ...] = ("flatbuffers",)  # which `jax.export` writes by
 PROGRAM, METADATA = "program.bin", "metadata.json"
 PLATFORMS = ("cpu", "cuda")
 

@@ -72,8 +72,8 @@ def _renamed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     matches = {name: match for name in state if (match := _NAME.fullmatch(name))}
     strange = [name for name in state if name not in matches]
     if strange or not matches:
-        about = f"{strange[0]!r} is none" if strange else "there are none"
-        raise ValueError(f"aol: names must be as 'aol_conv2d_1/kernel_parameters:0' and 'aol_dense/…'; {about}")
+        about = f"not understood: {strange[0]!r}" if strange else "there are none"
+        raise ValueError(f"aol: {about}; names must be as 'aol_conv2d_1/kernel_parameters:0' and 'aol_dense/…'")
     numbers = {kind: sorted({int(m[2] or 0) for m in matches.values() if m[1] == kind}) for kind in ("conv2d", "dense")}
     renamed = {}
     for name, match in matches.items():

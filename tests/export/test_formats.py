@@ -58,7 +58,7 @@ file, images = sys.argv[1], np.load(sys.argv[2])
 assert not any(name.split(".")[0] in ("lipjax", "flax") for name in sys.modules)
 np.savez(sys.argv[3], *map(np.asarray, outputs), about=json.dumps(about))
 """
-NEEDS = {"onnx": "onnxruntime", "torch": "torch"}
+NEEDS = {"stablehlo": "flatbuffers", "onnx": "onnxruntime", "torch": "torch"}
 
 
 def elsewhere(to, file, images, folder):

@@ -65,7 +65,7 @@ def activated(s, name, x):
         first, second = a * np.cos(theta) + b * np.sin(theta), a * np.sin(theta) - b * np.cos(theta)
         return np.concatenate([np.where(turned, first, a), np.where(turned, second, b)], axis=1)
     if f"{name}.theta0" in s:
-        t0, t1, t2 = (s[f"{name}.theta{i}"].reshape(1, -1, 1, 1) for i in range(3))
+        t0, t1, t2 = (np.clip(s[f"{name}.theta{i}"].reshape(1, -1, 1, 1), 0, 2 * np.pi) for i in range(3))
         angle = (np.arctan2(b, a) - t0 / 2) % (2 * np.pi)
         ends = [t1 / 2, (t1 + t2) / 2, (t2 + 2 * np.pi) / 2]
         sector = sum((angle >= end).astype(int) for end in ends)

@@ -189,7 +189,15 @@ def test_norms_are_remembered_by_kernel_shape_and_size(rng):
         for size in [(2, 2), (2, 5), (5, 2), (4, 4)]:
             kernel = numbers.reshape(shape)
             for _ in range(2):
-                assert proven_norm(kernel, size) == conv_norm_bound(kernel, size)
+                found, bound = proven_norm(kernel, size), conv_norm_bound(kernel, size)
+                if kernel.shape[:2] == (1, 1):  # proven closer to the norm of the matrix
+                    assert (
+                        np.linalg.norm(kernel[0, 0], 2)
+                        <= found
+                        <= min(bound, (1 + 2e-6) * np.linalg.norm(kernel[0, 0], 2))
+                    )
+                else:
+                    assert found == bound
 
 
 def test_training_follows_the_norm():
