@@ -56,7 +56,6 @@ __all__ = [
     "Claim",
     "Claimed",
     "Foreign",
-    "Reader",
     "from_pytorch",
     "read",
     "read_file",
