@@ -66,6 +66,8 @@ def _read(name: str, folder: Path) -> Pretrained:
         raise ValueError(f"{folder / name}.json: its format is {card.get('format')!r}, read is {FORMAT!r}")
     if hashlib.sha256(weights).hexdigest() != card["weights_sha256"]:
         raise ValueError(f"{path}: is damaged or another file: its SHA-256 is not that of the card")
+    if card.get("sealed_sha256") != _seal(card):
+        raise ValueError(f"{folder / name}.json: its config or data have been changed since the network was released")
     data = Description.from_json(card["data"])
     model = build_model(card["config"]["model"], data.image_shape, data.num_classes)
     flat = {path: jnp.asarray(array) for path, array in load(weights).items()}
@@ -96,7 +98,13 @@ def release(trained: Trained, name: str, words: Mapping[str, Any], folder: Path 
     card |= {"trained_on_sha256": data["training_sha256"], "data": data | {"training_sha256": None}}
     folder.mkdir(exist_ok=True)
     atomic_write(folder / f"{name}.safetensors", weights)
-    _write_card(folder, card)
+    _write_card(folder, card | {"sealed_sha256": _seal(card)})
+
+
+def _seal(card: Mapping[str, Any]) -> str:
+    """SHA-256 of what says which network the weights are of."""
+    sealed = {key: card.get(key) for key in ("name", "config", "data", "weights_sha256")}
+    return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
 
 
 def with_summaries(name: str, summaries: Mapping[str, Mapping[str, Any]], folder: Path = FOLDER) -> None:

@@ -123,6 +123,15 @@ def test_a_card_of_another_format_is_told(copied):
         released.load_pretrained("digits", copied)
 
 
+@pytest.mark.parametrize(("section", "key", "value"), [("config", "seed", 7), ("data", "pixel_max", 255)])
+def test_a_card_that_means_another_network_is_told(copied, section, key, value):
+    card = json.loads((copied / "digits.json").read_text())
+    changed = card[section] | {key: value}
+    (copied / "digits.json").write_text(json.dumps(card | {section: changed}))
+    with pytest.raises(ValueError, match=r"digits\.json: its config or data have been changed"):
+        released.load_pretrained("digits", copied)
+
+
 def test_a_folder_of_another_run_is_not_overwritten(trained, tmp_path):
     shutil.copytree(trained[0], tmp_path / "run")
     before = (tmp_path / "run" / "config.json").read_bytes()

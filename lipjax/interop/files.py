@@ -46,6 +46,9 @@ def read_file(path: str | os.PathLike) -> Weights:
     content, settings = _READERS[path.suffix](path), {}
     if isinstance(content, Mapping):
         settings = _flat(next((content[name] for name in _SETTINGS if isinstance(content.get(name), Mapping)), {}))
+        states = [name for name in _STATES if _is_state(content.get(name))]
+        if len(states) > 1:  # such as averages of the weights: which of them is meant is not ours to say
+            raise ValueError(f"{path}: has several state dicts, {', '.join(states)}; keep one of them")
         content = next((content[name] for name in _STATES if isinstance(content.get(name), Mapping)), content)
     is_state = isinstance(content, Mapping) and content
     strange = [k for k, v in content.items() if not isinstance(v, np.ndarray)] if is_state else []
@@ -56,6 +59,11 @@ def read_file(path: str | os.PathLike) -> Weights:
     if len(state) < len(content):
         raise ValueError(f"{path}: has two arrays of one name, but for 'module.' before it")
     return Weights(state, settings)
+
+
+def _is_state(content: Any) -> bool:
+    is_mapping = isinstance(content, Mapping) and bool(content)
+    return is_mapping and all(isinstance(array, np.ndarray) for array in content.values())
 
 
 def _npz(path: Path) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from lipjax.interop import read_network, read_weights
+from lipjax.interop import files, read_network, read_weights
 from lipjax.interop.files import read_file
 
 
@@ -150,6 +150,17 @@ def test_two_arrays_of_one_name_are_refused(tmp_path):
             archive.writestr("w/data/0", b"5678")
     with pytest.raises(ValueError, match="two entries of one name"):
         read_weights(tmp_path / "w.pth")
+
+
+def test_of_several_state_dicts_none_is_chosen(monkeypatch, tmp_path):
+    """Averages of weights lie beside them in some checkpoints."""
+    (tmp_path / "w.pth").write_bytes(b"")
+    held = {"state_dict": {"a": np.ones(3)}, "model": {"a": np.zeros(3)}, "config": {"model": "text"}}
+    monkeypatch.setitem(files._READERS, ".pth", lambda path: held)
+    with pytest.raises(ValueError, match="has several state dicts, state_dict, model; keep one of them"):
+        read_weights(tmp_path / "w.pth")
+    del held["model"]
+    np.testing.assert_array_equal(read_weights(tmp_path / "w.pth")["a"], np.ones(3))
 
 
 def test_a_pickle_changes_nothing_of_what_it_may_call(tmp_path):
