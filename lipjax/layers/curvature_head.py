@@ -111,7 +111,7 @@ class CurvatureHead(Head):
 
     @nn.nowrap
     def constants(self, own, curvature_file=None):
-        """curvature_bounds[l][i] >= m of f_l − f_i."""
+        """`curvature_bounds`, at `[l, i]` one that is >= m of f_l − f_i."""
         params = own["params"]
         return {"curvature_bounds": CurvatureCache(curvature_file, params["w1"], params["w2"]).bounds()}
 

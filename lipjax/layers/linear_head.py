@@ -75,7 +75,7 @@ class LinearHead(Head):
 
     @nn.nowrap
     def constants(self, own, curvature_file=None):
-        """row_distances[l][i] >= ‖w_l − w_i‖."""
+        """`row_distances`, at `[l, i]` one that is >= ‖w_l − w_i‖."""
         return {"row_distances": linear_distances(np.asarray(own["params"]["weight"], np.float64))}
 
     @nn.nowrap
