@@ -1,5 +1,6 @@
 """Every Python block of the pages of docs/ runs as it stands, in order, in a folder of its own."""
 
+import importlib.util
 import re
 import shutil
 import sys
@@ -11,8 +12,11 @@ import pytest
 from conftest import GOLDEN, quiet, tiny_config
 from PIL import Image
 
+from lipjax.evaluation.split import certify_run
+from lipjax.export import export_run
 from lipjax.interop import from_pytorch
 from lipjax.training.loop import train
+from lipjax.workdir import load_trained
 
 DOCS = Path(__file__).parent.parent / "docs"
 _BLOCK = re.compile(r"^```(?:python|py)\b[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -49,8 +53,29 @@ def for_interop(request):
     with np.load(GOLDEN / "net.npz") as golden:
         state = {name[2:]: golden[name].astype(np.float32) for name in golden.files if name.startswith("p.")}
     np.savez("model.npz", **state)
+    spec = importlib.util.spec_from_file_location("of_liresnet", Path(__file__).parent / "interop/liresnet_program.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    np.savez("net.npz", **program.state(np.random.default_rng(0), side=16))
     images = np.random.default_rng(0).uniform(size=(2, *from_pytorch(state)[0].image_shape))
     return {"images": images.astype(np.float32), "labels": np.zeros(2, int)}
+
+
+def for_use(request):
+    """Two runs that have certified the same images."""
+    for name in ("digits", "other"):
+        certify_run(run_of(request, name), None, quiet, num_examples=5)
+    return {}
+
+
+def for_export(request):
+    """A network in each of the files that can be written here, and images."""
+    workdir = run_of(request, "digits")
+    for to in ("npz", "stablehlo", "onnx", "torch"):
+        if all(map(importlib.util.find_spec, importlib.import_module(f"lipjax.export.{to}").PACKAGES)):
+            name = {"torch": "pt2"}.get(to, to)
+            export_run(workdir, to, f"network.{name}", num_examples=5, say=quiet)
+    return {"images": np.random.default_rng(0).uniform(size=(2, *load_trained(workdir).data.image_shape))}
 
 
 def for_pooling(request):
@@ -76,6 +101,7 @@ class Wandb(types.ModuleType):
 
 
 PREPARED = {"own_data.md": for_own_data, "interop.md": for_interop, "pooling.md": for_pooling}
+PREPARED |= {"use.md": for_use, "export.md": for_export}
 NEEDED = {"ecosystem.md": ("pandas", "tensorboardX")}
 
 
@@ -94,6 +120,9 @@ def test_the_blocks_of_a_page_run_in_order(name, request, tmp_path, monkeypatch)
     page = types.ModuleType("of_a_page")
     vars(page).update(PREPARED[name](request) if name in PREPARED else {})
     for number, block in enumerate(PAGES[name], start=1):
+        first = re.match(r"import (\w+)  # \w+$", block, re.MULTILINE)
+        if first and importlib.util.find_spec(first[1]) is None:  # of a package that is needed for this block alone
+            continue
         exec(compile(block, f"{name}, block {number}", "exec"), vars(page))
     if name == "ecosystem.md":
         (step, record), *others = wandb.logged
