@@ -26,7 +26,22 @@ def _logits(found, images):
         return proven, np.asarray(proven.apply(found.variables, images)[1])
 
 
-def test_torchlip_exported_by_itself(tmp_path):
+def train(torch, network, steps):
+    """A little, on random images of random classes."""
+    images, labels = torch.rand(16, 3, 8, 8), torch.arange(16) % 5
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert not steps or losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("steps", [0, 20])
+def test_torchlip_exported_by_itself(tmp_path, steps):
     torch, torchlip = pytest.importorskip("torch"), pytest.importorskip("deel.torchlip")
     torch.manual_seed(0)
     network = torchlip.Sequential(
@@ -39,6 +54,7 @@ def test_torchlip_exported_by_itself(tmp_path):
         torchlip.FrobeniusLinear(8, 5),
     )
     network(torch.rand(2, 3, 8, 8))
+    train(torch, network, steps)
     network.eval()
     exported = network.vanilla_export().eval().double()
     torch.save(exported.state_dict(), tmp_path / "net.pth")
@@ -54,7 +70,8 @@ def test_torchlip_exported_by_itself(tmp_path):
     assert 0.5 < proven.lipschitz_bound < 1.02
 
 
-def test_orthogonium_by_its_weights(tmp_path):
+@pytest.mark.parametrize("steps", [0, 20])
+def test_orthogonium_by_its_weights(tmp_path, steps):
     torch, layers = pytest.importorskip("torch"), pytest.importorskip("orthogonium.layers")
     torch.manual_seed(0)
     network = torch.nn.Sequential(
@@ -62,7 +79,9 @@ def test_orthogonium_by_its_weights(tmp_path):
         layers.MaxMin(),
         torch.nn.Flatten(),
         layers.OrthoLinear(256, 5),
-    ).eval()
+    )
+    train(torch, network, steps)
+    network.eval()
     images = np.random.default_rng(1).uniform(size=(3, 8, 8, 3))
     of_torch = network(torch.from_numpy(np.float32(images.transpose(0, 3, 1, 2)))).detach().numpy()
     state = {f"{i}.{end}": getattr(network[i], end).detach() for i in (0, 3) for end in ("weight", "bias")}
