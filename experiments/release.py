@@ -8,7 +8,6 @@ there.  `python certify.py --pretrained=NAME --data_dir=DIR` gives them again.
 """
 
 import datetime
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -17,8 +16,7 @@ from absl import app, flags
 
 from lipjax.evaluation.split import certify_run
 from lipjax.released import release, unpack, with_summaries
-from lipjax.training.loop import METRICS_FILE
-from lipjax.workdir import load_trained
+from lipjax.workdir import load_trained, training_of
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Of the training.", required=True)
 NAME = flags.DEFINE_string("name", None, "Of the network.", required=True)
@@ -35,8 +33,7 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"experiments.release: unexpected arguments {argv[1:]}; see --help")
     trained = load_trained(WORKDIR.value, DATA_DIR.value)
-    lines = (trained.workdir / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    words = {"recipe": RECIPE.value, "training_seconds": sum(json.loads(line)["seconds"] for line in lines)}
+    words = {"recipe": RECIPE.value, "training_seconds": sum(e["seconds"] for e in training_of(trained.workdir))}
     words |= {"machine": MACHINE.value, "released": datetime.date.today().isoformat()}
     words |= {"licence": LICENCE.value, "images": DATA.value or trained.data.name}
     release(trained, NAME.value, words)

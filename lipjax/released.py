@@ -46,28 +46,40 @@ def names(folder: Path = FOLDER) -> list[str]:
 
 @in_float32
 def load_pretrained(name: str, folder: Path = FOLDER) -> Pretrained:
-    """A released network by its name, from files of the package alone; held norms tightened, as `load_trained` does.
+    """(model, variables, card) of a released network, from files of the package; norms tightened as by `load_trained`.
+
+    The model takes images (N, H, W, C), pixels in [0, 1]; the card's radii are l2 in these units.
 
     Raises:
-      ValueError: no network of this name (those there are, are named); weights whose SHA-256 is not that of the card.
+      ValueError: no network of this name (those there are, are named); weights whose SHA-256 is not that of the card, a
+        card that was changed.
     """
     found = _read(name, folder)
     return found._replace(variables=found.model.tightened(found.variables))
 
 
-def _read(name: str, folder: Path) -> Pretrained:
+def card_of(name: str, folder: Path = FOLDER) -> dict[str, Any]:
+    """The card of a released network.
+
+    Raises:
+      ValueError: no network of this name; a card of another format, or changed since the release.
+    """
     there = names(folder)
     if name not in there:
         raise ValueError(f"pretrained={name!r}: must be one of {', '.join(there) or 'none: there are no files'}")
     card = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    path = folder / f"{name}.safetensors"
-    weights = path.read_bytes()
     if card.get("format") != FORMAT:
         raise ValueError(f"{folder / name}.json: its format is {card.get('format')!r}, read is {FORMAT!r}")
-    if hashlib.sha256(weights).hexdigest() != card["weights_sha256"]:
-        raise ValueError(f"{path}: is damaged or another file: its SHA-256 is not that of the card")
     if card.get("sealed_sha256") != _seal(card):
         raise ValueError(f"{folder / name}.json: its config or data have been changed since the network was released")
+    return card
+
+
+def _read(name: str, folder: Path) -> Pretrained:
+    card, path = card_of(name, folder), folder / f"{name}.safetensors"
+    weights = path.read_bytes()
+    if hashlib.sha256(weights).hexdigest() != card["weights_sha256"]:
+        raise ValueError(f"{path}: is damaged or another file: its SHA-256 is not that of the card")
     data = Description.from_json(card["data"])
     model = build_model(card["config"]["model"], data.image_shape, data.num_classes)
     flat = {path: jnp.asarray(array) for path, array in load(weights).items()}
@@ -110,7 +122,7 @@ def _seal(card: Mapping[str, Any]) -> str:
 def with_summaries(name: str, summaries: Mapping[str, Mapping[str, Any]], folder: Path = FOLDER) -> None:
     """Put summaries of certifications of the unpacked network on its card: 'summary', 'first_200', 'attacked'."""
     found = {key: {k: v for k, v in summary.items() if k != "seconds"} for key, summary in summaries.items()}
-    _write_card(folder, {**_read(name, folder).card, **found})
+    _write_card(folder, {**card_of(name, folder), **found})
 
 
 def _write_card(folder: Path, card: Mapping[str, Any]) -> None:

@@ -59,9 +59,8 @@ def certify_linear(features, weight, bias, labels, rivals: int | None = None, sl
 
 def linear_distances(weight: np.ndarray) -> np.ndarray:
     """(K, K) bounds of ‖w_l − w_i‖ of the rows of a float64 weight (K, D), as `certify_linear` divides by."""
-    exponent, gamma = _exponent(weight), _gamma(weight.shape[1])
-    rows = np.ldexp(weight, -exponent)
-    return np.ldexp(np.linalg.norm(rows[:, None] - rows, axis=2) * (1 + gamma) + 2 * gamma, exponent)
+    exponent = _exponent(weight)
+    return np.ldexp(_distances(np.ldexp(weight, -exponent)), exponent)
 
 
 def _exponent(weight: np.ndarray) -> int:
@@ -123,7 +122,12 @@ def _gamma(dimension: int) -> float:
 
 def row_distances(weight: np.ndarray) -> np.ndarray:
     """(K, K) bounds of ‖w_l − w_i‖ of the normalised rows of a float64 weight (K, D), as `certify_lln` divides by."""
-    rows, gamma = _unit_rows(weight), _gamma(weight.shape[1])
+    return _distances(_unit_rows(weight))
+
+
+def _distances(rows: np.ndarray) -> np.ndarray:
+    """Bounds of ‖w_l − w_i‖ of rows (K, D) no longer than 1, as `_of_label` divides by."""
+    gamma = _gamma(rows.shape[1])
     return np.linalg.norm(rows[:, None] - rows, axis=2) * (1 + gamma) + 2 * gamma
 
 

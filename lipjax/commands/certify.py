@@ -20,7 +20,8 @@ from lipjax.evaluation.verify import NotVerified, compare_with_card, verify_run
 from lipjax.interop import PROGRAMS
 from lipjax.models import program
 from lipjax.models.pgd import DOMAINS
-from lipjax.released import load_pretrained, names, unpack
+from lipjax.released import card_of, unpack
+from lipjax.released import names as released_names
 from lipjax.system.devices import check_backend
 from lipjax.training.recipe import Recipe
 from lipjax.workdir import folder_of, read_config
@@ -83,7 +84,7 @@ def _certify(name: str, given: list[str]) -> None:
     asked = {field.name: value[field.name] for field in dataclasses.fields(Asked)}
     summary = certify_run(workdir, value["data_dir"], trust_code=value["trust_code"], **asked)
     if released is not None:
-        print(compare_with_card(load_pretrained(released).card, summary))
+        print(compare_with_card(card_of(released), summary))
 
 
 def _audit(own: flags.FlagValues, value: dict[str, Any]) -> None:
@@ -129,7 +130,9 @@ def _flags() -> flags.FlagValues:
         flags.DEFINE_bool(name, False, about, flag_values=own)
 
     text("workdir", "Folder of a training.")
-    text("pretrained", "A released network, unpacked to --workdir, or to runs/NAME: " + ", ".join(names()) + ".")
+    text(
+        "pretrained", "A released network, unpacked to --workdir, or to runs/NAME: " + ", ".join(released_names()) + "."
+    )
     text("images", "Certify these files instead: a.png,b.png, a folder, or a pattern.")
     text("weights", "A file of weights of another program: .pth, .safetensors or .npz.")
     choice("like", None, list(PROGRAMS), "Which program the weights are of.")

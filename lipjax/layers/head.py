@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lipjax.certificates import Certificate
+from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import Variables, check_states, decay_mask, remember
 
 # (features, labels, rivals=None, slack=0.0) → Certificate in feature space, see `Head.certifier`
@@ -93,6 +94,12 @@ class Head(nn.Module):
 
 
 remember(Head)
+
+
+def affine_params(head: nn.Module, num_classes: int, dimension: int) -> tuple[jax.Array, jax.Array]:
+    """weight (K, D) and bias (K,) of a head that is affine, each U(−1/√D, 1/√D) at first; in a compact method."""
+    start = symmetric_uniform(dimension**-0.5)
+    return head.param("weight", start, (num_classes, dimension)), head.param("bias", start, (num_classes,))
 
 
 def lengths(vectors: jax.Array) -> jax.Array:

@@ -10,8 +10,7 @@ import numpy as np
 from lipjax.certificates import certify_lln
 from lipjax.certificates.lln import row_distances
 from lipjax.layers import plain
-from lipjax.layers.head import Head, lengths
-from lipjax.layers.initializers import symmetric_uniform
+from lipjax.layers.head import Head, affine_params, lengths
 from lipjax.layers.rounding import SQUARE_ROOT, gamma, largest, underflow
 
 _SMALLEST, _LARGEST = 1e-15, 1e15
@@ -44,9 +43,7 @@ class LastLayerNormalization(Head):
     @nn.compact
     def __call__(self, features: jax.Array, train: bool = False) -> jax.Array:
         del train
-        limit = features.shape[-1] ** -0.5
-        weight = self.param("weight", symmetric_uniform(limit), (self.num_classes, features.shape[-1]))
-        bias = self.param("bias", symmetric_uniform(limit), (self.num_classes,))
+        weight, bias = affine_params(self, self.num_classes, features.shape[-1])
         return features @ _unit_rows(weight).T + bias
 
     @nn.nowrap

@@ -10,8 +10,8 @@ from lipjax.certificates import certify_linear
 from lipjax.certificates.lln import linear_distances
 from lipjax.layers import plain
 from lipjax.layers.checks import check_shapes
-from lipjax.layers.head import Head, lengths
-from lipjax.layers.initializers import symmetric_uniform
+from lipjax.layers.head import Head, affine_params, lengths
+from lipjax.layers.last_layer_normalization import LastLayerNormalization
 from lipjax.layers.rounding import gamma, largest, underflow
 
 
@@ -33,17 +33,13 @@ class LinearHead(Head):
 
     decayed: ClassVar[tuple[str, ...]] = ("weight",)
     kind: ClassVar[str] = "linear"
-    why: ClassVar[str] = "distance to each rival's hyperplane, all rivals, closed form"
-    radius: ClassVar[str] = (
-        "min over i ≠ l of (logits[l] − logits[i] − rounding.logit_slack) / head.row_distances[l][i]"
-    )
+    why: ClassVar[str] = LastLayerNormalization.why
+    radius: ClassVar[str] = LastLayerNormalization.radius
 
     @nn.compact
     def __call__(self, features: jax.Array, train: bool = False) -> jax.Array:
         del train
-        limit = features.shape[-1] ** -0.5
-        weight = self.param("weight", symmetric_uniform(limit), (self.num_classes, features.shape[-1]))
-        bias = self.param("bias", symmetric_uniform(limit), (self.num_classes,))
+        weight, bias = affine_params(self, self.num_classes, features.shape[-1])
         return features @ weight.T + bias
 
     @nn.nowrap
