@@ -4,6 +4,7 @@
     python -m experiments --table=3 --scale=small --render [--figures=docs/figures]
     python -m experiments --table=all --scale=small --render --page=docs/results.md
     python -m experiments --table=all --scale=smoke
+    python -m experiments --table=best --cost [--cell=NAME]
 
 Resumable: finished cells are not run again, an unfinished training goes on from its last checkpoint.  Each cell can be
 run by itself, on another machine too; its JSON file is all that the table needs.
@@ -17,6 +18,7 @@ from absl import app, flags, logging
 from experiments import page
 from experiments.cells import Cell
 from experiments.figures import draw
+from experiments.held_out import units_of
 from experiments.render import render
 from experiments.results import ResultError, read, run
 from experiments.scales import SCALES
@@ -33,6 +35,7 @@ DATA_DIR = flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keep
 RESULTS = flags.DEFINE_string("results", "experiments/results", "Folder of the JSON files.")
 RUNS = flags.DEFINE_string("runs", "runs/experiments", "Folder of the workdirs.")
 CELL = flags.DEFINE_string("cell", None, "Run this cell only, and print no table.")
+COST = flags.DEFINE_bool("cost", False, "Train nothing, print what the cell, or each of the table, costs in units U.")
 RENDER = flags.DEFINE_bool("render", False, "Run nothing, print the table of what there is.")
 PAGE = flags.DEFINE_string("page", None, "Also bring the tables of this page of the docs up to date.")
 FIGURES = flags.DEFINE_string("figures", None, "Also write the figures of the table to this folder.")
@@ -46,6 +49,11 @@ def main(argv):
     results, runs = Path(RESULTS.value), Path(RUNS.value)
     tables = list(TABLES) if TABLE.value == "all" else [TABLE.value]
     try:
+        if COST.value:
+            of_all = [cell for table in tables for _, cell in cells(table, SCALE.value)]
+            for cell in [_named(CELL.value, tables)] if CELL.value else of_all:
+                print(f"{units_of(cell):.2f} U  {cell.name}", flush=True)
+            return
         if CELL.value:
             _run([_named(CELL.value, tables)], results, runs)
             return

@@ -22,14 +22,14 @@ def measure(cell: Cell, workdir: Path, data_dir: str | None) -> dict[str, Any]:
     certified = {key.removeprefix(_CERTIFIED): value for key, value in last.items() if key.startswith(_CERTIFIED)}
     units = workdir / "units.json"
     if not units.exists():
-        atomic_write(units, json.dumps(_units(cell)))
+        atomic_write(units, json.dumps(units_of(cell)))
     return {
         "held_out": {"standard_accuracy": last["validation_accuracy"], "certified_accuracy": certified},
         "units": json.loads(units.read_text(encoding="utf-8")),
     }
 
 
-def _units(cell: Cell) -> float:
+def units_of(cell: Cell) -> float:
     """The time of the cell's steps over that of the unit's (`Cell.unit`), steps of both timed in turns."""
     recipes = [Recipe.of(each.config()) for each in (cell, cell.unit())]
     timed, counts = [TimedTraining(recipe) for recipe in recipes], [_steps(recipe) for recipe in recipes]

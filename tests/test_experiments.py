@@ -215,7 +215,7 @@ def test_the_cost_in_units_is_that_of_all_images(monkeypatch):
 
     monkeypatch.setattr(held_out, "TimedTraining", Timed)
     costs = [
-        held_out._units(Cell("smoke", changes, 0, "held_out"))
+        held_out.units_of(Cell("smoke", changes, 0, "held_out"))
         for changes in ({}, {"run.epochs": 2}, {"run.batch_size": 256})
     ]
     assert costs == [1.0, 2.0, 0.5]
