@@ -3,19 +3,18 @@
 What the export writes of skew orthogonal convolutions and of shift mixing, read back, has the bound that it had.
 """
 
-import math
 from typing import Any
 
 import numpy as np
 
 from lipjax.layers.containers import Sequential
 from lipjax.layers.layer import Layer, Shape, Variables, own_of
+from lipjax.layers.orthogonal_mixing import rotated_shift_bound
 from lipjax.layers.plain_linear import Affine, PlainConv
 from lipjax.layers.proven_norm import proven_norm
 from lipjax.layers.rounding import ROUNDOFF
 from lipjax.layers.shift import Shift
 from lipjax.ops.bounds import is_skew
-from lipjax.ops.dense_bounds import orthonormality_error
 from lipjax.ops.nonnegative import nonnegative_conv_norm_bound
 from lipjax.ops.plain_conv import Geometry
 from lipjax.ops.polynomials import Polynomial
@@ -57,7 +56,7 @@ def nest_bound(total: Any, own: Variables, shape: Shape) -> Bound:
 
 
 def shift_bound(total: Any, own: Variables, shape: Shape) -> Bound:
-    """Of x + R (S − 1) Rᵀ x, S a permutation: (1 + 4 e (1 + e))^½, e >= ‖RᵀR − 1‖ (`ShiftMixing.proof`)."""
+    """Of x + R (S − 1) Rᵀ x, S a permutation: `rotated_shift_bound`."""
     found = _branch(total, own)
     if found is None or len(found[0]) != 3:
         return None
@@ -74,8 +73,7 @@ def shift_bound(total: Any, own: Variables, shape: Shape) -> Bound:
         return None
     if not (np.all(np.asarray(params["scale"]) == -1) and np.all(np.asarray(params["shift"]) == 0)):
         return None
-    error = orthonormality_error(rotation)
-    return math.sqrt(1 + 4 * error * (1 + error)) * (1 + 1e-15), "channels rotated, shifted and rotated back"
+    return rotated_shift_bound(rotation), "channels rotated, shifted and rotated back"
 
 
 def _branch(total: Any, own: Variables) -> tuple[Named, Variables] | None:

@@ -173,8 +173,7 @@ class ShiftMixing(Orthonormal):
     @nn.nowrap
     def _shift_proof(self, rotation: np.ndarray, shape: tuple[int, ...]) -> Proof:
         """Rounding: that of x R, of the difference, and of the product with Rᵀ, one after the other; and of the sum."""
-        error = orthonormality_error(rotation)
-        bound = (1 + 4 * error * (1 + error)) ** 0.5 * (1 + 1e-15)
+        bound = rotated_shift_bound(rotation)
         lost, inner = underflow(math.prod(shape), 2), (*shape[:-1], rotation.shape[1])
         moved = Proof("", 2.0, "", rounding=enlarged(2 * gamma(1), lost))
         down, up = _matrix_proof(rotation, shape), _matrix_proof(np.ascontiguousarray(rotation.T), inner)
@@ -190,6 +189,15 @@ class ShiftMixing(Orthonormal):
         moved = plain.total([{"kind": "shift", "count": rotation.shape[1]}], [plain.affine(-1.0)])
         branch = [plain.matrix(rotation, None, shape), moved, plain.matrix(rotation.T, None, shape)]
         return [plain.total([], branch), plain.matrix(mixing, bias, shape)]
+
+
+def rotated_shift_bound(rotation: np.ndarray) -> float:
+    """Of x + R (S − 1) Rᵀ x, S a permutation, R a float64 (C, k): (1 + 4 e (1 + e))^½ = 1 + 2 e (`ShiftMixing.proof`).
+
+    e >= ‖RᵀR − 1‖; of more columns than rows e >= ‖RRᵀ − 1‖, and ‖R S Rᵀ − (RRᵀ − 1)‖ <= (1 + e) + e.
+    """
+    error = orthonormality_error(rotation)
+    return (1 + 4 * error * (1 + error)) ** 0.5 * (1 + 1e-15)
 
 
 def _matrix_proof(matrix: np.ndarray, shape: tuple[int, ...], bias: np.ndarray | None = None) -> Proof:

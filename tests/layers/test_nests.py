@@ -69,6 +69,24 @@ def test_the_bound_of_a_nest_is_attained_and_never_exceeded(off, rng):
     assert true <= bound <= true * (1.01 + 100 * off)
 
 
+def test_what_kernels_are_off_multiples_of_the_first_counts():
+    """1×1, so that the norm is known to 1e-6: the polynomial alone would be below the true norm."""
+    first = 2 * np.array([[0.0, 1.0], [-1.0, 0.0]])[None, None]
+    second = -first * np.array([[1.0, 1.0], [1 + 9e-6, 1.0]])
+    layer, own = plain.read(nest([first, second]), (2, 2, 2))
+    ((name, found),) = layer.layers
+    bound, _ = nest_bound(found, {"params": own["params"][name]}, (2, 2, 2))
+    exact, _ = nest_bound(*_read(nest([first, -first])), (2, 2, 2))
+    true = true_norm(layer, own, (2, 2, 2))
+    assert exact < true <= bound <= true * (1 + 1e-4)
+
+
+def _read(description):
+    layer, own = plain.read(description, (2, 2, 2))
+    ((name, found),) = layer.layers
+    return found, {"params": own["params"][name]}
+
+
 def test_what_is_no_such_nest_is_not_taken_for_one(rng):
     first, shape = skew(rng), (4, 5, 3)
     others = {
@@ -83,6 +101,19 @@ def test_what_is_no_such_nest_is_not_taken_for_one(rng):
         layer, own = plain.read(description, shape)
         place, found = layer.layers[0]
         assert nest_bound(found, {"params": own["params"][place]}, shape) is None, name
+
+
+@pytest.mark.parametrize(("columns", "size"), [(4, 1e-4), (4, 0.3), (12, 1e-4), (12, 0.3)])
+def test_the_bound_of_a_shift_is_attained_where_rotations_are_too_long(columns, size):
+    """As of `ShiftMixing`; of twelve columns on eight channels, of which the first eight alone reach a channel."""
+    rotation, shape = (1 + size) ** 0.5 * np.eye(8, columns), (2, 2, 8)
+    moved = total([{"kind": "shift", "count": columns}], [affine(-1.0)])
+    layers = [matrix(rotation, None, shape), moved, matrix(rotation.T, None, shape)]
+    layer, own = plain.read([total([], layers)], shape)
+    place, found = layer.layers[0]
+    bound, _ = shift_bound(found, {"params": own["params"][place]}, shape)
+    true = true_norm(layer, own, shape)
+    assert true <= bound <= true + 1e-3 * size
 
 
 def test_shifts_of_channels_that_are_not_rotated_back_are_not_taken_for_such(rng):
