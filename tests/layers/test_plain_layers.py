@@ -302,6 +302,8 @@ def test_slopes_of_activations_are_bounded_and_attained(name, scale, float64):
     layer = Activation(name, parameter)
     proof = layer.proof({}, (1,))
     x = np.linspace(-12, 12, 480_001)
+    if proof.offset == 0.0:  # where f(0) = 0 has all digits: selu is steepest just below
+        x = np.sort(np.append(x, [-2e-7, -1e-7]))
     value = np.asarray(layer.evaluate({}, x[:, None]))[:, 0]
     slopes = np.abs(np.diff(value) / np.diff(x))
     assert slopes.max() <= proof.lipschitz * (1 + 1e-9)
