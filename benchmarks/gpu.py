@@ -4,21 +4,27 @@
     python -m benchmarks.gpu --smoke [--parts=rounding]              # on a CPU, tiny networks: that the script works
     python -m benchmarks.gpu --render=benchmarks/results/gpu.json
 
-From the root of a clone, with the packages of `pip install -e .`; pytest too, for the first part.  In order, each until
+From the root of a clone, with the packages of `pip install -e .`; pytest too, for the last part.  In order, each until
 the time is up, a part that fails or is left out says why in the file:
 
-* tests: operations, rounding and proofs of layers, the sharded step (`pytest`, a process of its own);
+* compilation: of all steps below, a process each, as many at once as there are cores; then nothing runs beside a part;
+* steps: every architecture at its published size, in float32 with products of full precision ('highest'), in those of
+  the backend's default (TF32 on NVIDIA's), and in bfloat16; LipConvnet with the exact gradient too.  Median of single
+  steps, seconds a step of some in a row, which is what a training takes, and temporary memory of the program;
 * rounding: the float32 program's features against the float64 program's, beside the proven bound of their distance;
 * certificates: images a second, LLN and curvature head; a short training of the digits on the GPU, certified there and
   on the CPU: predictions and radii of both;
-* steps: every architecture at its published size, in float32 with products of full precision ('highest'), in those of
-  the backend's default (TF32 on NVIDIA's), and in bfloat16; LipConvnet with the exact gradient too.  Median of the
-  steps, seconds of the compilation, temporary memory of the program.
+* tests: operations, rounding and proofs of layers, the sharded step (`pytest`).
+
+Products are left to cuBLAS (XLA_FLAGS below): where XLA tries kernels of Triton for each, a program takes minutes to
+compile.
 """
 
 import functools
+import importlib.util
 import json
 import os
+import select
 import statistics
 import subprocess
 import sys
@@ -33,6 +39,7 @@ import numpy as np
 from absl import app, flags
 
 import lipjax
+from experiments.hours import operations_of
 from experiments.times import TimedTraining
 from lipjax.config import default_config
 from lipjax.configs import bronet_cifar10, digits, lipnext_cifar10, liresnet_cifar10
@@ -45,6 +52,9 @@ RENDER = flags.DEFINE_string("render", None, "Print the tables of this JSON file
 SECONDS = flags.DEFINE_float("seconds", 540.0, "All parts together; what has not begun by then is left out.")
 PARTS = flags.DEFINE_string("parts", "", "Only the parts in whose names this text is.")
 SMOKE = flags.DEFINE_bool("smoke", False, "Tiny networks, and only a few tests.")
+STEP = flags.DEFINE_string("step", None, "Compile this step, wait for a line on the standard input, and measure it.")
+
+XLA_FLAGS = "--xla_gpu_enable_triton_gemm=false"
 
 TESTS = {
     False: [
@@ -56,7 +66,7 @@ TESTS = {
     True: ["tests/ops/test_polynomials.py"],
 }
 PRECISIONS = {"float32": ("highest", "float32"), "default": ("default", "float32"), "bfloat16": ("default", "bfloat16")}
-STEPS = 11
+STEPS, IN_A_ROW = 7, 12
 
 
 def published(name: str, **changes: Any) -> Any:
@@ -65,7 +75,8 @@ def published(name: str, **changes: Any) -> Any:
     config = default_config()
     if name in modules:
         config.update(modules[name].get_config())
-    config.run.batch_size = 8 if SMOKE.value else 128
+    if SMOKE.value:
+        config.run.batch_size = 8
     tiny = {
         "lipconvnet": {"model.init_channels": 4},
         "liresnet": {"model.width": 8, "model.depth": 2, "model.dense_width": 16, "model.dense_depth": 1},
@@ -84,6 +95,10 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
         {"model.patch": 1, "model.init_channels": 32, "model.gradient": "exact"},
     ),
     "LipConvnet-20, 32 channels": ("lipconvnet", {"model.patch": 1, "model.init_channels": 32, "model.depth": 20}),
+    "LiResNet, 8 × 96": (
+        "liresnet",
+        {"model.width": 96, "model.depth": 8, "model.neck_width": 64, "model.dense_width": 256, "model.dense_depth": 2},
+    ),
     "LiResNet, 12 × 512": ("liresnet", {}),
     "LipNeXt": ("lipnext", {}),
     "BRONet, 12 × 512": ("bronet", {}),
@@ -93,9 +108,13 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 def tests() -> dict[str, Any]:
     """The last line of pytest, and the names of what failed."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *TESTS[SMOKE.value]]
-    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    if importlib.util.find_spec("xdist") and not SMOKE.value:
+        command += ["--numprocesses=auto", "--dist=worksteal"]
+    # Left unset, the tests take the CPU.
+    platforms = ",".join(dict.fromkeys((jax.default_backend().replace("gpu", "cuda"), "cpu")))
+    environment = os.environ | {"JAX_PLATFORMS": platforms}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS.value / 3, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS.value / 4, env=environment)
     except subprocess.TimeoutExpired as error:
         return {"last": f"not done after {error.timeout:.0f} s", "failed": []}
     lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines()
@@ -155,43 +174,88 @@ def short_training() -> dict[str, Any]:
     }
 
 
-def step(name: str, precision: str) -> dict[str, Any]:
-    """Median seconds of a step of a network, and what its program needs."""
+def step(name: str, precision: str) -> None:
+    """Compile the step of a network, say so, and when a line comes in print what it takes."""
     architecture, changes = NETWORKS[name]
     matmul, compute = PRECISIONS[precision]
     config = published(architecture, **changes, **{"model.compute_dtype": compute})
-    started = time.perf_counter()
+    recipe = Recipe.of(config)
     with jax.default_matmul_precision(matmul):
-        timed = TimedTraining(Recipe.of(config))
-    compiled = time.perf_counter() - started
+        timed = TimedTraining(recipe)
+    print("compiled", flush=True)
+    sys.stdin.readline()
     memory = timed.compiled.memory_analysis()
-    steps = [timed.step() for _ in range(3 if SMOKE.value else STEPS)]
-    return {
-        "batch_size": config.run.batch_size,
-        "seconds": statistics.median(steps),
-        "with_compilation": compiled,
+    found = {
+        "batch_size": recipe.run.batch_size,
+        "operations": operations_of(recipe),
+        "seconds": statistics.median([timed.step() for _ in range(3 if SMOKE.value else STEPS)]),
+        "seconds_in_a_row": timed.steps_in_a_row(3 if SMOKE.value else IN_A_ROW),
         "temporary_bytes": getattr(memory, "temp_size_in_bytes", None),
     }
+    print(json.dumps(found), flush=True)
 
 
-def parts() -> Iterator[tuple[str, Callable[[], Any]]]:
+class Steps:
+    """Of all networks, each in a process: compilation takes a minute, and a machine has many cores."""
+
+    def __init__(self) -> None:
+        wanted = [f"{name}: {precision}" for name in NETWORKS for precision in PRECISIONS]
+        self.names = [name for name in wanted if PARTS.value in f"step: {name}"]
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+
+    def compilation(self) -> dict[str, Any]:
+        """Let all compile, for no more than half of the time of all parts."""
+        started, compiled, waiting = time.perf_counter(), set[str](), list(self.names)
+        while len(compiled) < len(self.names) and time.perf_counter() - started < SECONDS.value / 2:
+            busy = len(self.processes) - len(compiled)
+            for name in waiting[: max(len(os.sched_getaffinity(0)) - busy, 0)]:
+                self.processes[name] = self._begun(name)
+                waiting.remove(name)
+            for name, process in self.processes.items():
+                assert process.stdout is not None
+                if name not in compiled and select.select([process.stdout], [], [], 0)[0]:
+                    process.stdout.readline()  # empty where the process has failed, which `step` tells
+                    compiled.add(name)
+            time.sleep(0.2)
+        for name in self.processes.keys() - compiled:
+            self.processes.pop(name).kill()
+        return {"programs": len(self.names), "done": len(compiled), "seconds": time.perf_counter() - started}
+
+    def _begun(self, name: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "benchmarks.gpu", f"--step={name}", f"--smoke={SMOKE.value}"]
+        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+
+    def step(self, name: str) -> dict[str, Any]:
+        """Seconds of a step of a network, and what its program needs."""
+        if name not in self.processes:
+            return {"left_out": "not compiled in time"}
+        process = self.processes.pop(name)
+        out, _ = process.communicate("\n") if process.poll() is None else ("", None)
+        return json.loads(out) if out.strip() else {"error": "its process failed: see above what it wrote"}
+
+
+def parts(steps: Steps) -> Iterator[tuple[str, Callable[[], Any]]]:
     """What is measured, in order."""
-    yield from {"tests": tests, "rounding": rounding, "certificates": certificates, "training": short_training}.items()
-    for name in NETWORKS:
-        for precision in PRECISIONS:
-            yield f"step: {name}: {precision}", functools.partial(step, name, precision)
+    if steps.names:
+        yield "compilation", steps.compilation
+    for name in steps.names:
+        yield f"step: {name}", functools.partial(steps.step, name)
+    others = {"rounding": rounding, "certificates": certificates, "training": short_training, "tests": tests}
+    yield from {name: part for name, part in others.items() if PARTS.value in name}.items()
 
 
 def measure() -> dict[str, Any]:
     """All parts; what went wrong in one is in its place."""
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}".strip()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     device, started = jax.devices()[0], time.perf_counter()
     result: dict[str, Any] = {
         **{"device": device.device_kind, "platform": device.platform, "smoke": SMOKE.value},
         **{"jax": jax.__version__, "cores": len(os.sched_getaffinity(0)), "parts": {}},
     }
-    for name, part in parts():
-        if PARTS.value not in name:
-            continue
+    for name, part in parts(Steps()):
         spent = time.perf_counter() - started
         if spent > SECONDS.value:
             result["parts"][name] = {"left_out": f"after {spent:.0f} s"}
@@ -203,7 +267,6 @@ def measure() -> dict[str, Any]:
         print(name, json.dumps(result["parts"][name]), flush=True)
         if OUTPUT.value:
             Path(OUTPUT.value).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        jax.clear_caches()
     return result
 
 
@@ -213,7 +276,10 @@ def render(result: dict[str, Any]) -> str:
     where = f"{result['device']} ({result['platform']}), jax {result['jax']}"
     lines = [f"On {where}{', tiny networks: no measurement' if result['smoke'] else ''}.", ""]
     lines += [f"{name}: {json.dumps(part)}" for name, part in found.items() if not name.startswith("step")]
-    lines += ["", "| network | images a step | " + " | ".join(f"{name}: ms, MiB" for name in PRECISIONS) + " |"]
+    lines += [
+        "",
+        "| network | images a step | " + " | ".join(f"{name}: ms alone, in a row, MiB" for name in PRECISIONS) + " |",
+    ]
     lines.append("|---" * (2 + len(PRECISIONS)) + "|")
     for name in NETWORKS:
         cells = [found.get(f"step: {name}: {precision}", {"left_out": "not run"}) for precision in PRECISIONS]
@@ -226,13 +292,17 @@ def _cell(part: dict[str, Any]) -> str:
     if "seconds" not in part:
         return str(part.get("error") or part["left_out"])
     memory = part["temporary_bytes"]
-    return f"{1e3 * part['seconds']:.1f}, {'?' if memory is None else round(memory / 2**20)}"
+    ms = f"{1e3 * part['seconds']:.1f}, {1e3 * part['seconds_in_a_row']:.1f}"
+    return f"{ms}, {'?' if memory is None else round(memory / 2**20)}"
 
 
 def main(argv):
     """Measure, or render."""
     if len(argv) > 1:
         sys.exit(f"gpu: unexpected arguments {argv[1:]}; see --help")
+    if STEP.value:
+        step(*STEP.value.rsplit(": ", 1))
+        return
     result = json.loads(Path(RENDER.value).read_text(encoding="utf-8")) if RENDER.value else measure()
     print(render(result))
 

@@ -5,6 +5,7 @@
     python -m experiments --table=all --scale=small --render --page=docs/results.md
     python -m experiments --table=all --scale=smoke
     python -m experiments --table=best --cost [--cell=NAME]
+    python -m experiments --table=published --scale=paper --hours
 
 Resumable: finished cells are not run again, an unfinished training goes on from its last checkpoint.  Each cell can be
 run by itself, on another machine too; its JSON file is all that the table needs.
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from experiments import page
+from experiments import hours, page
 from experiments.cells import Cell
 from experiments.figures import draw
 from experiments.held_out import units_of
@@ -36,6 +37,7 @@ RESULTS = flags.DEFINE_string("results", "experiments/results", "Folder of the J
 RUNS = flags.DEFINE_string("runs", "runs/experiments", "Folder of the workdirs.")
 CELL = flags.DEFINE_string("cell", None, "Run this cell only, and print no table.")
 COST = flags.DEFINE_bool("cost", False, "Train nothing, print what the cell, or each of the table, costs in units U.")
+HOURS = flags.DEFINE_bool("hours", False, "Train nothing, print the GPU hours that each cell would take, by a model.")
 RENDER = flags.DEFINE_bool("render", False, "Run nothing, print the table of what there is.")
 PAGE = flags.DEFINE_string("page", None, "Also bring the tables of this page of the docs up to date.")
 FIGURES = flags.DEFINE_string("figures", None, "Also write the figures of the table to this folder.")
@@ -49,6 +51,9 @@ def main(argv):
     results, runs = Path(RESULTS.value), Path(RUNS.value)
     tables = list(TABLES) if TABLE.value == "all" else [TABLE.value]
     try:
+        if HOURS.value:
+            print(hours.rendered([cell for table in tables for cell in cells(table, SCALE.value)]), end="")
+            return
         if COST.value:
             of_all = [cell for table in tables for _, cell in cells(table, SCALE.value)]
             for cell in [_named(CELL.value, tables)] if CELL.value else of_all:
@@ -57,7 +62,7 @@ def main(argv):
         if CELL.value:
             _run([_named(CELL.value, tables)], results, runs)
             return
-        for table in tables:
+        for table in filter(lambda table: SCALE.value in TABLES[table].scales, tables):
             if not RENDER.value:
                 _run([cell for _, cell in cells(table, SCALE.value)], results, runs)
             print(render(table, SCALE.value, results))

@@ -2,7 +2,12 @@
 
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from experiments.methods import CIFAR100, CIFAR100_CRC, CONE, CRC, TAYLOR
+from lipjax.config import default_config
+from lipjax.configs import bronet_cifar10, cifar10, lipnext_cifar10, liresnet_cifar10
+from lipjax.workdir import flattened
 
 Changes = dict[str, Any]
 
@@ -69,21 +74,34 @@ DIAL: dict[str, Changes] = {
 }
 
 
-def liresnet(width: int, pixels: float, epochs: int) -> Changes:
-    """Four convolutions of LiResNet and two dense layers of 256, with the optimiser of its authors."""
-    network = {"model.name": "liresnet", "model.width": width, "model.depth": 4, "model.dense_depth": 2}
+def liresnet(width: int, pixels: float, epochs: int, name: str = "liresnet") -> Changes:
+    """Four convolutions of LiResNet or BRONet and two dense layers of 256, with the optimiser of its authors."""
+    network = {"model.name": name, "model.width": width, "model.depth": 4, "model.dense_depth": 2}
     more = {"optimizer.clip_norm": 3.0, "run.epochs": epochs}
     return network | loss("emma", pixels, ramp=0.5) | adaptive("nadam", 2e-3) | more
+
+
+_CURVATURE: Changes = {"model.head": "crc", "model.hidden": 512}
+
+
+def lipnext(pixels: float, epochs: int) -> Changes:
+    """Eight blocks of 128 channels at 8×8, with the optimiser of its authors."""
+    network = {"model.name": "lipnext", "model.width": 128, "model.depth": 8, "model.shift": 0.25}
+    return (
+        network
+        | loss("emma", pixels, ramp=0.5, trainable_scale=True)
+        | adaptive("nadam", 3e-3)
+        | {"run.epochs": epochs}
+    )
 
 
 # The architectures, each with the optimiser of its authors, at about U.
 NETWORKS: dict[str, Changes] = {
     "LipConvnet-5, 16×16": _EMMA | one_cycle() | _SMALL,
     "LiResNet, 4 layers of 32 channels": liresnet(32, 72, 8),
-    "LiResNet, curvature head": liresnet(32, 72, 8) | {"model.head": "crc", "model.hidden": 512},
-    "LipNeXt, 8 blocks of 128 channels": loss("emma", 72, ramp=0.5, trainable_scale=True)
-    | adaptive("nadam", 3e-3)
-    | {"model.name": "lipnext", "model.width": 128, "model.depth": 8, "model.shift": 0.25, "run.epochs": 7},
+    "LiResNet, curvature head": liresnet(32, 72, 8) | _CURVATURE,
+    "LipNeXt, 8 blocks of 128 channels": lipnext(72, 7),
+    "BRONet, 4 layers of 32 channels": liresnet(32, 72, 3, "bronet"),
 }
 
 # What was chosen, on the test split: read once, at the end.
@@ -93,7 +111,11 @@ BEST: dict[str, Changes] = {
     "EMMA, ε = 108/255, U": loss("emma", 108) | one_cycle() | _SMALL,
     "EMMA, ε = 54/255, 24 channels, 10 U": loss("emma", 54) | one_cycle() | patches(2, 24, 32),
     "LiResNet, 4 layers of 32 channels, ε = 72/255, U": liresnet(32, 72, 8),
+    "LiResNet, 4 layers of 32 channels, curvature head, ε = 72/255, U": liresnet(32, 72, 8) | _CURVATURE,
     "LiResNet, 4 layers of 64 channels, ε = 90/255, 10 U": liresnet(64, 90, 24),
+    "LiResNet, 4 layers of 64 channels, curvature head, ε = 72/255, 10 U": liresnet(64, 72, 24) | _CURVATURE,
+    "LipNeXt, 8 blocks of 128 channels, ε = 90/255, 10 U": lipnext(90, 43),
+    "BRONet, 4 layers of 64 channels, ε = 90/255, 10 U": liresnet(64, 90, 11, "bronet"),
 }
 
 # CIFAR-100, exact pixels: the paper's recipe with its curvature head, in fewer epochs as they are longer, and ours.
@@ -102,4 +124,24 @@ BEST_100: dict[str, Changes] = {
     "EMMA, ε = 36/255, U": CIFAR100 | _EMMA | one_cycle() | _SMALL,
     "the paper, CRC-Lip, 10 U": CIFAR100 | CIFAR100_CRC | CRC | CONE | TAYLOR | {"run.epochs": 30},
     "LiResNet, 4 layers of 64 channels, ε = 72/255, 10 U": CIFAR100 | liresnet(64, 72, 24),
+    "LiResNet, 4 layers of 32 channels, ε = 72/255, U": CIFAR100 | liresnet(32, 72, 8),
+    "LiResNet, 4 layers of 32 channels, curvature head, ε = 72/255, U": CIFAR100 | liresnet(32, 72, 8) | _CURVATURE,
+}
+
+
+def of_config(config: ConfigDict) -> Changes:
+    """The changes that make it of the default config."""
+    default = flattened(default_config().to_dict())
+    return {key: value for key, value in flattened(config.to_dict()).items() if default.get(key) != value}
+
+
+# The architectures at the sizes and by the recipes of their papers; of LipConvnet the recipe of configs/cifar10.py too.
+PUBLISHED: dict[str, Changes] = {
+    "LipConvnet-5, the paper": CRC | CONE | TAYLOR,
+    "LipConvnet-20, the paper": CRC | CONE | TAYLOR | {"model.depth": 20},
+    "LipConvnet-40, the paper": CRC | CONE | TAYLOR | {"model.depth": 40},
+    "LipConvnet-5, configs/cifar10.py": of_config(cifar10.get_config()),
+    "LiResNet, 12 × 512": of_config(liresnet_cifar10.get_config()),
+    "BRONet, 12 × 512": of_config(bronet_cifar10.get_config()),
+    "LipNeXt, 32 × 1024": of_config(lipnext_cifar10.get_config()),
 }

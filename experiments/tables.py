@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.cells import Cell
 from experiments.methods import CIFAR100, CIFAR100_CRC, CONE, CRC, LLN, METHODS, PARTS, TAYLOR
-from experiments.recipes import AT_U, BEST, BEST_100, DIAL, NETWORKS
+from experiments.recipes import AT_U, BEST, BEST_100, DIAL, NETWORKS, PUBLISHED
 from experiments.scales import SCALES
 
 DEPTHS = range(5, 41, 5)
@@ -22,6 +22,7 @@ class Table:
       paper: the number of the table in the paper, None where it has none.
       dataset: the name that is printed; the rows have it in their changes.
       is_sized: whether the rows are of the sizes of the scale, which are printed.
+      scales: at which there are rows.
     """
 
     title: str
@@ -32,6 +33,7 @@ class Table:
     paper: str | None = None
     dataset: str = "cifar10"
     is_sized: bool = True
+    scales: tuple[str, ...] = tuple(SCALES)
 
 
 def _equiripple(degree: int, norm: float) -> dict[str, Any]:
@@ -157,12 +159,21 @@ TABLES = {
         kind="held_out",
         more_seeds=(1,),
     ),
+    "published": Table(
+        "Every architecture at its published size, by its published recipe",
+        PUBLISHED,
+        seeds=(0,),
+        is_sized=False,
+        scales=("paper", "smoke"),
+    ),
 }
 
 
 def rows(table: str, scale: str) -> dict[str, dict[str, Any]]:
     """The rows of a table at a scale, on the data of the scale."""
     size, wanted = SCALES[scale], TABLES[table]
+    if scale not in wanted.scales:
+        return {}
     of_dataset = {} if size.dataset is None else CIFAR100 | CIFAR100_CRC
     kept = {
         label: {key: value for key, value in changes.items() if key not in of_dataset}

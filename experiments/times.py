@@ -14,7 +14,7 @@ from lipjax.training.recipe import Metrics, Recipe, TrainState, epoch_order, mak
 
 STEPS = 5
 # Image shape, classes and training images: no image is needed to time a step.
-_DATA = {
+DATA = {
     "cifar10": ((32, 32, 3), 10, 50_000),
     "cifar100": ((32, 32, 3), 100, 50_000),
     "digits": ((8, 8, 1), 10, 1_437),
@@ -27,7 +27,7 @@ def measure(cell: Cell) -> dict[str, Any]:
     The first step of each is not counted.
     """
     recipe = Recipe.of(cell.config())
-    _, _, examples = _DATA[recipe.data.name]
+    _, _, examples = DATA[recipe.data.name]
     runs: dict[str, TimedTraining] = {}
     seconds: dict[str, list[float]] = {name: [] for name in TIMED}
     for name, changes in TIMED.items():
@@ -56,7 +56,7 @@ class TimedTraining:
     """A network in training on random images, its step compiled and run once."""
 
     def __init__(self, recipe: Recipe):
-        shape, classes, _ = _DATA[recipe.data.name]
+        shape, classes, _ = DATA[recipe.data.name]
         seed, size = recipe.run.seed, recipe.run.batch_size
         rng = np.random.default_rng(seed)
         self.images = jnp.asarray(rng.integers(0, 256, (2 * size, *shape), dtype=np.uint8))
@@ -72,9 +72,15 @@ class TimedTraining:
 
     def step(self) -> float:
         """Seconds of one step."""
+        return self.steps_in_a_row(1)
+
+    def steps_in_a_row(self, count: int) -> float:
+        """Seconds a step of many: the host sends each while the device is still at those before, as in a training."""
         started = time.perf_counter()
-        self.carry = jax.block_until_ready(self.compiled(*self.carry, self.images, self.labels, self.order))
-        return time.perf_counter() - started
+        for _ in range(count):
+            self.carry = self.compiled(*self.carry, self.images, self.labels, self.order)
+        jax.block_until_ready(self.carry)
+        return (time.perf_counter() - started) / count
 
 
 def _random_state(model, optimizer, recipe: Recipe, rng: np.random.Generator) -> TrainState:

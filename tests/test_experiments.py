@@ -1,5 +1,6 @@
 """Experiments: cells, results files, tables, figures, the page of results."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import accuracy, held_out, paper, times
+from experiments import accuracy, held_out, hours, paper, times
 from experiments import results as results_module
 from experiments.cells import Cell
 from experiments.figures import draw
@@ -19,6 +20,7 @@ from experiments.results import FORMAT, ResultError, _in_sections, path_of, read
 from experiments.scales import SCALES
 from experiments.tables import TABLES, all_seeds, cells, rows, scale_text
 from lipjax.training.recipe import Recipe
+from lipjax.workdir import flattened
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
@@ -59,6 +61,32 @@ def test_the_parts_of_tables_5_and_6_differ_by_one_thing_each():
     assert parts["+ Fast"].name == dict(cells("3", "small"))["LipConvnet-5, + Fast"].name
     assert parts["+ projection"].name == "polynomial-taylor_pooling-projection_seed-0"
     assert parts["+ CRC-Lip"].name == "clip_norm-1.0_head-crc_polynomial-taylor_seed-0"
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("LiResNet, 12 × 512", "liresnet_cifar10"),
+        ("BRONet, 12 × 512", "bronet_cifar10"),
+        ("LipNeXt, 32 × 1024", "lipnext_cifar10"),
+    ],
+)
+def test_the_published_networks_are_those_of_the_configs(label, name):
+    config = importlib.import_module(f"lipjax.configs.{name}").get_config()
+    expected = flattened(Recipe.of(config).whole())
+    assert dict(cells("published", "paper"))[label].identity() == json.loads(
+        json.dumps({key: value for key, value in expected.items() if key != "data.data_dir"})
+    )
+    assert not cells("published", "small")
+
+
+def test_hours_are_those_of_the_measured_step_where_it_is_that_step():
+    cell = Cell("paper", {"model.depth": 20, "run.epochs": 2}, 0)
+    part = {"operations": hours.operations_of(Recipe.of(cell.config())), "seconds": 0.5, "seconds_in_a_row": 0.25}
+    cost = hours.cost_of(cell, {"step: LipConvnet-20, 32 channels: float32": part})
+    assert (cost.steps, cost.hours) == (2 * 390, pytest.approx(2 * 390 * 0.25 / 3600))
+    wider = Cell("paper", {"model.depth": 20, "run.epochs": 2, "run.batch_size": 256}, 0)
+    assert 1.5 < hours.operations_of(Recipe.of(wider.config())) / part["operations"] < 2
 
 
 def test_smoke_keeps_to_digits_and_to_a_row_or_two_of_each_table():
