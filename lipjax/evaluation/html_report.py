@@ -209,12 +209,17 @@ def _confusion(label, prediction, is_certified, names) -> dict[str, Any]:
 
 
 def _shown(certified: Certified, i: int) -> dict[str, Any]:
-    row = certified.rows[i]
-    found = certified.adversarial.get(int(i))
-    return {
+    row, found = certified.rows[i], certified.adversarial.get(int(i))
+    image = np.asarray(certified.images[i], np.float64) / certified.pixel_max
+    shown = {
         "row": dict(zip(row.dtype.names, row.tolist(), strict=True)),
         "attack": None if certified.closest is None else float(certified.closest[i]),
-        "picture": picture(np.asarray(certified.images[i], np.float64) / certified.pixel_max),
-        "adversarial": None if found is None else picture(found.image),
-        "taken_for": None if found is None else certified.summary["class_names"][found.taken_for],
+        "picture": picture(image),
+        "adversarial": None,
     }
+    if found is None:
+        return shown
+    change = found.image - image
+    times = 0.5 / max(np.abs(change).max(), np.finfo(np.float64).tiny)
+    shown |= {"adversarial": picture(found.image), "taken_for": certified.summary["class_names"][found.taken_for]}
+    return shown | {"change": picture(0.5 + times * change), "times": times}

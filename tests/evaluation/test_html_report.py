@@ -1,5 +1,7 @@
 """report.html: its numbers, its form, and that it needs nothing but itself."""
 
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -7,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from browser import WIDTHS, check_basics, look
+from PIL import Image
 
 from lipjax.evaluation.html_report import Adversarial, Certified, extremes, write_html_report
 from lipjax.evaluation.radius import Radius
@@ -159,11 +162,27 @@ def test_numbers(tmp_path):
 def test_it_needs_nothing_else_and_is_the_same_each_time(tmp_path):
     text = write(tmp_path, example())
     page = Page(text)
-    assert len(page.sources) == 24 + 16 + 16  # under the slider, at either end of the radii, and as attacked
+    assert (
+        len(page.sources) == 24 + 16 + 2 * 16
+    )  # under the slider, at either end of the radii, as attacked, and the change
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert not page.tags & {"link", "iframe", "object"}
     assert not re.search(r"https?:|url\(|@import|src=(?!\"data:)", text)
     assert text == write(tmp_path, example())
+
+
+def test_what_an_attack_changed_is_drawn_from_the_smallest_to_the_largest_grey(tmp_path):
+    certified = example()
+    shown = extremes(certified.rows)[0][0]
+    image = certified.images[shown] / certified.pixel_max
+    found = certified.adversarial[shown]
+    name = f"what the attack changed of image {certified.rows['index'][shown]}, "
+    drawn = re.search(rf'alt="{name}([\d.e+]+) times" src="data:image/png;base64,([^"]*)"', write(tmp_path, certified))
+    assert drawn is not None
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn[2]))), np.float64) / 255
+    change = found.image - image
+    assert float(drawn[1]) * np.abs(change).max() == pytest.approx(0.5, rel=0.01)
+    np.testing.assert_allclose(pixels, 0.5 + 0.5 * change / np.abs(change).max(), atol=0.51 / 255)
 
 
 def test_the_slider_knows_how_many_images_are_certified_at_each_of_its_radii(tmp_path):
