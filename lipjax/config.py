@@ -111,6 +111,11 @@ def one_of(*allowed: str) -> Allowed:
     return f"one of {allowed}", lambda value: value in allowed
 
 
+def text() -> Allowed:
+    """Any text but the empty one."""
+    return "a text", lambda value: isinstance(value, str) and value != ""
+
+
 def flag() -> Allowed:
     """True or False."""
     return "True or False", lambda value: isinstance(value, bool)
@@ -180,6 +185,8 @@ class Run:
       epochs: passes over the training images.
       batch_size: images a step.
       seed: of all randomness, and of which images are held out.
+      start_from: a released network, by name, or a workdir, whose parameters are taken where names and shapes are the
+        same, and trained on; None: all from the seed.
       radii: at which certified accuracy is reported: l2, pixels in [0, 1], such as '36/255,0.5'.
       eval_every: epochs between evaluations on held-out images.
       checkpoint_every: epochs between checkpoints.
@@ -196,6 +203,7 @@ class Run:
     epochs: int = 200
     batch_size: int = 128
     seed: int = 0
+    start_from: str | None = None
     radii: Any = "36/255,72/255,108/255"
     eval_every: int = 1
     checkpoint_every: int = 1
@@ -214,5 +222,5 @@ class Run:
         )
         flags = dict.fromkeys(("shard_head", "distributed", "check_memory", "tensorboard", "profile"), flag())
         check(vars(self), **counts, **flags, seed=integer(0, 2**31 - 1), checkpoint_steps=or_none(integer(1)))
-        check(vars(self), checkpoint_seconds=positive())
+        check(vars(self), checkpoint_seconds=positive(), start_from=or_none(text()))
         parse_radii(self.radii)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
@@ -24,6 +25,9 @@ from lipjax.workdir import CONFIG_FILE, Trained, sectioned, what_is_trained, wri
 
 FOLDER = Path(__file__).parent / "pretrained"
 FORMAT = "lipjax released network 1"
+
+# The orthogonal matrices of layers are a quarter of the bytes, and made of their kernels (`Classifier.tightened`).
+_REMADE = "matrix"
 
 
 class Pretrained(NamedTuple):
@@ -54,7 +58,7 @@ def load_pretrained(name: str, folder: Path = FOLDER) -> Pretrained:
       ValueError: no network of this name (those there are, are named); weights whose SHA-256 is not that of the card, a
         card that was changed.
     """
-    found = _read(name, folder)
+    found = read(name, folder)
     return found._replace(variables=found.model.tightened(found.variables))
 
 
@@ -75,7 +79,8 @@ def card_of(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     return card
 
 
-def _read(name: str, folder: Path) -> Pretrained:
+def read(name: str, folder: Path = FOLDER) -> Pretrained:
+    """As `load_pretrained`, the variables as they were trained, norms not tightened."""
     card, path = card_of(name, folder), folder / f"{name}.safetensors"
     weights = path.read_bytes()
     if hashlib.sha256(weights).hexdigest() != card["weights_sha256"]:
@@ -83,7 +88,21 @@ def _read(name: str, folder: Path) -> Pretrained:
     data = Description.from_json(card["data"])
     model = build_model(card["config"]["model"], data.image_shape, data.num_classes)
     flat = {path: jnp.asarray(array) for path, array in load(weights).items()}
-    return Pretrained(model, traverse_util.unflatten_dict(flat, sep="/"), card)
+    return Pretrained(model, _whole(model, flat), card)
+
+
+def _whole(model: Classifier, flat: Mapping[str, jnp.ndarray]) -> dict[str, Any]:
+    """The variables of a file, with the matrices that are made of the others."""
+    image = jnp.zeros((1, *model.shape_of_images()))
+    shapes = traverse_util.flatten_dict(jax.eval_shape(lambda: dict(model.init(jax.random.key(0), image))), sep="/")
+    left_out = {path: shape for path, shape in shapes.items() if path not in flat and path.endswith(f"/{_REMADE}")}
+    if not left_out:
+        return traverse_util.unflatten_dict(dict(flat), sep="/")
+    zeros = {path: jnp.zeros(shape.shape, shape.dtype) for path, shape in left_out.items()}
+    made = traverse_util.flatten_dict(
+        model.tightened(traverse_util.unflatten_dict({**flat, **zeros}, sep="/")), sep="/"
+    )
+    return traverse_util.unflatten_dict({**flat, **{path: made[path] for path in left_out}}, sep="/")
 
 
 def release(trained: Trained, name: str, words: Mapping[str, Any], folder: Path = FOLDER) -> None:
@@ -101,6 +120,7 @@ def release(trained: Trained, name: str, words: Mapping[str, Any], folder: Path 
     if file_of(trained.config.model.name) is not None:
         raise ValueError(f"config.model.name={trained.config.model.name!r}: must be an architecture of lipjax")
     arrays = {path: np.asarray(leaf) for path, leaf in flat_leaves(dict(trained.saved)).items()}
+    arrays = {path: array for path, array in arrays.items() if not path.endswith(f"/{_REMADE}")}
     weights = save(arrays)
     config = trained.config.to_dict()
     config["data"]["data_dir"] = None
@@ -143,7 +163,7 @@ def unpack(name: str, workdir: str | os.PathLike, folder: Path = FOLDER) -> Path
     Raises:
       ValueError: no such network; a workdir that holds another run.
     """
-    found, workdir = _read(name, folder), Path(workdir)
+    found, workdir = read(name, folder), Path(workdir)
     config = sectioned(ConfigDict(found.card["config"]))
     checkpoints = Checkpoints(workdir, config=what_is_trained(config), data=found.card["data"])
     params, spectral = (found.variables.get(kind, {}) for kind in ("params", "spectral"))

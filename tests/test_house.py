@@ -11,8 +11,8 @@ import lipjax
 HOUSE = Path(lipjax.__file__).parent
 # A module imports its own package and lower ones.  `ops` and `system` stand on nothing; siblings have one number.
 FLOORS = {"ops": 0, "system": 0, "config": 0, "data": 1, "checkpoint": 1, "certificates": 2, "layers": 3, "models": 4}
-FLOORS |= {"workdir": 6, "interop": 6, "training": 7, "evaluation": 7, "released": 7, "__init__": 8, "commands": 9}
-FLOORS |= {"export": 10}
+FLOORS |= {"workdir": 6, "interop": 6, "released": 7, "training": 8, "evaluation": 8, "__init__": 9, "commands": 10}
+FLOORS |= {"export": 11}
 FILES = {path.relative_to(HOUSE.parent).with_suffix(""): path for path in sorted(HOUSE.rglob("*.py"))}
 MODULES = {".".join(name.parts).removesuffix(".__init__"): path for name, path in FILES.items()}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}

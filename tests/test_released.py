@@ -7,13 +7,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import lipjax
 from lipjax import released
 from lipjax.commands import certify
+from lipjax.config import default_config
 from lipjax.data import DataError
 from lipjax.evaluation.split import certify_run
 from lipjax.evaluation.verify import NotVerified, compare_with_card
+from lipjax.training.loop import train
 from lipjax.workdir import load_trained
 
 NAMES = released.names()
@@ -138,3 +141,23 @@ def test_a_folder_of_another_run_is_not_overwritten(trained, tmp_path):
     with pytest.raises(ValueError, match="holds another run than 'digits'"):
         released.unpack("digits", tmp_path / "run")
     assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_matrices_that_are_left_out_are_made_of_the_kernels(tmp_path):
+    config = default_config()
+    config.data = {"name": "digits", "crop_padding": 0, "flip": False}
+    config.model = {"name": "liresnet", "width": 8, "depth": 1, "dense_width": 16, "dense_depth": 1}
+    config.loss, config.run.epochs = {"name": "emma", "epsilon": 0.5}, 1
+    train(config, tmp_path / "run", say=lambda line: None)
+    trained = load_trained(tmp_path / "run")
+    folder = tmp_path / "pretrained"
+    released.release(trained, "mine", {}, folder)
+    kept = load_file(folder / "mine.safetensors")
+    assert not any(path.endswith("/matrix") for path in kept)
+    found = lipjax.load_pretrained("mine", folder).variables
+    jax.tree.map(np.testing.assert_array_equal, dict(found), dict(trained.variables))
+    again = load_trained(released.unpack("mine", tmp_path / "unpacked", folder))
+    jax.tree.map(np.testing.assert_array_equal, dict(again.variables), dict(trained.variables))
+    matrices = [kind["matrix"] for kind in found["spectral"].values() if "matrix" in kind]
+    assert matrices
+    assert all(np.abs(matrix).max() > 0.01 for matrix in matrices)

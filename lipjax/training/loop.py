@@ -49,6 +49,7 @@ from lipjax.training.recipe import (
     state_sharding,
 )
 from lipjax.training.resume import METRICS_FILE, as_begun, check_config, check_fresh, check_room, keep_metrics
+from lipjax.training.start import started_from
 from lipjax.training.validation import evaluate
 from lipjax.workdir import flattened, folder_of, sectioned, what_is_trained, write_config
 
@@ -184,6 +185,8 @@ class Training:
             self.say(f"resuming {workdir} after epoch {epochs}" + (f" and {position} steps" if position else ""))
         else:
             state, epochs = initial_state(self.model, self.optimizer, run.seed, self.recipe.loss), 0
+            if run.start_from is not None:
+                state = started_from(run.start_from, state, self.optimizer, self.say)
         started = placed(state, self._places(template)), on_devices(metrics, self.mesh)
         if is_first():
             if there is None:

@@ -1,0 +1,54 @@
+"""Begin a training with what another one has learned: the parameters that both networks have."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optax
+from flax import traverse_util
+
+from lipjax import released
+from lipjax.training.recipe import TrainState
+from lipjax.workdir import CONFIG_FILE, load_trained
+
+
+def started_from(
+    name: str, state: TrainState, optimizer: optax.GradientTransformation, say: Callable[[str], None]
+) -> TrainState:
+    """The state at step 0 with the parameters, and vectors of power iterations, of another network.
+
+    Taken are arrays with the same name and shape; the others stay as they are, such as those of another head, or of
+    one for other classes.  What is proven later is proven of the network that comes out, wherever it began.
+
+    Args:
+      name: a released network, or a workdir; of a network that is made by a Python file too little is known.
+      state: of the seed.
+
+    Raises:
+      ValueError: neither a released network nor a workdir; networks that have no parameters in common.
+    """
+    found = _variables(name)
+    taken, params = _taken(found["params"], state.params)
+    _, spectral = _taken(found.get("spectral", {}), state.spectral)
+    fresh = sorted({path[0] for path in traverse_util.flatten_dict(dict(state.params))} - {path[0] for path in taken})
+    if not taken:
+        raise ValueError(f"config.run.start_from={name!r}: has no parameters with names and shapes of this network")
+    say(f"starting from {name}: {len(taken)} arrays of parameters" + (f", none for {', '.join(fresh)}" * bool(fresh)))
+    state = state._replace(params=params, spectral=spectral)
+    return state._replace(opt_state=optimizer.init(state.trained()))
+
+
+def _variables(name: str) -> Mapping[str, Any]:
+    if name in released.names():
+        return released.read(name).variables
+    if not (Path(name).expanduser() / CONFIG_FILE).exists():
+        there = ", ".join(released.names())
+        raise ValueError(f"config.run.start_from={name!r}: must be a workdir, or one of {there}")
+    return load_trained(name, trust_code=False).saved
+
+
+def _taken(found: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[tuple[str, ...]], dict[str, Any]]:
+    """The paths that are taken, and the tree with them."""
+    there, flat = traverse_util.flatten_dict(dict(found)), traverse_util.flatten_dict(dict(now))
+    same = [path for path, leaf in flat.items() if path in there and there[path].shape == leaf.shape]
+    return same, traverse_util.unflatten_dict(flat | {path: there[path].astype(flat[path].dtype) for path in same})

@@ -1,0 +1,102 @@
+"""A training that begins with the parameters of another network."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import quiet
+from flax import traverse_util
+
+from lipjax import released
+from lipjax.config import default_config
+from lipjax.configs import digits
+from lipjax.training.loop import train
+from lipjax.training.recipe import Recipe, initial_state
+from lipjax.training.start import started_from
+from lipjax.workdir import load_trained, read_config
+
+
+def state_of(config, classes=10):
+    recipe = Recipe.of(config)
+    model = recipe.model((8, 8, 1), classes)
+    optimizer = recipe.optimizer.transformation(model, 10)
+    return initial_state(model, optimizer, 3, recipe.loss), optimizer
+
+
+def flat(tree):
+    return {path: np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(dict(tree)).items()}
+
+
+def test_all_of_a_network_like_it_is_taken():
+    lines = []
+    state, optimizer = state_of(digits.get_config())
+    started = started_from("digits", state, optimizer, lines.append)
+    found = released.read("digits").variables
+    for kind, now in (("params", started.params), ("spectral", started.spectral)):
+        there = flat(found[kind])
+        assert flat(now).keys() == there.keys()
+        assert all(np.array_equal(leaf, there[path]) for path, leaf in flat(now).items())
+    assert int(started.step) == 0
+    assert lines == [f"starting from digits: {len(flat(state.params))} arrays of parameters"]
+
+
+def test_a_lookahead_looks_back_to_what_was_taken():
+    config = digits.get_config()
+    config.optimizer.lookahead = 5
+    state, optimizer = state_of(config)
+    started = started_from("digits", state, optimizer, quiet)
+    expected = optimizer.init(started.trained())
+    jax.tree.map(np.testing.assert_array_equal, started.opt_state, expected)
+    there = {leaf.tobytes() for leaf in map(np.asarray, jax.tree.leaves(started.opt_state))}
+    assert {leaf.tobytes() for leaf in map(np.asarray, jax.tree.leaves(started.params))} <= there
+
+
+@pytest.mark.parametrize("change", ["head", "classes"])
+def test_another_head_is_begun_from_the_seed_and_said(change):
+    config, lines = digits.get_config(), []
+    if change == "head":
+        config.model.head, config.loss = "lln", {"name": "emma", "epsilon": 0.5}
+    state, optimizer = state_of(config, classes=10 if change == "head" else 3)
+    started = started_from("digits", state, optimizer, lines.append)
+    there, before, now = flat(released.read("digits").variables["params"]), flat(state.params), flat(started.params)
+    taken = {path for path in now if path in there and there[path].shape == now[path].shape}
+    assert {path for path in now if path[0] != "head"} <= taken != now.keys()
+    assert all(np.array_equal(now[path], (there if path in taken else before)[path]) for path in now)
+    assert lines[0].endswith("none for head" if change == "head" else "arrays of parameters")
+
+
+def test_it_is_trained_on_resumed_and_refused_with_another_start(tmp_path):
+    config = digits.get_config()
+    config.run.epochs, config.run.start_from, config.optimizer.learning_rate = 1, "digits", 1e-6
+    train(config, tmp_path / "one", say=quiet)
+    proven = load_trained(tmp_path / "one").prove()
+    released_bound = released.card_of("digits")["summary"]["lipschitz_bound"]
+    assert proven.lipschitz_bound == pytest.approx(released_bound, rel=1e-3)
+    assert read_config(tmp_path / "one").run.start_from == "digits"
+
+    config.run.start_from = str(tmp_path / "one")
+    train(config, tmp_path / "two", say=quiet)
+    lines = []
+    train(config, tmp_path / "two", say=lines.append)
+    assert not any("starting from" in line for line in lines)  # it goes on from its own checkpoint
+    config.run.start_from = "digits"
+    with pytest.raises(ValueError, match="start_from"):
+        train(config, tmp_path / "two", say=quiet)
+
+
+@pytest.mark.parametrize("name", ["", 3, "nowhere"])
+def test_what_is_no_start_is_refused(tmp_path, name):
+    config = digits.get_config()
+    with config.ignore_type():
+        config.run.start_from = name
+    with pytest.raises(ValueError, match=r"config\.run\.start_from=.*must be"):
+        train(config, tmp_path / "run", say=quiet)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_network_that_has_nothing_in_common_is_refused():
+    config = default_config()
+    config.model = {"name": "lipnext", "width": 32, "depth": 2, "patch": 2}
+    config.data.name = "digits"
+    state, optimizer = state_of(config, classes=3)
+    with pytest.raises(ValueError, match="no parameters with names and shapes"):
+        started_from("cifar10-small", state, optimizer, quiet)
