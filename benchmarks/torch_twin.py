@@ -280,6 +280,7 @@ TWINS = {"liresnet": LiResNet, "lipnext": LipNeXt}
 def recipe_of(name):
     config = default_config()
     config.update(CONFIGS[name].get_config())
+    config.model.head = "lln"
     config.data.crop_padding, config.data.flip = 0, False
     config.run.batch_size = BATCH_SIZE.value
     return Recipe.of(config)

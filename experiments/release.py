@@ -21,6 +21,7 @@ from lipjax.workdir import load_trained, training_of
 WORKDIR = flags.DEFINE_string("workdir", None, "Of the training.", required=True)
 NAME = flags.DEFINE_string("name", None, "Of the network.", required=True)
 RECIPE = flags.DEFINE_string("recipe", None, "The command that trained it.", required=True)
+SECONDS = flags.DEFINE_float("seconds", None, "Of the training, where its workdir does not hold all of it.")
 MACHINE = flags.DEFINE_string("machine", "2 CPU cores, other programs running", "What it was trained on.")
 LICENCE = flags.DEFINE_string("licence", "Apache-2.0", "Of the weights, and of the images if it is known.")
 ATTACKED = flags.DEFINE_integer("attacked", 1000, "How many of the first test images are attacked too.")
@@ -33,16 +34,17 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"experiments.release: unexpected arguments {argv[1:]}; see --help")
     trained = load_trained(WORKDIR.value, DATA_DIR.value)
-    words = {"recipe": RECIPE.value, "training_seconds": sum(e["seconds"] for e in training_of(trained.workdir))}
+    seconds = SECONDS.value or sum(epoch["seconds"] for epoch in training_of(trained.workdir))
+    words = {"recipe": RECIPE.value, "training_seconds": seconds}
     words |= {"machine": MACHINE.value, "released": datetime.date.today().isoformat()}
     words |= {"licence": LICENCE.value, "images": DATA.value or trained.data.name}
     release(trained, NAME.value, words)
     with tempfile.TemporaryDirectory() as place:
         workdir = unpack(NAME.value, Path(place) / NAME.value)
         found = {
+            "summary": certify_run(workdir, DATA_DIR.value),
             "first_200": certify_run(workdir, DATA_DIR.value, num_examples=200),
             "attacked": certify_run(workdir, DATA_DIR.value, num_examples=ATTACKED.value, attack="fast"),
-            "summary": certify_run(workdir, DATA_DIR.value),
         }
     with_summaries(NAME.value, found)
 
