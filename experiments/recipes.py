@@ -81,6 +81,7 @@ def liresnet(width: int, pixels: float, epochs: int, name: str = "liresnet") -> 
     return network | loss("emma", pixels, ramp=0.5) | adaptive("nadam", 2e-3) | more
 
 
+_MUON: Changes = {"optimizer.name": "muon", "optimizer.learning_rate": 2e-2, "optimizer.adam_learning_rate": 2e-3}
 _CURVATURE: Changes = {"model.head": "crc", "model.hidden": 512}
 
 
@@ -100,6 +101,7 @@ NETWORKS: dict[str, Changes] = {
     "LipConvnet-5, 16×16": _EMMA | one_cycle() | _SMALL,
     "LiResNet, 4 layers of 32 channels": liresnet(32, 72, 8),
     "LiResNet, curvature head": liresnet(32, 72, 8) | _CURVATURE,
+    "LiResNet, curvature head, Muon": liresnet(32, 72, 8) | _CURVATURE | _MUON,
     "LipNeXt, 8 blocks of 128 channels": lipnext(72, 7),
     "BRONet, 4 layers of 32 channels": liresnet(32, 72, 3, "bronet"),
 }
