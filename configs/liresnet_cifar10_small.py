@@ -3,8 +3,8 @@
     python train.py --config=configs/liresnet_cifar10_small.py
 
 The network of Hu et al. (NeurIPS 2023), small, with the head of Singla & Feizi (NeurIPS 2022) and EMMA, whose ε grows
-over the first half, NAdam and one cycle.  Measured on CIFAR-10 (JPEG mirror), seed 0, 10,000 test images, proven: 69.39 %
-standard, 59.40 / 48.76 / 37.83 % certified at 36 / 72 / 108 over 255, after 37 minutes on one core of a busy CPU; with
+over the first half, NAdam and one cycle.  Measured on CIFAR-10 (JPEG mirror), seed 0, 10,000 test images, proven:
+69.39 % standard, 59.40 / 48.76 / 37.83 % certified at 36 / 72 / 108 over 255, after 37 minutes on one CPU core; with
 model.head=lln and ε = 90/255 65.39 and 55.52 / 45.79 / 35.66 %.  aaronbembenek/liresnet publishes 59.98 % and 50.97 /
 42.94 / 34.88 % of 0.82 million parameters after 30 epochs, by power iteration and with RandAugment.
 """
