@@ -255,7 +255,8 @@ def measure() -> dict[str, Any]:
         **{"device": device.device_kind, "platform": device.platform, "smoke": SMOKE.value},
         **{"jax": jax.__version__, "cores": len(os.sched_getaffinity(0)), "parts": {}},
     }
-    for name, part in parts(Steps()):
+    steps = Steps()
+    for name, part in parts(steps):
         spent = time.perf_counter() - started
         if spent > SECONDS.value:
             result["parts"][name] = {"left_out": f"after {spent:.0f} s"}
@@ -267,6 +268,8 @@ def measure() -> dict[str, Any]:
         print(name, json.dumps(result["parts"][name]), flush=True)
         if OUTPUT.value:
             Path(OUTPUT.value).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for process in steps.processes.values():  # of steps that were left out
+        process.kill()
     return result
 
 

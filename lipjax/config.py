@@ -111,9 +111,9 @@ def one_of(*allowed: str) -> Allowed:
     return f"one of {allowed}", lambda value: value in allowed
 
 
-def text() -> Allowed:
+def text(called: str = "a text") -> Allowed:
     """Any text but the empty one."""
-    return "a text", lambda value: isinstance(value, str) and value != ""
+    return called, lambda value: isinstance(value, str) and value != ""
 
 
 def flag() -> Allowed:

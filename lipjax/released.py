@@ -26,7 +26,7 @@ from lipjax.workdir import CONFIG_FILE, Trained, sectioned, what_is_trained, wri
 FOLDER = Path(__file__).parent / "pretrained"
 FORMAT = "lipjax released network 1"
 
-# The orthogonal matrices of layers are a quarter of the bytes, and made of their kernels (`Classifier.tightened`).
+# The orthogonal matrices of layers are a quarter of the bytes, and made of their kernels (`Classifier.settled`).
 _REMADE = "matrix"
 
 
@@ -99,9 +99,7 @@ def _whole(model: Classifier, flat: Mapping[str, jnp.ndarray]) -> dict[str, Any]
     if not left_out:
         return traverse_util.unflatten_dict(dict(flat), sep="/")
     zeros = {path: jnp.zeros(shape.shape, shape.dtype) for path, shape in left_out.items()}
-    made = traverse_util.flatten_dict(
-        model.tightened(traverse_util.unflatten_dict({**flat, **zeros}, sep="/")), sep="/"
-    )
+    made = traverse_util.flatten_dict(model.settled(traverse_util.unflatten_dict({**flat, **zeros}, sep="/")), sep="/")
     return traverse_util.unflatten_dict({**flat, **{path: made[path] for path in left_out}}, sep="/")
 
 

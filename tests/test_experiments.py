@@ -305,7 +305,7 @@ def test_figures_are_the_same_file_every_time(tmp_path):
         for one, other in zip(first, second, strict=True):
             assert one.read_bytes() == other.read_bytes()
             assert "dc:date" not in one.read_text()
-    assert draw("6", "small", RESULTS, tmp_path / "none") == []
+    assert draw("6", "small", tmp_path / "no results", tmp_path / "none") == []
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lipjax.config import check, flag, integer, is_number, number, one_of
+from lipjax.config import check, flag, integer, is_number, number, one_of, text
 
 FITS = ("crop", "pad", "stretch")
 
@@ -50,7 +50,7 @@ class DataOptions:
     mixup: float = 0.0
 
     def __post_init__(self):
-        check(vars(self), name=("a name", lambda value: isinstance(value, str) and bool(value)))
+        check(vars(self), name=text("a name"))
         check(vars(self), data_dir=("a path or None", lambda value: value is None or isinstance(value, str)))
         if isinstance(self.image_size, list):  # from JSON
             object.__setattr__(self, "image_size", tuple(self.image_size))

@@ -162,9 +162,7 @@ def test_numbers(tmp_path):
 def test_it_needs_nothing_else_and_is_the_same_each_time(tmp_path):
     text = write(tmp_path, example())
     page = Page(text)
-    assert (
-        len(page.sources) == 24 + 16 + 2 * 16
-    )  # under the slider, at either end of the radii, as attacked, and the change
+    assert len(page.sources) == 24 + 16 + 2 * 16  # under the slider, at either end of the radii, attacked, the change
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert not page.tags & {"link", "iframe", "object"}
     assert not re.search(r"https?:|url\(|@import|src=(?!\"data:)", text)
