@@ -257,6 +257,24 @@ def test_the_bound_of_curvature_is_above_what_training_takes(rng, float64):
     assert (curvature <= curvature_bound(w1, w2)[np.asarray(labels)] + 1e-6).all()
 
 
+@pytest.mark.parametrize("count", [3, 40])
+def test_of_many_classes_the_nine_largest_rivals_are_raised(rng, float64, count):
+    """By the formula, whether the classes or the batch have more pairs."""
+    classes = 16
+    head = CurvatureHead(classes, hidden=7)
+    features, labels = jnp.asarray(rng.normal(size=(count, DIMENSION))), jnp.asarray(rng.integers(classes, size=count))
+    variables = head.init(jax.random.key(0), features)
+    found = np.asarray(head.margin_drop(variables, features, labels, 0.7))
+    situation = None, {"params": {"head": variables["params"]}}, np.asarray(features), np.asarray(labels), None
+    formula, logits = drops(situation, 0.7), np.array(head.apply(variables, features))
+    logits[np.arange(count), labels] = -np.inf
+    is_near = logits >= np.sort(logits, axis=1)[:, -9:-8]
+    assert (is_near.sum(axis=1) == 9).all()
+    assert (found[~is_near] == 0).all()
+    assert (found <= formula * (1 + 1e-12)).all()
+    assert (found >= 0.8 * formula)[is_near].all()
+
+
 def test_a_mixture_is_asked_for_both_labels(situation):
     """The step's loss of a mixed batch is λ of that of its labels and 1 − λ of that of the others'."""
     images = jnp.asarray(np.random.default_rng(5).uniform(size=(COUNT, 2, 2, 1)))
