@@ -7,9 +7,6 @@ NAdam.  Not run by us for 20 epochs.  For 4 of CIFAR-10 (JPEG mirror; seed 0, no
 images held out and judged by the estimate of training): 49.38 % standard, 41.64 / 34.02 / 26.48 % certified at 36, 72
 and 108 over 255; with an eighth of the channels shifted, as in the paper, 47.98 % and 40.08 / 32.32 / 24.66 %; with
 half of them 49.20 % and 41.54 / 33.48 / 25.96 %.
-
-In the environment GLIBC_TUNABLES=glibc.malloc.hugetlb=1 makes a step on a CPU faster by a quarter: its activations are
-allocated anew each time, in pages of 4 kB otherwise.
 """
 
 from lipjax.config import default_config

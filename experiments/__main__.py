@@ -26,7 +26,7 @@ from experiments.scales import SCALES
 from experiments.tables import TABLES, all_seeds, cells
 from lipjax.checkpoint import CheckpointError
 from lipjax.data import DataError
-from lipjax.system import compilation
+from lipjax.system import compilation, memory
 from lipjax.system.interruption import Interrupted
 from lipjax.training.loop import TrainingDiverged
 
@@ -48,6 +48,7 @@ def main(argv):
         sys.exit(f"experiments: unexpected arguments {argv[1:]}; see --help")
     logging.set_verbosity(logging.WARNING)
     compilation.use_cache()
+    memory.keep_freed()
     results, runs = Path(RESULTS.value), Path(RUNS.value)
     tables = list(TABLES) if TABLE.value == "all" else [TABLE.value]
     try:

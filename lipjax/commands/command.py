@@ -12,7 +12,7 @@ from absl import flags, logging
 
 from lipjax.checkpoint import CheckpointError
 from lipjax.data import DataError
-from lipjax.system import compilation
+from lipjax.system import compilation, memory
 from lipjax.system.devices import BackendError
 from lipjax.system.interruption import Interruption
 from lipjax.system.processes import ConnectError, leave_others
@@ -57,6 +57,7 @@ def run(name: str, work: Callable[[], None], told: Sequence[type[Exception]] = (
     logging.set_verbosity(logging.WARNING)
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache")  # compiled again, no more
     compilation.use_cache()
+    memory.keep_freed()
     try:
         with Interruption():
             work()

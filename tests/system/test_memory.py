@@ -1,6 +1,9 @@
 """Memory that is left: never more than the machine has, nor than the limits of a process and its groups leave."""
 
+import platform
 import resource
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -58,3 +61,30 @@ def test_the_limit_of_the_address_space_counts(monkeypatch):
     assert memory.available_on_host() <= 10**7
     monkeypatch.setattr(memory.resource, "getrlimit", lambda kind: (1000, resource.RLIM_INFINITY))
     assert memory.available_on_host() == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library gives freed memory back as it likes")
+def test_what_is_freed_is_taken_again_without_a_page_fault():
+    """The second array of 64 MB of a process: it has no pages to fault in if those of the first were kept."""
+    program = """
+import resource, sys, numpy as np
+from lipjax.system import memory
+if sys.argv[1] == "kept":
+    assert memory.keep_freed()
+faults = []
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**23)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(faults[-1])
+"""
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", program, how], check=True, capture_output=True, text=True).stdout)
+        for how in ("kept", "given back")
+    )
+    assert kept < 10 < given_back
+
+
+def test_another_c_library_frees_as_it_did(monkeypatch):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    assert not memory.keep_freed()
