@@ -8,14 +8,19 @@ there.  `python certify.py --pretrained=NAME --data_dir=DIR` gives them again.
 """
 
 import datetime
+import shlex
 import sys
 import tempfile
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
+from ml_collections import ConfigDict
 
+from experiments.cells import published
+from lipjax.commands import configs
 from lipjax.evaluation.split import certify_run
 from lipjax.released import release, unpack, with_summaries
+from lipjax.system import memory
 from lipjax.workdir import load_trained, training_of
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Of the training.", required=True)
@@ -34,6 +39,9 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"experiments.release: unexpected arguments {argv[1:]}; see --help")
     trained = load_trained(WORKDIR.value, DATA_DIR.value)
+    logging.set_verbosity(logging.WARNING)
+    memory.keep_freed()
+    check_recipe(RECIPE.value, trained.config)
     seconds = SECONDS.value or sum(epoch["seconds"] for epoch in training_of(trained.workdir))
     words = {"recipe": RECIPE.value, "training_seconds": seconds}
     words |= {"machine": MACHINE.value, "released": datetime.date.today().isoformat()}
@@ -47,6 +55,17 @@ def main(argv):
             "attacked": certify_run(workdir, DATA_DIR.value, num_examples=ATTACKED.value, attack="fast"),
         }
     with_summaries(NAME.value, found)
+
+
+def check_recipe(recipe: str, config: ConfigDict) -> None:
+    """ValueError unless the command trains, in a clone, by this very config."""
+    overrides, rest = configs.split_overrides(shlex.split(recipe))
+    (name,) = [word.removeprefix("--config=") for word in rest if word.startswith("--config=")]
+    asked, trained = published(configs.read(name, overrides)), published(config)
+    differ = [key for key in {**asked, **trained} if asked.get(key) != trained.get(key)]
+    if differ:
+        told = ", ".join(f"config.{key}={asked.get(key)!r} and not {trained.get(key)!r}" for key in differ)
+        raise ValueError(f"recipe={recipe!r}: has {told}")
 
 
 if __name__ == "__main__":

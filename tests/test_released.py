@@ -10,14 +10,16 @@ import pytest
 from safetensors.numpy import load_file
 
 import lipjax
+from experiments.release import check_recipe
 from lipjax import released
 from lipjax.commands import certify
 from lipjax.config import default_config
 from lipjax.data import DataError
 from lipjax.evaluation.split import certify_run
 from lipjax.evaluation.verify import NotVerified, compare_with_card
+from lipjax.system import printed
 from lipjax.training.loop import train
-from lipjax.workdir import load_trained
+from lipjax.workdir import load_trained, sectioned
 
 NAMES = released.names()
 PAGE = Path(__file__).parents[1] / "docs" / "released.md"
@@ -51,6 +53,18 @@ def test_a_card_says_what_its_network_is(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_recipe_of_a_card_trains_by_its_config(name):
+    card = lipjax.load_pretrained(name).card
+    check_recipe(card["recipe"], sectioned(card["config"]))
+
+
+def test_another_recipe_is_refused():
+    card = lipjax.load_pretrained("digits").card
+    with pytest.raises(ValueError, match=r"config\.run\.epochs=101 and not 100$"):
+        check_recipe(card["recipe"] + " --config.run.epochs=101", sectioned(card["config"]))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_page_has_the_numbers_of_the_card(name):
     card = lipjax.load_pretrained(name).card
     summary, attacked = card["summary"], card["attacked"]
@@ -61,7 +75,7 @@ def test_the_page_has_the_numbers_of_the_card(name):
         f"{100 * summary['standard_accuracy']:.2f} %",
         f"{' / '.join(summary['certified_accuracy'])}: {certified} %",
     ]
-    told += [f"{summary['lipschitz_bound']:.5f}", f"{summary['rounding']['error_bound']:.1e}"]
+    told += [printed.upper(summary["lipschitz_bound"], ".5f"), printed.upper(summary["rounding"]["error_bound"], ".1e")]
     told += [f"{attacked['num_examples']}: {left} %", f"{card['training_seconds'] / 60:.0f} min"]
     assert [cell.strip() for cell in row.strip("|").split("|")][1:] == told
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lipjax.system import printed
+
 _SAME = 1e-6  # of a constant: what float32 makes of one number twice
 
 
@@ -19,10 +21,11 @@ def _of_layers(layers: list[Mapping[str, Any]]) -> list[str]:
         about = f"{row['layer']}, claimed {claimed:.6g} ({row['how']})"
         if gain is not None and gain > claimed * (1 + _SAME):
             more = gain / claimed - 1 if claimed else float("inf")
-            sentences.append(f"{about}: wrong, a change was found that it enlarges {gain:.6g} times, {more:.2g} more.")
+            times = printed.lower(gain, ".6g")
+            sentences.append(f"{about}: wrong, a change was found that it enlarges {times} times, {more:.2g} more.")
         elif proven > claimed * (1 + _SAME):
             more = proven / claimed - 1
-            sentences.append(f"{about}: proven is {proven:.6g} only, {more:.2g} more.")
+            sentences.append(f"{about}: proven is {printed.upper(proven, '.6g')} only, {more:.2g} more.")
     shown = sentences[:5]
     return shown + ([f"… and so {len(sentences) - 5} other layers."] if len(sentences) > 5 else [])
 
@@ -57,10 +60,11 @@ def table(result: Mapping[str, Any]) -> str:
     """The whole report."""
     rows = [("layer", "proven", "claimed", "found", "claim")]
     for row in result["layers"]:
-        gain = "" if row["found"] is None else f"{row['found']:.6f}"
-        rows.append((row["layer"], f"{row['proven']:.6f}", f"{row['claimed']:.6f}", gain, row["how"]))
+        gain = "" if row["found"] is None else printed.lower(row["found"], ".6f")
+        rows.append((row["layer"], printed.upper(row["proven"], ".6f"), f"{row['claimed']:.6f}", gain, row["how"]))
     ratio = result["proven"] / result["claimed"]
-    total = ("the network", f"{result['proven']:.6f}", f"{result['claimed']:.6f}", "", f"proven ÷ claimed {ratio:.6f}")
+    of_both = printed.upper(result["proven"], ".6f"), f"{result['claimed']:.6f}"
+    total = ("the network", *of_both, "", f"proven ÷ claimed {ratio:.6f}")
     widths = [max(len(row[i]) for row in [*rows, total]) for i in range(4)]
     lines = [f"Lipschitz constants, l2, of {result['weights']} (read as {result['source']})"]
     for name, *numbers, how in [*rows, total]:

@@ -19,6 +19,7 @@ from lipjax.evaluation.charts import line_chart
 from lipjax.evaluation.html_report import attacked_until, template
 from lipjax.evaluation.pictures import picture
 from lipjax.evaluation.split import images_of
+from lipjax.system import printed
 from lipjax.system.files import atomic_write
 from lipjax.workdir import flattened, folder_of, load_trained, read_config
 
@@ -172,8 +173,9 @@ def _numbers(runs: Sequence[Run], radii: Mapping[str, float]) -> list[tuple[str,
         told += [(f"the attack leaves at {text}", left)] if set(left) != {NOT_TOLD} else []
     attacks = [run.summary["attack"] for run in runs]
     told.append(("attack", [f"{a['strength']}, {a['domain']}" if a else NOT_TOLD for a in attacks]))
-    told.append(("average certified radius", [f"{run.radius.mean():.4f}" for run in runs]))
-    told.append(("proven bound of Lip(features)", [f"{run.summary['lipschitz_bound']:.5f}" for run in runs]))
+    told.append(("average certified radius", [printed.lower(run.radius.mean(), ".4f") for run in runs]))
+    bounds = [printed.upper(run.summary["lipschitz_bound"], ".5f") for run in runs]
+    told.append(("proven bound of Lip(features)", bounds))
     told.append(("epochs", [str(run.summary.get("epochs", NOT_TOLD)) for run in runs]))
     told.append(("certified on", [run.summary.get("date", NOT_TOLD) for run in runs]))
     told.append(("lipjax", [run.summary.get("lipjax", NOT_TOLD) for run in runs]))

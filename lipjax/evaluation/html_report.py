@@ -14,6 +14,7 @@ from lipjax.evaluation.charts import Line, bar_chart, line_chart
 from lipjax.evaluation.kept import name_of
 from lipjax.evaluation.pictures import picture
 from lipjax.evaluation.summary_table import lines
+from lipjax.system import printed
 from lipjax.system.files import atomic_write
 
 EXTREMES = 8  # images shown at either end of the radii
@@ -96,7 +97,9 @@ def template(name: str) -> jinja2.Template:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = lambda value: "" if value is None else f"{100 * value:.1f}"
-    environment.filters["distance"] = lambda value: "∞" if np.isinf(value) else f"{value:.4f}"
+    environment.filters["radius"] = lambda value: "∞" if np.isinf(value) else printed.lower(value, ".4f")
+    environment.filters["lower"] = printed.lower
+    environment.filters["upper"] = lambda value, form: "" if value is None else printed.upper(value, form)
     environment.globals["colours"] = palette.variables()
     return environment.get_template(name)
 

@@ -1,6 +1,5 @@
 """Certificates of single pictures from files, by a trained network."""
 
-import decimal
 import glob
 import os
 import sys
@@ -11,6 +10,7 @@ from lipjax.data import DataError
 from lipjax.data.folder import images_of
 from lipjax.evaluation.asked import Asked
 from lipjax.models.program import BATCH_SIZE
+from lipjax.system import printed
 from lipjax.workdir import load_trained
 
 
@@ -55,14 +55,8 @@ def certify_files(
         for path, prediction, radius, rival in zip(
             paths[part], found.prediction, found.radius, found.rival, strict=True
         ):
-            shown = rounded_down(radius)
+            shown = printed.lower(radius, ".4f")
             say(f"{path!s:{width}}  {names[prediction]}, certified radius {shown}, runner-up {names[rival]}")
-
-
-def rounded_down(radius: float) -> str:
-    """To four digits; rounded to the nearest it might be more than is proven."""
-    exact = decimal.Decimal(float(radius))
-    return str(exact.quantize(decimal.Decimal("0.0001"), decimal.ROUND_DOWN)) if exact.is_finite() else str(radius)
 
 
 def files_of(images: str) -> list[Path]:

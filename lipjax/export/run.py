@@ -16,6 +16,7 @@ from lipjax.evaluation.split import images_of
 from lipjax.export.deployed import DTYPES, deployed
 from lipjax.models import Proven
 from lipjax.models.proven import certified_accuracy
+from lipjax.system import printed
 from lipjax.system.devices import in_float32
 from lipjax.system.files import atomic_write
 from lipjax.workdir import folder_of, load_trained
@@ -127,10 +128,10 @@ def _difference(proven: Proven, images: np.ndarray, logits: np.ndarray) -> tuple
 
 
 def _told(found, count: int, to: str, path: Path, network) -> str:
-    error = network.error_bound / network.proven.lipschitz_bound
+    error = printed.upper(network.error_bound / network.proven.lipschitz_bound, ".2g")
     lines = [
         f"logits of {count} test images differ from ours by {found['logits_differ']:.2g} at most",
-        f"rounding: E / L = {error:.2g} is proven of {network.dtype}, twice of which is subtracted from each radius",
+        f"rounding: E / L = {error} is proven of {network.dtype}, twice of which is subtracted from each radius",
         "certified accuracy at   ours   exported",
     ]
     for text, accuracy in found["certified_accuracy"].items():

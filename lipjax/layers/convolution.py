@@ -135,6 +135,6 @@ def matrix_proof(kind: str, matrix: np.ndarray, offset: float, pixels: int = 1, 
     `margin`: see `dense_norm_bound`.
     """
     bound = dense_norm_bound(np.asarray(matrix, np.float64), margin)
-    allowance = f"at most {dense_rounding((len(matrix), matrix.shape[1])):.1e} of it is allowance for rounding"
+    allowance = f"about {dense_rounding((len(matrix), matrix.shape[1])):.1e} of it is allowance for rounding"
     why = f"Cholesky factorisation of its Gram matrix; {allowance}"
     return Proof(kind, bound, why, offset, rounding=matrix_rounding(matrix, bound, offset, pixels))

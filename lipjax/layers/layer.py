@@ -16,6 +16,7 @@ import numpy as np
 import threadpoolctl
 
 from lipjax.layers.rounding import Rounding
+from lipjax.system import printed
 
 Variables = Mapping[str, Any]
 Shape = tuple[int, ...]
@@ -50,7 +51,7 @@ class Proof(NamedTuple):
         return [link for part, proof in self.parts for link in proof.links("/".join(filter(None, (name, part))))]
 
     def __str__(self) -> str:
-        lines = [f"{self.kind}: {self.lipschitz:.6g}  ({self.why})"]
+        lines = [f"{self.kind}: {printed.upper(self.lipschitz, '.6g')}  ({self.why})"]
         for name, part in self.parts:
             first, *rest = str(part).splitlines()
             lines += [f"  {name}  {first}" if name else f"  {first}", *(f"  {line}" for line in rest)]

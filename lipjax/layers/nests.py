@@ -18,6 +18,7 @@ from lipjax.ops.bounds import is_skew
 from lipjax.ops.nonnegative import nonnegative_conv_norm_bound
 from lipjax.ops.plain_conv import Geometry
 from lipjax.ops.polynomials import Polynomial
+from lipjax.system import printed
 
 _OFF = 1e-5  # what kernels may be off multiples of the first, relative, entry by entry
 Bound = tuple[float, str] | None
@@ -49,10 +50,8 @@ def nest_bound(total: Any, own: Variables, shape: Shape) -> Bound:
         differ = abs(factors[j]) * (norm * differ + off * absolute * (gain + differ))
         gain = Polynomial(tuple(factors[j:])).gain(norm)[1]
     bound = (gain + differ) * (1 + 1e-14)
-    return (
-        bound,
-        f"max |p(it)| up to the norm {norm:.6g}, p of degree {len(factors)}, as its convolutions are multiples",
-    )
+    up_to = f"max |p(it)| up to the norm {printed.upper(norm, '.6g')}"
+    return bound, f"{up_to}, p of degree {len(factors)}, as its convolutions are multiples"
 
 
 def shift_bound(total: Any, own: Variables, shape: Shape) -> Bound:

@@ -238,7 +238,7 @@ class PlainDense(Layer):
         relative, lost = matrix_rounding(matrix, bound, offset, pixels)
         of_scale = gamma(2) * absolute + underflow(matrix.size, 4) if self.scaled else 0.0
         rounding = enlarged(relative * MORE + of_scale, lost + of_bias)
-        allowance = f"at most {dense_rounding((matrix.shape[0], matrix.shape[1])):.1e} of it is allowance for rounding"
+        allowance = f"about {dense_rounding((matrix.shape[0], matrix.shape[1])):.1e} of it is allowance for rounding"
         why = f"Cholesky factorisation of its Gram matrix; {allowance}"
         return Proof(f"dense {matrix.shape[0]} × {self.features}", bound, why, offset, rounding=rounding)
 

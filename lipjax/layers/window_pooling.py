@@ -16,6 +16,7 @@ from lipjax.layers.layer import Layer, Proof, times, up
 from lipjax.layers.plain_linear import around, pair
 from lipjax.layers.rounding import enlarged, gamma, moved, underflow
 from lipjax.ops.dense_bounds import dense_norm_bound
+from lipjax.system import printed
 
 Pair = tuple[int, int]
 
@@ -156,7 +157,8 @@ class AveragePool(_Windows):
         bound = times(rows, columns)
         terms, entries = math.prod(self.size), math.prod(map(len, inside)) * shape[2]  # type: ignore[arg-type]
         lost = underflow(entries, 2 * terms + 2)
-        why = f"norms {rows:.4g} of rows and {columns:.4g} of columns, by Cholesky factorisations"
+        of_rows, of_columns = (printed.upper(norm, ".4g") for norm in (rows, columns))
+        why = f"norms {of_rows} of rows and {of_columns} of columns, by Cholesky factorisations"
         return Proof(f"means of {self._named()}", bound, why, rounding=enlarged(gamma(terms + 1) * bound, lost))
 
     @nn.nowrap

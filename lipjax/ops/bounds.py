@@ -111,14 +111,14 @@ def method(shape: tuple[int, ...], size: Size, is_skew: bool = True) -> str:
     if not is_skew and by_symbols(shape, size):
         grid = "×".join(map(str, symbols.points(shape, _seen(shape, size))))
         how = f"Cholesky factorisations of its symbols at all {grid} frequencies"
-        return f"{how}; at most {symbols.rounding(shape):.1e} of it is allowance for rounding"
+        return f"{how}; about {symbols.rounding(shape):.1e} of it is allowance for rounding"
     if not is_skew:
         shape = (*shape[:2], shape[2] + shape[3], shape[2] + shape[3])
     how = "Cholesky factorisation of the operator"
     if not is_exact(shape, size):
         grids = sorted({n + min(shape[0] // 2, n - 1) for n in _seen(shape, size)})
         how = f"Cholesky factorisations of a twisted circulant at all {' or '.join(map(str, grids))} frequencies"
-    return f"{how}; at most {rounding(shape, size):.1e} of it is allowance for rounding"
+    return f"{how}; about {rounding(shape, size):.1e} of it is allowance for rounding"
 
 
 def rounding(shape: tuple[int, ...], size: Size) -> float:

@@ -11,6 +11,7 @@ from test_html_report import Page
 
 import lipjax
 from lipjax.evaluation.split import certify_run
+from lipjax.system import printed
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +59,14 @@ def test_numbers_of_all_runs_stand_side_by_side_at_the_radii_of_each(runs, tmp_p
     for radius in (0.1, 0.2, 0.25):
         assert told[f"certified at {radius}"] == [f"{np.mean(own > radius):.2%}" for own in (one, other)]
     assert told["the attack leaves at 0.1"][1] == "–"
-    assert told["average certified radius"] == [f"{own.mean():.4f}" for own in (one, other)]
+    assert told["average certified radius"] == [printed.lower(own.mean(), ".4f") for own in (one, other)]
     a, b = one > 0.1, other > 0.1
     assert shares[1] == ["other", *(str(n.sum()) for n in (a & b, a & ~b, ~a & b, ~a & ~b))]
     assert configs[1:] == [["optimizer.learning_rate", configs[1][1], "0.125"]]
     shown = [int(line.split()[1].rstrip(",")) for line in page.text if line.startswith("image ")]
     assert shown == np.argsort(-abs(one - other), kind="stable")[: len(shown)].tolist()
     assert len(shown) == len(page.sources) == 12
-    assert f"other: {other[shown[0]]:.4f}" in page.text
+    assert f"other: {printed.lower(other[shown[0]], '.4f')}" in page.text
 
 
 def test_by_default_the_page_lies_in_the_first_folder_and_is_the_same_each_time(runs):

@@ -14,6 +14,7 @@ from PIL import Image
 from lipjax.evaluation.html_report import Adversarial, Certified, extremes, write_html_report
 from lipjax.evaluation.radius import Radius
 from lipjax.evaluation.summary_table import lines
+from lipjax.system import printed
 
 DTYPE = np.dtype([("index", "i8"), *Radius.columns.items()])
 VOID = {"meta", "img", "br", "input"}
@@ -142,7 +143,7 @@ def test_numbers(tmp_path):
             str(len(own)),
             f"{100 * len(right) / len(own):.1f}",
             *(f"{100 * count / len(own):.1f}" for count in reached),
-            f"{np.mean([row['radius'] for row in own]):.4f}",
+            printed.lower(np.mean([row["radius"] for row in own]), ".4f"),
         ]
         wrong = [str(sum(r["prediction"] == k for r in own)) if k != name else "·" for k in range(3)]
         assert confusion[1 + name] == [f"<{name}> & co", *wrong, str(len(right) - reached[0]), str(reached[0])]
@@ -152,7 +153,8 @@ def test_numbers(tmp_path):
     shown = [int(number) for number in re.findall(r"^image (\d+)$", everything, re.M)]
     assert shown == [row["index"] for row in [*by_radius[:8], *by_radius[::-1][:8]]]
     least = by_radius[0]
-    told = f"radius {least['radius']:.4f}", f"rival <{least['rival']}> & co", f"attack at {closest[shown[0]]:.4f}"
+    told = f"radius {printed.lower(least['radius'], '.4f')}", f"rival <{least['rival']}> & co"
+    told += (f"attack at {printed.upper(closest[shown[0]], '.4f')}",)
     start = everything.index(f"image {least['index']}\nclass <{least['label']}> & co")
     assert all(line in everything[start : start + 200].split("\n") for line in told)
     assert f"taken for <{least['rival']}> & co" in everything[start : start + 200].split("\n")
