@@ -106,6 +106,20 @@ NETWORKS: dict[str, Changes] = {
     "BRONet, 4 layers of 32 channels": liresnet(32, 72, 3, "bronet"),
 }
 
+# With 100 classes, each with a curvature head: eight epochs.
+_LIRESNET_100 = CIFAR100 | liresnet(32, 72, 8) | _CURVATURE
+NETWORKS_100: dict[str, Changes] = {
+    "LiResNet, 4 layers of 32 channels, ε = 72/255": _LIRESNET_100,
+    "the same with Muon": _LIRESNET_100 | _MUON,
+    "the same with ε = 36/255": _LIRESNET_100 | loss("emma", 36, ramp=0.5),
+    "LipConvnet-5, 16×16, ε = 36/255": CIFAR100
+    | _EMMA
+    | one_cycle()
+    | _SMALL
+    | _CURVATURE
+    | {"optimizer.clip_norm": 1.0},
+}
+
 # What was chosen, on the test split: read once, at the end.
 BEST: dict[str, Changes] = {
     "lipjax 0.1, U": {},

@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.cells import Cell
 from experiments.methods import CIFAR100, CIFAR100_CRC, CONE, CRC, LLN, METHODS, PARTS, TAYLOR
-from experiments.recipes import AT_U, BEST, BEST_100, DIAL, NETWORKS, PUBLISHED
+from experiments.recipes import AT_U, BEST, BEST_100, DIAL, NETWORKS, NETWORKS_100, PUBLISHED
 from experiments.scales import SCALES
 
 DEPTHS = range(5, 41, 5)
@@ -151,6 +151,13 @@ TABLES = {
     "best100": Table("The recipe that was chosen, CIFAR-100", BEST_100, dataset="cifar100", is_sized=False),
     "networks": Table(
         "Architectures at about U, judged by held-out training images", NETWORKS, seeds=(0,), kind="held_out"
+    ),
+    "networks100": Table(
+        "Architectures with a curvature head, CIFAR-100, judged by held-out training images",
+        NETWORKS_100,
+        seeds=(0,),
+        kind="held_out",
+        dataset="cifar100",
     ),
     "dial": Table(
         "The loss as a dial, at equal cost U, judged by held-out training images",
