@@ -36,9 +36,9 @@ class Scale:
         name = _NAMES[self.dataset or dataset]
         name += self.data if name == "CIFAR-10" and kind != "time" else ""
         if kind == "held_out":
-            return f"{name}, 45,000 training images, 5,000 held out, U = {self.epochs} epochs of the first{self.note}"
+            return f"{name}, 45,000 training images, 5,000 held out, U = {self.epochs} epochs of lipjax 0.1{self.note}"
         if not is_sized:
-            return f"{name}, test split, U = {self.epochs} epochs at {self.channels} channels{self.note}"
+            return f"{name}, test split, U = {self.epochs} epochs of lipjax 0.1{self.note}"
         epochs = "1 epoch" if kind == "gradient" or self.epochs == 1 else f"{self.epochs} epochs"
         steps = f"random images of the size of {name}" if kind == "time" else f"{epochs}, {name}"
         hidden = "" if kind == "gradient" else f"{self.hidden} hidden units, "
