@@ -26,8 +26,10 @@ from lipjax.workdir import CONFIG_FILE, Trained, sectioned, what_is_trained, wri
 FOLDER = Path(__file__).parent / "pretrained"
 FORMAT = "lipjax released network 1"
 
-# The orthogonal matrices of layers are a quarter of the bytes, and made of their kernels (`Classifier.settled`).
-_REMADE = "matrix"
+
+def _is_remade(path: str) -> bool:
+    """The orthogonal matrices of layers: a quarter of the bytes, and made of their kernels (`Classifier.settled`)."""
+    return path.startswith("spectral/") and path.endswith("/matrix")
 
 
 class Pretrained(NamedTuple):
@@ -95,7 +97,9 @@ def _whole(model: Classifier, flat: Mapping[str, jnp.ndarray]) -> dict[str, Any]
     """The variables of a file, with the matrices that are made of the others."""
     image = jnp.zeros((1, *model.shape_of_images()))
     shapes = traverse_util.flatten_dict(jax.eval_shape(lambda: dict(model.init(jax.random.key(0), image))), sep="/")
-    left_out = {path: shape for path, shape in shapes.items() if path not in flat and path.endswith(f"/{_REMADE}")}
+    left_out = {path: shape for path, shape in shapes.items() if path not in flat}
+    if unknown := [path for path in left_out if not _is_remade(path)]:
+        raise ValueError(f"{unknown[0]}: is missing in the file of the released network")
     if not left_out:
         return traverse_util.unflatten_dict(dict(flat), sep="/")
     zeros = {path: jnp.zeros(shape.shape, shape.dtype) for path, shape in left_out.items()}
@@ -118,7 +122,7 @@ def release(trained: Trained, name: str, words: Mapping[str, Any], folder: Path 
     if file_of(trained.config.model.name) is not None:
         raise ValueError(f"config.model.name={trained.config.model.name!r}: must be an architecture of lipjax")
     arrays = {path: np.asarray(leaf) for path, leaf in flat_leaves(dict(trained.saved)).items()}
-    arrays = {path: array for path, array in arrays.items() if not path.endswith(f"/{_REMADE}")}
+    arrays = {path: array for path, array in arrays.items() if not _is_remade(path)}
     weights = save(arrays)
     config = trained.config.to_dict()
     config["data"]["data_dir"] = None

@@ -227,7 +227,11 @@ def test_what_is_held_out_is_judged_and_costed(tmp_path, monkeypatch):
     assert config["data"]["validation_fraction"] == 0.1
     assert set(result["held_out"]["certified_accuracy"]) == {"36/255", "72/255", "108/255"}
     assert not list((tmp_path / "runs").rglob("per_image.csv"))  # the test split was not read
-    row = next(line for line in render("recipes", "smoke", tmp_path / "results").splitlines() if "lipjax 0.1" in line)
+    row = next(
+        line
+        for line in render("recipes", "smoke", tmp_path / "results").splitlines()
+        if line.startswith("| lipjax 0.1")
+    )
     assert f"| {result['units']:.2f} | 1 |" in row
 
 

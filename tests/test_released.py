@@ -118,6 +118,19 @@ def test_a_released_network_is_the_trained_one(trained, tmp_path):
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("name", ["lipnext", "liresnet", "bronet", "convnet"])
+def test_parameters_of_every_architecture_are_kept(name, tmp_path):
+    """Also one of the name of a matrix that is left out: only what is made of kernels is."""
+    config = default_config()
+    config.data.name, config.run.epochs, config.run.batch_size = "digits", 1, 256
+    config.model = {"name": name} | ({"width": 32, "depth": 1, "patch": 2} if name == "lipnext" else {"width": 8})
+    train(config, tmp_path / "run", say=lambda line: None)
+    run = load_trained(tmp_path / "run")
+    released.release(run, "tiny", {"recipe": "none"}, tmp_path / "pretrained")
+    found = released.read("tiny", tmp_path / "pretrained").variables
+    jax.tree.map(np.testing.assert_array_equal, dict(run.saved)["params"], dict(found)["params"])
+
+
 def test_an_unknown_name_is_told_with_those_there_are(capsys):
     with pytest.raises(ValueError, match=r"pretrained='digit': must be one of .*digits"):
         lipjax.load_pretrained("digit")

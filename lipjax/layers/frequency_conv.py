@@ -78,8 +78,12 @@ class FrequencyConv(Layer):
         # Matrices of norm at most `bound`, and each of their products is rounded relative to it.
         rounding = enlarged(of_one.relative * bound, of_one.absolute * (1 + bound))
         if math.prod(shape) <= _UNKNOWNS:
-            exact = {"params": {"real": jnp.asarray(real), "imaginary": jnp.asarray(imaginary)}}
-            whole = proven_map_norm(lambda x: self.evaluate(exact, x), shape, rounding.relative)
+
+            def run(x):  # in float64, which outside of it would be rounded to float32
+                exact = {"real": jnp.asarray(real), "imaginary": jnp.asarray(imaginary)}
+                return self.evaluate({"params": exact}, x)
+
+            whole = proven_map_norm(run, shape, rounding.relative)
             bound, why = min((bound, why), (whole, "Cholesky factorisation of the Gram matrix of its whole matrix"))
         kind = f"convolution on a grid of {self.points[0]}×{self.points[1]}, {shape[2]} to {self.features} channels"
         return Proof(kind, bound, why, rounding=rounding)

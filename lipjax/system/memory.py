@@ -24,7 +24,8 @@ def keep_freed() -> bool:
     """Keep what is freed, for the next step of a program, and do not give it back to the system; whether glibc can.
 
     On a CPU a step allocates its activations anew: in pages that the system has to clear first, 27,000 of them a step
-    of a small LipNeXt.  Of the whole process; by then it holds as much as it ever held.
+    of a small LipNeXt.  Of the whole process, which then holds as much as it ever held, and up to 39 % more of pieces
+    that do not fit (benchmarks/freed_memory.py).
     """
     try:
         options = ctypes.CDLL(None).mallopt

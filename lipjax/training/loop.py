@@ -186,7 +186,7 @@ class Training:
         else:
             state, epochs = initial_state(self.model, self.optimizer, run.seed, self.recipe.loss), 0
             if run.start_from is not None:
-                state = started_from(run.start_from, state, self.optimizer, self.say)
+                state = started_from(run.start_from, self.model, state, self.optimizer, self.say)
         started = placed(state, self._places(template)), on_devices(metrics, self.mesh)
         if is_first():
             if there is None:

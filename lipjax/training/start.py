@@ -1,24 +1,27 @@
 """Begin a training with what another one has learned: the parameters that both networks have."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
 from lipjax import released
+from lipjax.models import Classifier
 from lipjax.training.recipe import TrainState
-from lipjax.workdir import CONFIG_FILE, load_trained
+from lipjax.workdir import CONFIG_FILE, folder_of, load_trained
 
 
 def started_from(
-    name: str, state: TrainState, optimizer: optax.GradientTransformation, say: Callable[[str], None]
+    name: str, model: Classifier, state: TrainState, optimizer: optax.GradientTransformation, say: Callable[[str], None]
 ) -> TrainState:
     """The state at step 0 with the parameters, and vectors of power iterations, of another network.
 
     Taken are arrays with the same name and shape; the others stay as they are, such as those of another head, or of
-    one for other classes.  What is proven later is proven of the network that comes out, wherever it began.
+    one for other classes.  Vectors that are not taken then follow the kernels that are.  What is proven later is proven
+    of the network that comes out, wherever it began.
 
     Args:
       name: a released network, or a workdir; of a network that is made by a Python file too little is known.
@@ -29,19 +32,26 @@ def started_from(
     """
     found = _variables(name)
     taken, params = _taken(found["params"], state.params)
-    _, spectral = _taken(found.get("spectral", {}), state.spectral)
-    fresh = sorted({path[0] for path in traverse_util.flatten_dict(dict(state.params))} - {path[0] for path in taken})
+    vectors, spectral = _taken(found.get("spectral", {}), state.spectral)
+    fresh = sorted({path[0] for path in traverse_util.flatten_dict(dict(state.params)) if path not in taken})
     if not taken:
         raise ValueError(f"config.run.start_from={name!r}: has no parameters with names and shapes of this network")
-    say(f"starting from {name}: {len(taken)} arrays of parameters" + (f", none for {', '.join(fresh)}" * bool(fresh)))
+    say(f"starting from {name}: {len(taken)} arrays of parameters" + (f", not all of {', '.join(fresh)}" * bool(fresh)))
+    if len(vectors) < len(traverse_util.flatten_dict(dict(state.spectral))):
+        spectral = dict(model.settled({"params": params, "spectral": spectral})["spectral"])
     state = state._replace(params=params, spectral=spectral)
-    return state._replace(opt_state=optimizer.init(state.trained()))
+    return state._replace(opt_state=optimizer.init(jax.tree.map(jnp.copy, state.trained())))
 
 
 def _variables(name: str) -> Mapping[str, Any]:
+    is_run = (folder_of(name) / CONFIG_FILE).exists()
     if name in released.names():
+        if is_run:
+            raise ValueError(
+                f"config.run.start_from={name!r}: is a released network and a workdir; write ./{name} for that"
+            )
         return released.read(name).variables
-    if not (Path(name).expanduser() / CONFIG_FILE).exists():
+    if not is_run:
         there = ", ".join(released.names())
         raise ValueError(f"config.run.start_from={name!r}: must be a workdir, or one of {there}")
     return load_trained(name, trust_code=False).saved

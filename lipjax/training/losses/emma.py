@@ -1,4 +1,4 @@
-"""EMMA (Hu et al., NeurIPS 2023): every rival raised by what it can gain within ε, at most until it ties."""
+"""EMMA (Hu et al., NeurIPS 2023): rivals are raised by what they can gain within ε, at most until they tie."""
 
 import dataclasses
 
@@ -17,9 +17,9 @@ class Emma(SoftmaxLoss):
     """Cross entropy of z_j + s_j G_j(ε), G_j what the margin z_y − z_j can lose within ε, G_y = 0.
 
     G_j(ε) = r ‖w_y − w_j‖ for a linear head, r = ε Lip, and r ‖∇(z_y − z_j)‖ + m r² / 2 for the curvature head, m the
-    curvature of z_y − z_j from below (`Head.margin_drop`).  s_j = clip((z_y − z_j) / G_j, 0.01, 1), held constant: a
-    rival is raised until it ties, at most by the certificate's own amount, so images certified at ε are pushed no
-    further.  More ε trades standard accuracy for certified accuracy beyond ε.
+    curvature of z_y − z_j from below, for the nine largest rivals alone (`Head.margin_drop`).  s_j = clip((z_y − z_j)
+    / G_j, 0.01, 1), held constant: a rival is raised until it ties, at most by the certificate's own amount, so images
+    certified at ε are pushed no further.  More ε trades standard accuracy for certified accuracy beyond ε.
 
     ε grows linearly from `start` times its value to its value over the first `ramp` of the steps: one larger than most
     margins would raise every rival to a tie at once.  LiResNet: ε = 3 · 36/255, start 1/30, ramp 1/2.
