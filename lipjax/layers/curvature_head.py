@@ -17,7 +17,7 @@ from lipjax.layers.layer import tracked
 from lipjax.layers.rounding import gamma, largest, underflow
 
 CURVATURE_STEPS = 2
-NEAREST_RIVALS = 9  # in training
+TRAINING_RIVALS = 9  # training looks at the rivals with the highest logits only; certificates look at all
 
 
 def softplus_mlp(head: Mapping[str, jax.Array], features: jax.Array) -> jax.Array:
@@ -99,15 +99,17 @@ class CurvatureHead(Head):
         Of the nine rivals i with the largest logits (as many as the paper certifies against); 0 of all others.
         """
         head = own["params"]
-        logits = jax.lax.stop_gradient(softplus_mlp(head, features))
-        rows, own_class = jnp.arange(len(labels))[:, None], labels[:, None]
-        others = logits.at[rows, own_class].set(-jnp.inf)
-        rivals = jax.lax.top_k(others, min(NEAREST_RIVALS, self.num_classes - 1))[1]
+        logits, w1 = softplus_mlp(head, features), head["w1"]
+        rivals = top_rivals(logits, labels)
         weights = head["w2"][labels][:, None] - head["w2"][rivals]  # (N, R, H)
-        slopes = jax.nn.sigmoid(features @ head["w1"].T + head["b1"])
-        curvature = nearest_curvature(head, labels, rivals, own["spectral"]["power_vector"])
-        drop = radius * lengths(slopes[:, None] * weights @ head["w1"]) + radius**2 / 2 * curvature
-        return jnp.zeros_like(logits).at[rows, rivals].set(drop)
+        slopes = jax.nn.sigmoid(features @ w1.T + head["b1"])
+
+        def curvatures(weights):
+            return pair_curvature(w1, jnp.maximum(-weights, 0) / 4, own["spectral"]["power_vector"])
+
+        curvature = of_pairs(curvatures, head["w2"], labels, rivals)
+        drop = radius * lengths(slopes[:, None] * weights @ w1) + radius**2 / 2 * curvature
+        return jnp.zeros_like(logits).at[jnp.arange(len(labels))[:, None], rivals].set(drop)
 
     @nn.nowrap
     def _start(self, dimension: int, dtype) -> jax.Array:
@@ -133,17 +135,21 @@ def power_step(matrix: jax.Array, vector: jax.Array) -> jax.Array:
     return image / jnp.maximum(jnp.linalg.norm(image), jnp.finfo(image.dtype).tiny)
 
 
-def nearest_curvature(head: Mapping[str, jax.Array], labels: jax.Array, rivals: jax.Array, start) -> jax.Array:
-    """`pair_curvature` of f_l − f_i for labels l (N,) and rivals i (N, R), (N, R).
+def top_rivals(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """(N, K) logits, (N,) labels → (N, min(9, K − 1)) classes other than the label, by descending logit."""
+    own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    return jax.lax.top_k(jnp.where(own, -jnp.inf, logits), min(TRAINING_RIVALS, logits.shape[-1] - 1))[1]
 
-    Where the classes have fewer pairs than the batch, each of theirs is computed once.
+
+def of_pairs(estimate, w2: jax.Array, labels: jax.Array, rivals: jax.Array) -> jax.Array:
+    """`estimate`, (P, H) → (P,), of w2_l − w2_i for labels l (N,) and rivals i (N, R), (N, R).
+
+    Where the classes have fewer pairs than the batch, each of theirs is estimated once.
     """
-    w2, labels = head["w2"], labels[:, None]
-    is_table = len(w2) ** 2 < rivals.size
-    first, second = (w2[:, None], w2[None]) if is_table else (w2[labels], w2[rivals])
-    weights = jnp.maximum(second - first, 0) / 4
-    found = pair_curvature(head["w1"], weights.reshape(-1, w2.shape[1]), start).reshape(weights.shape[:2])
-    return found[labels, rivals] if is_table else found
+    is_table = len(w2) ** 2 <= rivals.size
+    difference = w2[:, None] - w2 if is_table else w2[labels][:, None] - w2[rivals]
+    found = estimate(difference.reshape(-1, w2.shape[1])).reshape(difference.shape[:2])
+    return found[labels[:, None], rivals] if is_table else found
 
 
 def pair_curvature(w1: jax.Array, weights: jax.Array, start: jax.Array) -> jax.Array:

@@ -23,9 +23,8 @@ _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 def keep_freed() -> bool:
     """Keep what is freed, for the next step of a program, and do not give it back to the system; whether glibc can.
 
-    On a CPU a step allocates its activations anew: in pages that the system has to clear first, 27,000 of them a step
-    of a small LipNeXt.  Of the whole process, which then holds as much as it ever held, and up to 39 % more of pieces
-    that do not fit (benchmarks/freed_memory.py).
+    On a CPU a step allocates its activations anew: in pages that the system clears first, 27,000 of them a step of a
+    small LipNeXt.  The whole process then holds what it ever held, or 39 % more (benchmarks/freed_memory.py).
     """
     try:
         options = ctypes.CDLL(None).mallopt

@@ -19,9 +19,8 @@ def started_from(
 ) -> TrainState:
     """The state at step 0 with the parameters, and vectors of power iterations, of another network.
 
-    Taken are arrays with the same name and shape; the others stay as they are, such as those of another head, or of
-    one for other classes.  Vectors that are not taken then follow the kernels that are.  What is proven later is proven
-    of the network that comes out, wherever it began.
+    Taken are arrays with the same name and shape; the others are of the seed, such as those of a head for other classes,
+    or follow the kernels that are taken.  What is proven later is proven of the network that comes out.
 
     Args:
       name: a released network, or a workdir; of a network that is made by a Python file too little is known.

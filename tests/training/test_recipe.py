@@ -6,10 +6,9 @@ import pytest
 from conftest import tiny_config
 
 from lipjax.layers import LastLayerNormalization, Sequential, SkewOrthogonalConv
-from lipjax.layers.curvature_head import softplus_mlp
+from lipjax.layers.curvature_head import softplus_mlp, top_rivals
 from lipjax.models import Network
 from lipjax.training.losses import Moment
-from lipjax.training.losses.crc import top_rivals
 from lipjax.training.losses.feature_attack import feature_attack
 from lipjax.training.optimizers import Optimizer
 from lipjax.training.recipe import Metrics, Recipe, epoch_order, initial_state, make_train_step

@@ -6,23 +6,13 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from lipjax.config import check, number
 from lipjax.layers import CurvatureHead
-from lipjax.layers.curvature_head import pair_curvature
+from lipjax.layers.curvature_head import of_pairs, pair_curvature, top_rivals
 from lipjax.models import Classifier
 from lipjax.training.losses.feature_attack import feature_attack
 from lipjax.training.losses.loss import Loss, logits_of
-
-# The attack and the regulariser look at the rivals with the highest clean logits only; certificates look at all.
-TRAINING_RIVALS = 9
-
-
-def top_rivals(logits: jax.Array, labels: jax.Array, count: int = TRAINING_RIVALS) -> jax.Array:
-    """(N, K) logits, (N,) labels → (N, min(count, K − 1)) classes other than the label, by descending logit."""
-    own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    return lax.top_k(jnp.where(own, -jnp.inf, logits), min(count, logits.shape[-1] - 1))[1]
 
 
 def curvature_regulariser(
@@ -41,21 +31,12 @@ def curvature_regulariser(
     Returns:
       ().
     """
-    count = len(w2)
-    if count * count <= rivals.size:  # fewer class pairs than images × rivals: each pair once
-        own, other = (index.ravel() for index in jnp.indices((count, count)))
-        curvature = _pair_curvature(w1, w2[own] - w2[other], power_vector).reshape(count, count)[
-            labels[:, None], rivals
-        ]
-    else:
-        curvature = _pair_curvature(w1, (w2[labels][:, None] - w2[rivals]).reshape(-1, w2.shape[1]), power_vector)
-    return jnp.mean(curvature)
 
+    def both_sides(difference):
+        sides = (jnp.maximum(side * difference, 0) / 4 for side in (-1, 1))
+        return jnp.maximum(*(pair_curvature(w1, weights, power_vector) for weights in sides))
 
-def _pair_curvature(w1, difference, power_vector):
-    """max(m, M) for each row w of `difference` (P, H), (P,)."""
-    sides = (jnp.maximum(side * difference, 0) / 4 for side in (-1, 1))
-    return jnp.maximum(*(pair_curvature(w1, weights, power_vector) for weights in sides))
+    return jnp.mean(of_pairs(both_sides, w2, labels, rivals))
 
 
 @dataclasses.dataclass(frozen=True)
