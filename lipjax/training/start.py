@@ -19,7 +19,7 @@ def started_from(
 ) -> TrainState:
     """The state at step 0 with the parameters, and vectors of power iterations, of another network.
 
-    Taken are arrays with the same name and shape; the others are of the seed, such as those of a head for other classes,
+    Taken are arrays of the same name and shape; the others are of the seed, as those of a head for other classes are,
     or follow the kernels that are taken.  What is proven later is proven of the network that comes out.
 
     Args:
