@@ -116,9 +116,9 @@ def test_sentences_follow_from_numbers():
     same = {"layers": [row], "proven": 1.0, "claimed": 1.0, "accuracy": accuracy, "formula": "rows", "ties": 0}
     same["refuted"] = None
     assert reasons(same) == ["The claims are what is proven."]
-    open_ = reasons({**same, "layers": [{**row, "proven": 1.1}], "proven": 1.1})
-    assert open_[0] == "a, claimed 1 (by construction): proven is 1.1 only, 0.1 more."
-    assert "0.1 above the claim" in open_[1]
+    open_ = reasons({**same, "layers": [{**row, "proven": 1.125}], "proven": 1.125})
+    assert open_[0] == "a, claimed 1 (by construction): proven is 1.125 only, 0.12 more."
+    assert "0.12 above the claim" in open_[1]
     assert "3 images whose two largest logits are equal" in reasons({**same, "ties": 3})[0]
     assert "Of 2 images the attack" in reasons({**same, "refuted": 2})[0]
 
