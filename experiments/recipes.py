@@ -141,7 +141,7 @@ BEST_100: dict[str, Changes] = {
     "the paper, CRC-Lip, 10 U": CIFAR100 | CIFAR100_CRC | CRC | CONE | TAYLOR | {"run.epochs": 30},
     "LiResNet, 4 layers of 64 channels, ε = 72/255, 10 U": CIFAR100 | liresnet(64, 72, 24),
     "LiResNet, 4 layers of 32 channels, ε = 72/255, U": CIFAR100 | liresnet(32, 72, 8),
-    "LiResNet, 4 layers of 32 channels, curvature head, ε = 72/255, 1.4 U": CIFAR100 | liresnet(32, 72, 8) | _CURVATURE,
+    "LiResNet, 4 layers of 32 channels, curvature head, ε = 72/255, 1.4 U": _LIRESNET_100,
     "LiResNet, 4 layers of 64 channels, curvature head, ε = 72/255, 10 U": CIFAR100 | liresnet(64, 72, 24) | _CURVATURE,
 }
 

@@ -38,9 +38,9 @@ def main(argv):
     """Write the card, prove, certify, attack, and complete it."""
     if len(argv) > 1:
         sys.exit(f"experiments.release: unexpected arguments {argv[1:]}; see --help")
-    trained = load_trained(WORKDIR.value, DATA_DIR.value)
     logging.set_verbosity(logging.WARNING)
     memory.keep_freed()
+    trained = load_trained(WORKDIR.value, DATA_DIR.value)
     check_recipe(RECIPE.value, trained.config)
     seconds = SECONDS.value or sum(epoch["seconds"] for epoch in training_of(trained.workdir))
     words = {"recipe": RECIPE.value, "training_seconds": seconds}

@@ -1,6 +1,7 @@
 """Released networks: their cards hold what certification finds, and nothing else is taken for them."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -101,10 +102,11 @@ def test_the_first_200_images_have_the_numbers_of_the_card(name, tmp_path):
 def test_the_command_prints_the_table_of_the_card_again(tmp_path, capsys):
     assert certify.main(["--pretrained=digits", f"--workdir={tmp_path}/run"]) == 0
     card = lipjax.load_pretrained("digits").card["summary"]
-    printed = capsys.readouterr().out
+    shown = capsys.readouterr().out
     for accuracy in (card["standard_accuracy"], *card["certified_accuracy"].values()):
-        assert f"{accuracy:.2%}" in printed
-    assert "as on the card of digits: 360 images of digits, test split" in printed
+        assert f"{accuracy:.2%}" in shown
+    assert re.search(r"Lip\(features\) +2\.85715\n", shown)  # never below 2.8571429
+    assert "as on the card of digits: 360 images of digits, test split" in shown
     assert certify.main(["--pretrained=digits", f"--workdir={tmp_path}/run", "--num_examples=20"]) == 0
     assert "the numbers above are of other images: 20 images of digits" in capsys.readouterr().out
 
@@ -129,6 +131,14 @@ def test_parameters_of_every_architecture_are_kept(name, tmp_path):
     released.release(run, "tiny", {"recipe": "none"}, tmp_path / "pretrained")
     found = released.read("tiny", tmp_path / "pretrained").variables
     jax.tree.map(np.testing.assert_array_equal, dict(run.saved)["params"], dict(found)["params"])
+
+
+def test_a_file_that_lacks_a_parameter_is_told():
+    found = lipjax.load_pretrained("digits")
+    flat = load_file(released.FOLDER / "digits.safetensors")
+    path = next(path for path in flat if path.startswith("params/"))
+    with pytest.raises(ValueError, match=f"{path}: is missing"):
+        released._whole(found.model, {name: array for name, array in flat.items() if name != path})
 
 
 def test_an_unknown_name_is_told_with_those_there_are(capsys):

@@ -130,7 +130,7 @@ def _difference(proven: Proven, images: np.ndarray, logits: np.ndarray) -> tuple
 def _told(found, count: int, to: str, path: Path, network) -> str:
     error = printed.upper(network.error_bound / network.proven.lipschitz_bound, ".2g")
     lines = [
-        f"logits of {count} test images differ from ours by {found['logits_differ']:.2g} at most",
+        f"logits of {count} test images differ from ours by {printed.upper(found['logits_differ'], '.2g')} at most",
         f"rounding: E / L = {error} is proven of {network.dtype}, twice of which is subtracted from each radius",
         "certified accuracy at   ours   exported",
     ]

@@ -30,13 +30,13 @@ def started_from(
       ValueError: neither a released network nor a workdir; networks that have no parameters in common.
     """
     found = _variables(name)
-    taken, params = _taken(found["params"], state.params)
-    vectors, spectral = _taken(found.get("spectral", {}), state.spectral)
-    fresh = sorted({path[0] for path in traverse_util.flatten_dict(dict(state.params)) if path not in taken})
+    taken, fresh, params = _taken(found["params"], state.params)
+    _, stale, spectral = _taken(found.get("spectral", {}), state.spectral)
     if not taken:
         raise ValueError(f"config.run.start_from={name!r}: has no parameters with names and shapes of this network")
-    say(f"starting from {name}: {len(taken)} arrays of parameters" + (f", not all of {', '.join(fresh)}" * bool(fresh)))
-    if len(vectors) < len(traverse_util.flatten_dict(dict(state.spectral))):
+    others = ", ".join(sorted({path[0] for path in fresh}))
+    say(f"starting from {name}: {len(taken)} arrays of parameters" + (f", not all of {others}" if others else ""))
+    if stale:
         spectral = dict(model.settled({"params": params, "spectral": spectral})["spectral"])
     state = state._replace(params=params, spectral=spectral)
     return state._replace(opt_state=optimizer.init(jax.tree.map(jnp.copy, state.trained())))
@@ -46,9 +46,7 @@ def _variables(name: str) -> Mapping[str, Any]:
     is_run = (folder_of(name) / CONFIG_FILE).exists()
     if name in released.names():
         if is_run:
-            raise ValueError(
-                f"config.run.start_from={name!r}: is a released network and a workdir; write ./{name} for that"
-            )
+            raise ValueError(f"config.run.start_from={name!r}: is a released network and a workdir: write ./{name}")
         return released.read(name).variables
     if not is_run:
         there = ", ".join(released.names())
@@ -56,8 +54,9 @@ def _variables(name: str) -> Mapping[str, Any]:
     return load_trained(name, trust_code=False).saved
 
 
-def _taken(found: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[tuple[str, ...]], dict[str, Any]]:
-    """The paths that are taken, and the tree with them."""
+def _taken(found: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list, list, dict[str, Any]]:
+    """The paths that are taken, the others, and the tree with those that are taken."""
     there, flat = traverse_util.flatten_dict(dict(found)), traverse_util.flatten_dict(dict(now))
     same = [path for path, leaf in flat.items() if path in there and there[path].shape == leaf.shape]
-    return same, traverse_util.unflatten_dict(flat | {path: there[path].astype(flat[path].dtype) for path in same})
+    tree = traverse_util.unflatten_dict(flat | {path: there[path].astype(flat[path].dtype) for path in same})
+    return same, [path for path in flat if path not in same], tree
