@@ -102,6 +102,7 @@ NETWORKS: dict[str, Changes] = {
     "LiResNet, 4 layers of 32 channels": liresnet(32, 72, 8),
     "LiResNet, curvature head": liresnet(32, 72, 8) | _CURVATURE,
     "LiResNet, curvature head, Muon": liresnet(32, 72, 8) | _CURVATURE | _MUON,
+    "LiResNet, curvature head, Muon, ε = 144/255": liresnet(32, 144, 8) | _CURVATURE | _MUON,
     "LipNeXt, 8 blocks of 128 channels": lipnext(72, 7),
     "BRONet, 4 layers of 32 channels": liresnet(32, 72, 3, "bronet"),
 }
@@ -111,6 +112,20 @@ _LIRESNET_100 = CIFAR100 | liresnet(32, 72, 8) | _CURVATURE
 NETWORKS_100: dict[str, Changes] = {
     "LiResNet, 4 layers of 32 channels, ε = 72/255": _LIRESNET_100,
     "the same with Muon": _LIRESNET_100 | _MUON,
+    "the same with Muon, ε = 108/255": _LIRESNET_100 | loss("emma", 108, ramp=0.5) | _MUON,
+    "the same with Muon, ε = 144/255": _LIRESNET_100 | loss("emma", 144, ramp=0.5) | _MUON,
+    "the same with Muon, ε = 144/255, rate 0.01": _LIRESNET_100
+    | loss("emma", 144, ramp=0.5)
+    | _MUON
+    | {"optimizer.learning_rate": 1e-2},
+    "the same with Muon, ε = 90/255, dense layers of 512": _LIRESNET_100
+    | loss("emma", 90, ramp=0.5)
+    | _MUON
+    | {"model.dense_width": 512},
+    "the same with Muon, ε = 90/255, rate 0.04": _LIRESNET_100
+    | loss("emma", 90, ramp=0.5)
+    | _MUON
+    | {"optimizer.learning_rate": 4e-2},
     "the same with ε = 36/255": _LIRESNET_100 | loss("emma", 36, ramp=0.5),
     "LipConvnet-5, 16×16, ε = 36/255": CIFAR100
     | _EMMA

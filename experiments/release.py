@@ -9,9 +9,11 @@ there.  `python certify.py --pretrained=NAME --data_dir=DIR` gives them again.
 
 import datetime
 import shlex
+import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
@@ -19,9 +21,9 @@ from ml_collections import ConfigDict
 from experiments.cells import published
 from lipjax.commands import configs
 from lipjax.evaluation.split import certify_run
-from lipjax.released import release, unpack, with_summaries
+from lipjax.released import FOLDER, release, unpack, with_summaries
 from lipjax.system import memory
-from lipjax.workdir import load_trained, training_of
+from lipjax.workdir import Trained, load_trained, training_of
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Of the training.", required=True)
 NAME = flags.DEFINE_string("name", None, "Of the network.", required=True)
@@ -46,15 +48,25 @@ def main(argv):
     words = {"recipe": RECIPE.value, "training_seconds": seconds}
     words |= {"machine": MACHINE.value, "released": datetime.date.today().isoformat()}
     words |= {"licence": LICENCE.value, "images": DATA.value or trained.data.name}
-    release(trained, NAME.value, words)
+    replace(trained, NAME.value, words, DATA_DIR.value, ATTACKED.value)
+
+
+def replace(
+    trained: Trained, name: str, words: dict[str, Any], data_dir: str | None, attacked: int, folder: Path = FOLDER
+) -> None:
+    """Release it; a network of this name that is there stays until all that the card says is found."""
     with tempfile.TemporaryDirectory() as place:
-        workdir = unpack(NAME.value, Path(place) / NAME.value)
+        new = Path(place)
+        release(trained, name, words, new)
+        workdir = unpack(name, new / name, new)
         found = {
-            "summary": certify_run(workdir, DATA_DIR.value),
-            "first_200": certify_run(workdir, DATA_DIR.value, num_examples=200),
-            "attacked": certify_run(workdir, DATA_DIR.value, num_examples=ATTACKED.value, attack="fast"),
+            "summary": certify_run(workdir, data_dir),
+            "first_200": certify_run(workdir, data_dir, num_examples=200),
+            "attacked": certify_run(workdir, data_dir, num_examples=attacked, attack="fast"),
         }
-    with_summaries(NAME.value, found)
+        with_summaries(name, found, new)
+        for end in ("safetensors", "json"):
+            shutil.copy(new / f"{name}.{end}", folder)
 
 
 def check_recipe(recipe: str, config: ConfigDict) -> None:

@@ -21,7 +21,8 @@ from lipjax.models import Classifier
 from lipjax.models.architectures import build_model, file_of
 from lipjax.system.devices import in_float32
 from lipjax.system.files import atomic_write
-from lipjax.workdir import CONFIG_FILE, Trained, sectioned, what_is_trained, write_config
+from lipjax.system.lock import FolderLock
+from lipjax.workdir import CONFIG_FILE, LOCK_FILE, Trained, folder_of, sectioned, what_is_trained, write_config
 
 FOLDER = Path(__file__).parent / "pretrained"
 FORMAT = "lipjax released network 1"
@@ -117,8 +118,11 @@ def release(trained: Trained, name: str, words: Mapping[str, Any], folder: Path 
       words: what the card says beside: recipe, seconds, licence, …
 
     Raises:
-      ValueError: a network that is made by a file of one's own, which a card cannot hold.
+      ValueError: a network that is made by a file of one's own, or started from one of a workdir: a card holds neither.
     """
+    start = trained.config.run.start_from
+    if start not in (None, *names()):
+        raise ValueError(f"config.run.start_from={start!r}: must be a released network or None: others have no workdir")
     if file_of(trained.config.model.name) is not None:
         raise ValueError(f"config.model.name={trained.config.model.name!r}: must be an architecture of lipjax")
     arrays = {path: np.asarray(leaf) for path, leaf in flat_leaves(dict(trained.saved)).items()}
@@ -164,8 +168,9 @@ def unpack(name: str, workdir: str | os.PathLike, folder: Path = FOLDER) -> Path
 
     Raises:
       ValueError: no such network; a workdir that holds another run.
+      LockedError: another process unpacks there, or trains.
     """
-    found, workdir = read(name, folder), Path(workdir)
+    found, workdir = read(name, folder), folder_of(workdir)
     config = sectioned(ConfigDict(found.card["config"]))
     checkpoints = Checkpoints(workdir, config=what_is_trained(config), data=found.card["data"])
     params, spectral = (found.variables.get(kind, {}) for kind in ("params", "spectral"))
@@ -175,6 +180,7 @@ def unpack(name: str, workdir: str | os.PathLike, folder: Path = FOLDER) -> Path
             raise ValueError(f"workdir={str(workdir)!r}: holds another run than {name!r}; choose another workdir")
         return workdir
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints.save(_State(np.zeros((), np.int32), params, spectral), found.card["epochs"], None)
-    write_config(config.to_dict(), workdir)
+    with FolderLock(workdir, LOCK_FILE, "unpacking", print):
+        checkpoints.save(_State(np.zeros((), np.int32), params, spectral), found.card["epochs"], None)
+        write_config(config.to_dict(), workdir)
     return workdir

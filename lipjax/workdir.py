@@ -22,6 +22,7 @@ from lipjax.system.files import atomic_write
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
+LOCK_FILE = "training.lock"
 
 # Keys that a later run in the same workdir may change: where and how it runs, not what is trained.
 MAY_CHANGE = {

@@ -38,4 +38,6 @@ def main(repository: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) != 2:
+        sys.exit(f"publish.py: got {sys.argv[1:]}; type python notebooks/publish.py OWNER/NAME")
+    main(sys.argv[1])

@@ -1,6 +1,7 @@
 """The notebooks run from start to end at smoke scale, and are saved with the outputs of a real run."""
 
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -119,6 +120,15 @@ def test_publishing_names_the_repository_once():
     assert len(after) > len(before)
     with pytest.raises(ValueError, match="must be OWNER/NAME"):
         publish.published(notebook, "https://github.com/someone/lipjax", "quickstart")
+
+
+@pytest.mark.parametrize("given", [[], ["a/b", "c"]])
+def test_publishing_says_what_to_type(given):
+    done = subprocess.run([sys.executable, publish.__file__, *given], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"publish.py: got {given}; type python notebooks/publish.py OWNER/NAME\n",
+    )
 
 
 def test_every_notebook_is_tested():

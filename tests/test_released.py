@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import lipjax
-from experiments.release import check_recipe
+from experiments import release
 from lipjax import released
 from lipjax.commands import certify
 from lipjax.config import default_config
@@ -19,8 +19,9 @@ from lipjax.data import DataError
 from lipjax.evaluation.split import certify_run
 from lipjax.evaluation.verify import NotVerified, compare_with_card
 from lipjax.system import printed
+from lipjax.system.lock import FolderLock, LockedError
 from lipjax.training.loop import train
-from lipjax.workdir import load_trained, sectioned
+from lipjax.workdir import LOCK_FILE, load_trained, sectioned
 
 NAMES = released.names()
 PAGE = Path(__file__).parents[1] / "docs" / "released.md"
@@ -56,13 +57,13 @@ def test_a_card_says_what_its_network_is(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_recipe_of_a_card_trains_by_its_config(name):
     card = lipjax.load_pretrained(name).card
-    check_recipe(card["recipe"], sectioned(card["config"]))
+    release.check_recipe(card["recipe"], sectioned(card["config"]))
 
 
 def test_another_recipe_is_refused():
     card = lipjax.load_pretrained("digits").card
     with pytest.raises(ValueError, match=r"config\.run\.epochs=101 and not 100$"):
-        check_recipe(card["recipe"] + " --config.run.epochs=101", sectioned(card["config"]))
+        release.check_recipe(card["recipe"] + " --config.run.epochs=101", sectioned(card["config"]))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -111,6 +112,34 @@ def test_the_command_prints_the_table_of_the_card_again(tmp_path, capsys):
     assert "the numbers above are of other images: 20 images of digits" in capsys.readouterr().out
 
 
+def test_help_of_a_released_network_shows_its_config_and_unpacks_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert certify.main(["--pretrained=digits", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "here with the values of digits" in shown
+    assert f"hidden = {released.card_of('digits')['config']['model']['hidden']}" in shown
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_do_not_unpack_into_one_folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    with FolderLock(tmp_path / "run", LOCK_FILE, "training", print), pytest.raises(LockedError, match="training"):
+        released.unpack("digits", tmp_path / "run")
+    assert released.unpack("digits", tmp_path / "run") == tmp_path / "run"
+    assert [path.name for path in (tmp_path / "run").glob("*.lock")] == []
+
+
+@pytest.mark.parametrize("start", ["runs/mine", "/elsewhere/mine"])
+def test_a_network_that_began_with_a_workdir_is_not_released(trained, tmp_path, start):
+    run = load_trained(trained[0])
+    run.config.run.start_from = start
+    with pytest.raises(ValueError, match=rf"config\.run\.start_from='{start}': must be a released network or None"):
+        released.release(run, "tiny", {"recipe": "none"}, tmp_path / "pretrained")
+    run.config.run.start_from = "digits"
+    released.release(run, "tiny", {"recipe": "none"}, tmp_path / "pretrained")
+    assert released.card_of("tiny", tmp_path / "pretrained")["config"]["run"]["start_from"] == "digits"
+
+
 def test_a_released_network_is_the_trained_one(trained, tmp_path):
     run = load_trained(trained[0])
     released.release(run, "tiny", {"recipe": "none"}, tmp_path / "pretrained")
@@ -131,6 +160,29 @@ def test_parameters_of_every_architecture_are_kept(name, tmp_path):
     released.release(run, "tiny", {"recipe": "none"}, tmp_path / "pretrained")
     found = released.read("tiny", tmp_path / "pretrained").variables
     jax.tree.map(np.testing.assert_array_equal, dict(run.saved)["params"], dict(found)["params"])
+
+
+def test_what_was_released_stays_until_the_new_one_is_certified(trained, copied, monkeypatch):
+    def contents():
+        return {path.name: path.read_bytes() for path in copied.iterdir() if path.stem == "digits"}
+
+    run, before, asked = load_trained(trained[0]), contents(), []
+
+    def certified(workdir, data_dir, **options):
+        assert contents() == before
+        asked.append(options)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return {"lipschitz_bound": 1.0, "seconds": 1.0}
+
+    monkeypatch.setattr(release, "certify_run", certified)
+    with pytest.raises(KeyboardInterrupt):
+        release.replace(run, "digits", {"recipe": "none"}, None, 5, copied)
+    assert contents() == before
+    release.replace(run, "digits", {"recipe": "none"}, None, 5, copied)
+    assert released.card_of("digits", copied)["summary"] == {"lipschitz_bound": 1.0}
+    assert contents().keys() == before.keys()
+    assert all(contents()[name] != before[name] for name in before)
 
 
 def test_a_file_that_lacks_a_parameter_is_told():

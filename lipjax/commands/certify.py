@@ -24,7 +24,7 @@ from lipjax.released import card_of, unpack
 from lipjax.released import names as released_names
 from lipjax.system.devices import check_backend
 from lipjax.training.recipe import Recipe
-from lipjax.workdir import folder_of, read_config
+from lipjax.workdir import CONFIG_FILE, folder_of, read_config, sectioned
 
 ABOUT = """
     {name} --workdir=DIR [--attack=fast --split=test --num_examples=N --radii=36/255,0.5]
@@ -61,8 +61,12 @@ def _certify(name: str, given: list[str]) -> None:
     place = value["workdir"] or (released and f"runs/{released}")
     workdir = None if place is None else folder_of(place)
     if value["help"]:
-        config = default_config() if workdir is None else read_config(workdir)
-        print(page(ABOUT.format(name=name), own, Recipe.of(config).whole(), str(workdir or "the default")))
+        of, config = "the default", default_config()
+        if workdir is not None:
+            is_run = released is None or (workdir / CONFIG_FILE).exists()
+            config = read_config(workdir) if is_run else sectioned(card_of(released)["config"])
+            of = str(workdir) if is_run else released
+        print(page(ABOUT.format(name=name), own, Recipe.of(config).whole(), of))
         return
     if value["weights"] is not None:
         _audit(own, value)

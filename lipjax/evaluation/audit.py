@@ -15,7 +15,7 @@ from lipjax.data import DataOptions, Dataset, Description, loaded
 from lipjax.evaluation.asked import Asked
 from lipjax.evaluation.audit_report import reasons, table
 from lipjax.evaluation.split import certify_trained
-from lipjax.interop import Claim, Foreign, read_network
+from lipjax.interop import Claim, Foreign, network_of
 from lipjax.interop.witness import gain_found
 from lipjax.layers import Sequential
 from lipjax.layers.layer import own_of
@@ -50,14 +50,14 @@ def audit(
       asked: see `Asked`.
 
     Raises:
-      ValueError: see `interop.read_network`; a network of other images or classes than those of the dataset.
+      ValueError: see `interop.network_of`; a network of other images or classes than those of the dataset.
       CertificateViolated: an attack succeeded inside a certified radius.
     """
     wanted, path = Asked(**asked), Path(weights).expanduser()
     if wanted.split != "test":
         raise ValueError(f"split={wanted.split!r}: must be 'test', as nothing is known of the training of this network")
     options = DataOptions("given" if isinstance(dataset, Dataset) else dataset, data_dir)
-    found = read_network(path, like, **(settings or {}))
+    found = network_of(path, like, settings or {})
     images = dataset if isinstance(dataset, Dataset) else loaded(options, say)
     _check(found, images, path)
     folder = folder_of(path.with_suffix("") if output is None else output)

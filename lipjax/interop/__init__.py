@@ -1,6 +1,7 @@
 """Networks of other programs, as ours: what they are, what they claim, and what is proven of them (docs/interop.md)."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from lipjax.interop import aol, bronet, cpl, exported, layers_compared, liresnet, sll, soc
@@ -8,6 +9,7 @@ from lipjax.interop.claim import Claim, Claimed
 from lipjax.interop.files import read_file, read_weights
 from lipjax.interop.lipconvnet import from_pytorch
 from lipjax.interop.network import Foreign, Reader
+from lipjax.interop.settings import settings_of
 
 # A program more is its file and its line here.
 PROGRAMS: dict[str, Reader] = {
@@ -30,6 +32,11 @@ def read(path: str | os.PathLike, like: str, **settings: Any) -> tuple[Any, dict
 
 
 def read_network(path: str | os.PathLike, like: str, **settings: Any) -> Foreign:
+    """The network in a file, with what its program claims of it: `network_of` with the settings as keywords."""
+    return network_of(path, like, settings)
+
+
+def network_of(path: str | os.PathLike, like: str, settings: Mapping[str, Any]) -> Foreign:
     """The network in a file, with what its program claims of it.
 
     Parameters that a program normalises before it uses them are normalised by its formula in float64, and what is
@@ -43,12 +50,12 @@ def read_network(path: str | os.PathLike, like: str, **settings: Any) -> Foreign
 
     Raises:
       ValueError: an unknown program; a file that is none, asks for code, or has names or shapes that are not those of
-        the program, each by its name.
+        the program, each by its name; a setting that the program does not have, or a value that it cannot be.
     """
     if like not in PROGRAMS:
         raise ValueError(f"like={like!r}: must be one of {', '.join(PROGRAMS)}")
-    weights = read_file(path)
-    return PROGRAMS[like](weights.state, {**weights.settings, **settings})
+    weights, reader = read_file(path), PROGRAMS[like]
+    return reader(weights.state, **settings_of(like, reader, settings, weights.settings))
 
 
 __all__ = [
@@ -57,6 +64,7 @@ __all__ = [
     "Claimed",
     "Foreign",
     "from_pytorch",
+    "network_of",
     "read",
     "read_file",
     "read_network",

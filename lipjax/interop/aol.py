@@ -1,12 +1,11 @@
 """Almost orthogonal layers (berndprach/AOL, TensorFlow): its models by the names of their weights."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lipjax.interop.network import Foreign, Row, State, setting
+from lipjax.interop.network import Foreign, Row, State, from_channels_first
 from lipjax.interop.sll import autocorrelation
 from lipjax.layers import FirstChannels, Flatten, InputScale, MaxMin, OrthogonalDense, Patches, StridedConv
 
@@ -15,7 +14,7 @@ EPSILON = 1e-6
 _NAME = re.compile(r"(?:.*/)?aol_(conv2d|dense)(?:_(\d+))?/(kernel|bias)_parameters(?::0)?")
 
 
-def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreign:
+def read(state: Mapping[str, np.ndarray], num_classes: int = 10, image_shape: Sequence[int] = (32, 32, 3)) -> Foreign:
     """A network of AOLConv2D and AOLDense, K[i, ·] (Σ_j |K Kᵀ|_ij + 1e-6)^(−½); its last outputs are the logits.
 
     Its models patchwise (Small, Medium, Large), convolutional, standard_convolutional and fully connected are told
@@ -23,14 +22,11 @@ def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreig
     where it takes fewer, the first ones are kept; these, the last layer, and in the standard model convolutions of
     patches have no activation.  Pixels are in [0, 1].  The program takes each layer as 1-Lipschitz, by its theorem, and
     certifies where f_l − √2 ε is the first of the largest scores.
-
-    Settings: num_classes, 10 by default; image_shape, (32, 32, 3) by default.
     """
     arrays, row = State("aol", _renamed(state)), Row()
     layers = sorted({name.rpartition(".")[0] for name in arrays.names()}, key=_number)
-    shape = tuple(setting(settings, "image_shape", (32, 32, 3)))
-    classes = int(setting(settings, "num_classes", 10))
-    size, channels = shape[:2], shape[2]
+    height, image_width, channels = image_shape
+    size, shape = (height, image_width), (height, image_width, channels)
     is_standard = f"conv0.{_KERNEL}" in arrays and arrays.sizes(f"conv0.{_KERNEL}", 4)[2] == channels
     reduction = None if is_standard else _reduction(arrays, layers, channels)
     row.add("input", InputScale(parent=None))
@@ -52,10 +48,10 @@ def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreig
     if layers[-1].startswith("conv"):
         row.add("flatten", Flatten(parent=None))
     arrays.finish()
-    if size != (1, 1) or classes > channels:
+    if size != (1, 1) or num_classes > channels:
         left = f"{channels} outputs on {size[0]}×{size[1]} pixels are left"
-        raise ValueError(f"aol: num_classes={classes}, image_shape={shape}: {left}")
-    rows, bias = np.eye(classes, channels), np.zeros(classes)
+        raise ValueError(f"aol: num_classes={num_classes}, image_shape={shape}: {left}")
+    rows, bias = np.eye(num_classes, channels), np.zeros(num_classes)
     return row.network(rows, bias, shape, formula="root two", strict=False, source=SOURCE)
 
 
@@ -105,7 +101,7 @@ def _add_conv(
     scale = (autocorrelation(raw.transpose(2, 3, 0, 1)).sum(axis=1) + EPSILON) ** -0.5
     kernel = raw * scale[:, None]
     if taken > channels:  # patches are (row, column, c) there, (c, row, column) here
-        kernel = kernel[:, :, from_channels_last(patch, channels)]
+        kernel = kernel[:, :, np.argsort(from_channels_first((patch, patch), channels))]
     params = {"kernel": kernel, "bias": arrays.take(f"{name}.{_BIAS}", features)}
     row.add(name, StridedConv(features, k, 1, parent=None), params)
     kept = _kept(arrays, following, size, features)
@@ -138,11 +134,6 @@ def _kept(arrays: State, following: str | None, size: tuple[int, int], features:
     if following.startswith("conv"):
         return min(arrays.sizes(f"{following}.{_KERNEL}", 4)[2], features)
     return min(arrays.sizes(f"{following}.{_KERNEL}", 2)[0] // (size[0] * size[1]), features)
-
-
-def from_channels_last(patch: int, channels: int) -> np.ndarray:
-    """Where the entries of a patch flattened as (c, row, column) stand where (row, column, c) is flattened."""
-    return np.arange(patch * patch * channels).reshape(patch, patch, channels).transpose(2, 0, 1).ravel()
 
 
 def _add_dense(row: Row, arrays: State, name: str, channels: int) -> int:

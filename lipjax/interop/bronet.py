@@ -1,13 +1,12 @@
 """BRONet (ntuaislab/BRONet): the networks of its folder `bronet`, as their state dict `backbone` names them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from lipjax.interop import liresnet
 from lipjax.interop.claim import by_svd
-from lipjax.interop.network import Foreign, Row, State, hwio, orthogonalised_rows, setting
+from lipjax.interop.network import Foreign, Row, State, hwio, orthogonalised_rows
 from lipjax.layers import (
     BlockReflectorConv,
     Centring,
@@ -22,7 +21,18 @@ from lipjax.layers import (
 SOURCE = "ntuaislab/BRONet at 9b07077, bronet/models and bronet/test.py"
 
 
-def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreign:
+def read(
+    state: Mapping[str, np.ndarray],
+    act_name: str = "MinMax",
+    use_lln: bool = True,
+    backbone_type: str | None = None,
+    backbone_zero_padding: bool = True,
+    backbone_quasi_residual: bool = True,
+    neck_conv_type: str = "",
+    neck_conv_patch_size: int = 4,
+    neck_conv_patch_size_2: int = 0,
+    neck_linear_type: str | None = None,
+) -> Foreign:
     """The network of a state dict: a stem, a trunk of block reflectors, a neck, dense layers, unit rows.
 
     Of the first kind, whose images keep their size, or the second ('v2': the border stays), with free layers before it
@@ -33,15 +43,18 @@ def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreig
       ValueError: as `liresnet.read`; backbones 'soc', 'sll', 'lot', 'cholesky' and 'cayley'.
     """
     arrays, row = State("bronet", state), Row()
-    liresnet.check_settings("bronet", settings)
-    kind = str(setting(settings, "backbone_type", "bro")).lower().replace("hybrid", "").replace("v2", "")
+    liresnet.check_settings("bronet", act_name, use_lln)
+    kind = (backbone_type or "bro").lower().replace("hybrid", "").replace("v2", "")
     if kind != "bro" or "conv.I_low" not in arrays:
         raise ValueError(f"bronet: backbone_type={kind!r}: only trunks of block reflectors, 'bro', are read")
     size, image_shape = liresnet.add_stem(row, arrays)
     if "conv_1.weights" in arrays:
         liresnet.add_trunk(row, arrays, "conv_1", size)
-    size = _add_reflectors(row, arrays, settings, size)
-    _add_neck(row, arrays, settings, arrays.sizes("conv.bias", 2)[1], size)
+    keeps_border = _keeps_border(arrays, backbone_type, neck_conv_patch_size, size)
+    size = _add_reflectors(row, arrays, size, keeps_border, backbone_zero_padding, backbone_quasi_residual)
+    width, is_l2 = arrays.sizes("conv.bias", 2)[1], neck_conv_type.lower() == "l2"
+    size = _add_patches(row, arrays, width, size, (neck_conv_patch_size, neck_conv_patch_size_2), is_l2)
+    _add_map(row, arrays, width, size, neck_linear_type)
     out = arrays.sizes("neck.bias", 1)[0]
     if "linear.residual_identity" in arrays:
         _add_dense(row, arrays, out)
@@ -50,7 +63,9 @@ def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreig
     return liresnet.finished(row, arrays, image_shape, SOURCE)
 
 
-def _add_reflectors(row: Row, arrays: State, settings: Mapping[str, Any], size: tuple[int, int]) -> tuple[int, int]:
+def _add_reflectors(
+    row: Row, arrays: State, size: tuple[int, int], keeps_border: bool, pads: bool, is_residual: bool
+) -> tuple[int, int]:
     """I − 2 V (V*V + ε)⁻¹ V* at each frequency of a grid, V = I + W γ / √depth; the size of what comes out.
 
     The first kind takes the transform of V without conjugation, a convolution with the kernel turned around; the second
@@ -62,10 +77,9 @@ def _add_reflectors(row: Row, arrays: State, settings: Mapping[str, Any], size: 
     liresnet.check_identity(arrays, "conv.identity", (width, rank), is_kernel=True)
     liresnet.check_identity(arrays, "conv.I_low", (1, 1, 1, rank, rank))
     liresnet.check_identity(arrays, "conv.I_full", (1, 1, 1, width, width))
-    if setting(settings, "backbone_quasi_residual", True):
+    if is_residual:
         weights = weights * depth**-0.5
         weights[:, range(rank), range(rank), 1, 1] += 1
-    keeps_border, pads = _keeps_border(arrays, settings, depth, size), setting(settings, "backbone_zero_padding", True)
     kernels = weights if keeps_border else weights[..., ::-1, ::-1]
     for index in range(depth):
         name = f"reflector{index}"
@@ -80,25 +94,26 @@ def _add_reflectors(row: Row, arrays: State, settings: Mapping[str, Any], size: 
     return size
 
 
-def _keeps_border(arrays: State, settings: Mapping[str, Any], depth: int, size: tuple[int, int]) -> bool:
+def _keeps_border(arrays: State, backbone_type: str | None, patch: int, size: tuple[int, int]) -> bool:
     """Whether it is of the second kind: by the settings, or by what the neck takes."""
-    if "backbone_type" in settings:
-        return "v2" in str(settings["backbone_type"]).lower()
-    width = arrays.sizes("conv.bias", 2)[1]
-    taken, patch = max(arrays.sizes("neck.weight", 2)), setting(settings, "neck_conv_patch_size", 4)
-    same, larger = (width * ((n // patch) ** 2) for n in (size[0], size[0] + 2 * depth))
+    if backbone_type is not None:
+        return "v2" in backbone_type.lower()
+    depth, width = arrays.sizes("conv.bias", 2)
+    taken = max(arrays.sizes("neck.weight", 2))
+    same, larger = (width * ((n // (patch or 1)) ** 2) for n in (size[0], size[0] + 2 * depth))
     if taken in (same, larger) and same != larger:
         return taken == larger
     raise ValueError("bronet: neither the file nor the neck says which kind the trunk is; give backbone_type=…")
 
 
-def _add_neck(row: Row, arrays: State, settings: Mapping[str, Any], width: int, size: tuple[int, int]) -> None:
-    """Patches, or where the settings say so the l2 norm of each, once or twice, and a dense layer."""
-    first, second = (setting(settings, f"neck_conv_patch_size{end}", default) for end, default in (("", 4), ("_2", 0)))
-    for name, patch in (("kernel", first), ("kernel_2", second)):
+def _add_patches(
+    row: Row, arrays: State, width: int, size: tuple[int, int], sides: tuple[int, int], is_l2: bool
+) -> tuple[int, int]:
+    """Of the neck: patches of these sides, 0 for none, or the l2 norm of each; the size of what comes out."""
+    for name, patch in zip(("kernel", "kernel_2"), sides, strict=True):
         if not patch:
             continue
-        if str(setting(settings, "neck_conv_type", "")).lower() != "l2":
+        if not is_l2:
             rows = _neck_rows(arrays, f"neck.{name}", width, width * patch**2).reshape(width, width, patch, patch)
             matrix = rows.transpose(2, 3, 1, 0).reshape(-1, width)
             layer = PatchConv(width, patch, parent=None)
@@ -106,10 +121,15 @@ def _add_neck(row: Row, arrays: State, settings: Mapping[str, Any], width: int, 
         else:
             row.add(f"neck_{name}", L2Pool(patch, parent=None))
         size = (size[0] // patch, size[1] // patch)
+    return size
+
+
+def _add_map(row: Row, arrays: State, width: int, size: tuple[int, int], kind: str | None) -> None:
+    """The dense layer of the neck, a reflection or with orthogonalised rows."""
     row.add("flatten", Flatten(parent=None))
     out, into = arrays.sizes("neck.bias", 1)[0], width * size[0] * size[1]
     is_reflector = arrays.peek("neck.weight").shape == (into, out) != (out, into)
-    if str(setting(settings, "neck_linear_type", "bro" if is_reflector else "cholesky")).lower() == "bro":
+    if (kind or ("bro" if is_reflector else "cholesky")).lower() == "bro":
         reflected = reflector(arrays.take("neck.weight", into, out), 1e-5)[:out, :into]
         arrays = State("bronet", {"neck.weight": reflected, "neck.bias": arrays.take("neck.bias", out)})
         liresnet.add_map(row, arrays, _as_it_is, width, size)

@@ -1,14 +1,13 @@
 """Convex potential layers (MILES-PSL/Convex-Potential-Layer), as its state dict names them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lipjax.interop.claim import by_construction
-from lipjax.interop.network import MEANS, Foreign, Row, State, hwio, setting
+from lipjax.interop.network import MEANS, Foreign, Pixels, Row, State, hwio
 from lipjax.interop.potential import POOL, add_dense_step, add_features, add_pool, add_step, indices, side_of
 from lipjax.layers import Flatten, InputScale
 from lipjax.ops.general_conv import adjoint, conv, norm_power_steps
@@ -18,7 +17,9 @@ EPSILON, STEPS = 1e-4, 100
 _CONV, _DENSE = "model.stable_block", "model.layers_linear"
 
 
-def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreign:
+def read(
+    state: Mapping[str, np.ndarray], mean: Pixels | None = None, std: Pixels = 1.0, num_classes: int = 10
+) -> Foreign:
     """x − h Wᵀ σ(W x + b), h = 2 / (σ² + 1e-4), over images and then over features; unit rows, or the first features.
 
     σ is the program's estimate of ‖W‖, `eval_sv_max` in the file, or by 100 power iterations from the vector in the
@@ -37,11 +38,10 @@ def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreig
         weight = arrays.take("model.last_last.weight", None, count)
         bias = arrays.take("model.last_last.bias", len(weight))
     else:
-        classes = int(setting(settings, "num_classes", 10))
-        weight, bias = np.eye(classes, count), np.zeros(classes)
+        weight, bias = np.eye(num_classes, count), np.zeros(num_classes)
     if side_of("cpl", count, width) * POOL != arrays.sizes(f"{_CONV}.{convs[0]}.pm.u", 4)[3]:
         raise ValueError("cpl: images must be square")
-    mean, std = setting(settings, "mean", MEANS.get(len(weight), 0.0)), setting(settings, "std", 1.0)
+    mean = MEANS.get(len(weight), 0.0) if mean is None else mean
     row.add("input", InputScale(mean, std, parent=None), claimed=by_construction(1 / float(np.min(std))))
     for number, index in enumerate(convs):
         _add_conv(row, arrays, f"{_CONV}.{index}", f"conv{number}", width, side * POOL)

@@ -1,12 +1,13 @@
 """Plain layers exported by torchlip (`vanilla_export`) and orthogonium: a state dict, and what stands around it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from lipjax.config import integer
 from lipjax.interop.claim import Claim, by_construction
-from lipjax.interop.network import Foreign, State, setting
+from lipjax.interop.network import Foreign, Pixels, Reader, State
 from lipjax.models import plain
 
 # Of each program: what its certificates divide margins by, and where that is said.
@@ -16,36 +17,36 @@ _CLAIMS = {
 }
 
 
-def reader(program: str) -> Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Foreign]:
+def reader(program: str) -> Reader:
     """The reader of one of these programs."""
 
-    def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreign:
+    def read(
+        state: Mapping[str, np.ndarray],
+        layers: Sequence[Mapping[str, Any]] | None = None,
+        image_shape: Sequence[int] | None = None,
+        mean: Pixels | None = None,
+        std: Pixels | None = None,
+    ) -> Foreign:
         """The network of the layers that the setting `layers` names, the last a dense one; see `described`.
-
-        Settings: layers; image_shape, (H, W, C); mean and std of the pixels, 0 and 1 by default.
 
         The program takes each layer as 1-Lipschitz.  By torchlip each logit is, so that a radius is (f_l − max) / 2; by
         orthogonium all of them together, so that it is (f_l − max) / √2.
         """
         arrays = State(program, state)
-        for name in ("layers", "image_shape"):
-            if settings.get(name) is None:
-                raise ValueError(f"{program}: {name} is in no state dict; give {name}=… (docs/interop.md)")
-        description = described(arrays, settings["layers"])
+        if layers is None or image_shape is None:
+            name = "layers" if layers is None else "image_shape"
+            raise ValueError(f"{program}: {name} is in no state dict; give {name}=… (docs/interop.md)")
+        description = described(arrays, layers)
         arrays.finish()
-        mean, std = (
-            np.asarray(setting(settings, name, value), np.float64) for name, value in (("mean", 0), ("std", 1))
-        )
-        if not (std > 0).all():
-            raise ValueError(f"{program}: std must be positive, got {settings['std']}")
-        if settings.get("mean") is not None or settings.get("std") is not None:
-            description.insert(0, {"kind": "affine", "scale": 1 / std, "shift": -mean / std})
+        less, over = np.asarray(0 if mean is None else mean), np.asarray(1 if std is None else std, np.float64)
+        if mean is not None or std is not None:
+            description.insert(0, {"kind": "affine", "scale": 1 / over, "shift": -less / over})
         try:
-            model, variables = plain.network(description, settings["image_shape"])
+            model, variables = plain.network(description, image_shape)
         except ValueError as error:
             raise ValueError(f"{program}: {error}") from error
         formula, source = _CLAIMS[program]
-        scale = 1 / float(np.min(std))
+        scale = 1 / float(np.min(over))
         claimed = [by_construction()._replace(layer=name) for name, _ in model.backbone.layers]  # type: ignore[attr-defined]
         if scale != 1:
             claimed[0] = by_construction(scale)._replace(layer=claimed[0].layer)
@@ -54,7 +55,7 @@ def reader(program: str) -> Callable[[Mapping[str, np.ndarray], Mapping[str, Any
     return read
 
 
-def described(arrays: State, layers: Any) -> list[dict[str, Any]]:
+def described(arrays: State, layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The plain description (docs/plain.md) of a list of layers.
 
     {"weights": NAME, …}: the convolution or dense layer with NAME.weight and, where there is one, NAME.bias, with
@@ -62,8 +63,6 @@ def described(arrays: State, layers: Any) -> list[dict[str, Any]]:
     neighbouring channels the smaller and the larger one, in this order; {"kind": "scaled_average_pool", "size": n}:
     means times n; {"kind": "flatten"}: (c, row, column); all other kinds are those of plain descriptions.
     """
-    if not isinstance(layers, list | tuple) or not all(isinstance(layer, Mapping) for layer in layers):
-        raise ValueError(f"{arrays.program}: layers must be a list of dictionaries, got {layers!r}")
     found: list[dict[str, Any]] = []
     for layer in layers:
         kind = layer.get("kind")
@@ -74,6 +73,8 @@ def described(arrays: State, layers: Any) -> list[dict[str, Any]]:
             found += [turned, {"kind": "max_min", "pairing": "neighbours"}, turned]
         elif kind == "scaled_average_pool":
             size = layer.get("size", 2)
+            if not integer(1)[1](size):
+                raise ValueError(f"{arrays.program}: size={size!r}: must be {integer(1)[0]}")
             found += [{"kind": "average_pool", "size": size}, {"kind": "affine", "scale": float(size), "shift": 0.0}]
         elif kind == "flatten":
             found.append({"order": "chw", **layer})

@@ -1,15 +1,14 @@
 """The benchmark of 1-Lipschitz layers (berndprach/1LipschitzLayersCompared): its networks, of any convolution."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from lipjax.interop import compared_convs as convs
 from lipjax.interop import soc
 from lipjax.interop.cpl import power_iteration
-from lipjax.interop.network import Foreign, Row, State, hwio, mean_of, setting
+from lipjax.interop.network import Foreign, Pixels, Row, State, hwio, mean_of
 from lipjax.interop.potential import add_step, indices
 from lipjax.interop.sll import autocorrelation
 from lipjax.layers import CayleyConv, FirstChannels, Flatten, InputScale, MaxMin, PlainConv, SpaceToDepth, ZerosAround
@@ -22,26 +21,29 @@ Shape = tuple[int, int, int]
 Adder = Callable[[Row, State, str, str, Shape], None]
 
 
-def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreign:
+def read(
+    state: Mapping[str, np.ndarray],
+    mean: Pixels | None = None,
+    num_classes: int = 10,
+    image_shape: Sequence[int] | None = None,
+) -> Foreign:
     """ConvNet: a convolution, blocks of convolutions that halve the resolution, a last convolution; first channels.
 
     Convolutions AOLConv2d and BCOP wrap around the image, CayleyConv is circular, LOT is circular on an image with a
     pixel of zeros around, which is cut off again; SOC, CPLConv2d and SLLConv2d have zeros around.  Each is told by its
     names.  The activation takes neighbouring channels.  The program takes each layer as 1-Lipschitz, and certifies
     where (f_l − max) / √2 > ε.
-
-    Settings: mean (that of the dataset with so many classes by default), num_classes (10), image_shape ((…, …, 3)).
     """
     arrays, row = State(NAME, state), Row()
     blocks = indices(arrays, r"Block(\d+)\.0\..*")
     if not blocks:
         raise ValueError(f"{NAME}: no 'Block1.0.…' among the names; not a network of this program")
-    classes, side = int(setting(settings, "num_classes", 10)), 2 ** len(blocks)
-    shape: Shape = tuple(setting(settings, "image_shape", (side, side, 3)))  # type: ignore[assignment]
+    side = 2 ** len(blocks)
+    shape: Shape = tuple(image_shape or (side, side, 3))  # type: ignore[assignment]
     if shape[:2] != (side, side):
         raise ValueError(f"{NAME}: image_shape={shape}: its {len(blocks)} blocks are for images of {side}×{side}")
     width = _width(arrays)
-    row.add("input", InputScale(mean_of(NAME, settings, classes), parent=None))
+    row.add("input", InputScale(mean_of(NAME, mean, num_classes), parent=None))
     row.add("channels", ZerosAround(channels=(0, width - shape[2]), parent=None))
     here: Shape = (side, side, width)
     _add(row, arrays, "FirstConv", "first", here)
@@ -60,10 +62,10 @@ def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreig
         _add(row, arrays, "ClassificationHead.0", "last", here)
     row.add("flatten", Flatten(parent=None))
     arrays.finish()
-    if classes > here[2]:
-        raise ValueError(f"{NAME}: num_classes={classes}: there are {here[2]} outputs")
-    rows = np.eye(classes, here[2])
-    return row.network(rows, np.zeros(classes), shape, formula="root two", strict=True, source=SOURCE)
+    if num_classes > here[2]:
+        raise ValueError(f"{NAME}: num_classes={num_classes}: there are {here[2]} outputs")
+    rows = np.eye(num_classes, here[2])
+    return row.network(rows, np.zeros(num_classes), shape, formula="root two", strict=True, source=SOURCE)
 
 
 def _width(arrays: State) -> int:

@@ -1,14 +1,13 @@
 """LiResNet (hukkai/liresnet and its forks): GloroNet, as its state dict `backbone` names it."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lipjax.interop.claim import by_power_iteration, by_svd
-from lipjax.interop.network import Foreign, Row, State, from_channels_first, hwio, orthogonalised_rows, setting
+from lipjax.interop.network import Foreign, Row, State, from_channels_first, hwio, orthogonalised_rows
 from lipjax.layers import Centring, Flatten, InputScale, MaxMin, OrthogonalDense, PatchConv, ResidualConv, StridedConv
 from lipjax.ops.general_conv import patches, strided_kernel
 
@@ -16,7 +15,7 @@ STEPS = 500  # power iterations at certification
 SOURCE = "hukkai/liresnet at 57cd248, models/model.py, models/blocks.py, train.py"
 
 
-def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreign:
+def read(state: Mapping[str, np.ndarray], act_name: str = "MinMax", use_lln: bool = True) -> Foreign:
     """The network of a state dict: stem, trunk, neck and dense layers of MinMax, and a last layer of unit rows.
 
     Its bound is a product of power iterations of 500 steps in float32, from the vectors in the file, for stem and
@@ -27,7 +26,7 @@ def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreig
       ValueError: names that are missing or not understood, other shapes, an activation or last layer of another kind.
     """
     arrays, row = State("liresnet", state), Row()
-    check_settings("liresnet", settings)
+    check_settings("liresnet", act_name, use_lln)
     size, image_shape = add_stem(row, arrays)
     add_trunk(row, arrays, "conv", size)
     width = arrays.sizes("conv.weights", 5)[1]
@@ -36,11 +35,11 @@ def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreig
     return finished(row, arrays, image_shape, SOURCE)
 
 
-def check_settings(program: str, settings: Mapping[str, Any]) -> None:
+def check_settings(program: str, act_name: str, use_lln: bool) -> None:
     """ValueError for what the configuration in the file says and is not read."""
-    if str(setting(settings, "act_name", "MinMax")).lower() != "minmax":
-        raise ValueError(f"{program}: act_name={settings['act_name']!r}: only networks of MinMax are read")
-    if not setting(settings, "use_lln", True):
+    if act_name.lower() != "minmax":
+        raise ValueError(f"{program}: act_name={act_name!r}: only networks of MinMax are read")
+    if not use_lln:
         raise ValueError(f"{program}: use_lln=False: only networks with a last layer of unit rows are read")
 
 

@@ -26,8 +26,9 @@ class Foreign(NamedTuple):
     claim: Claim
 
 
-# (state, settings) → network.  Settings are what the file keeps beside the state, and what the caller says.
-Reader = Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Foreign]
+# State → network; its keywords are the settings, which the file keeps beside the state or the caller says.
+Reader = Callable[..., Foreign]
+Pixels = float | tuple[float, ...]  # a number, or one for each channel
 
 
 class State:
@@ -142,15 +143,8 @@ def from_channels_first(size: tuple[int, int], channels: int) -> np.ndarray:
     return places.transpose(1, 2, 0).ravel()
 
 
-def setting(settings: Mapping[str, Any], name: str, default: Any) -> Any:
-    """A setting, None counting as not given."""
-    value = settings.get(name)
-    return default if value is None else value
-
-
-def mean_of(program: str, settings: Mapping[str, Any], num_classes: int) -> tuple[float, ...]:
+def mean_of(program: str, mean: Pixels | None, num_classes: int) -> tuple[float, ...]:
     """What the program subtracts of pixels: as given, or of the dataset with so many classes."""
-    mean = settings.get("mean")
     if mean is None and num_classes not in MEANS:
         raise ValueError(
             f"{program}: the mean of the pixels is not in the file, and {num_classes} classes are those of none of its "

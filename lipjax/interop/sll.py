@@ -1,18 +1,17 @@
 """SDP-based Lipschitz layers (araujoalexandre/Lipschitz-SLL-Networks), as `model_state_dict` names them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from lipjax.interop.network import Foreign, Row, State, hwio, mean_of
+from lipjax.interop.network import Foreign, Pixels, Row, State, hwio, mean_of
 from lipjax.interop.potential import POOL, add_dense_step, add_features, add_pool, add_step, indices, side_of
 from lipjax.layers import Flatten, InputScale
 
 SOURCE = "araujoalexandre/Lipschitz-SLL-Networks at 1abe5e1, core/models and core/evaluate.py"
 
 
-def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreign:
+def read(state: Mapping[str, np.ndarray], mean: Pixels | None = None) -> Foreign:
     """x − 2 Wᵀ T⁻¹ σ(W x + b), T_i = Σ_j |W Wᵀ|_ij q_j / q_i, over images and then over features; unit rows.
 
     Of images the program multiplies and divides by the same q_i, so that q is without effect.  As T > 0 is diagonal,
@@ -29,7 +28,7 @@ def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreig
     weight = arrays.take(f"model.model.{last}.weight", None, None)
     bias = arrays.take(f"model.model.{last}.bias", len(weight))
     side = side_of("sll", weight.shape[1], width)
-    row.add("input", InputScale(mean_of("sll", settings, len(weight)), parent=None))
+    row.add("input", InputScale(mean_of("sll", mean, len(weight)), parent=None))
     for number, index in enumerate(convs):
         inner = arrays.sizes(f"model.model.{index}.kernel", 4)[0]
         kernel = arrays.take(f"model.model.{index}.kernel", inner, width, 3, 3)

@@ -1,7 +1,6 @@
 """Skew orthogonal convolutions of 2021 (singlasahil14/SOC): LipConvNet, as its state dict names it."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import numpy as np
 
 from lipjax import ops
 from lipjax.interop.claim import by_construction
-from lipjax.interop.network import Foreign, Row, State, from_channels_first, hwio, setting
+from lipjax.interop.network import Foreign, Pixels, Row, State, from_channels_first, hwio
 from lipjax.interop.potential import indices
 from lipjax.layers import Flatten, Householder, Householder2, InputScale, Layer, MaxMin, SpaceToDepth
 from lipjax.layers.folded import fold_conv
@@ -20,7 +19,7 @@ TERMS = 13  # of the series in evaluation: 1 and 12 powers
 _STAGES = 5
 
 
-def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreign:
+def read(state: Mapping[str, np.ndarray], mean: Pixels = MEAN, std: Pixels = STD) -> Foreign:
     """The network of convolutions `soc`: five stages, each halving the resolution before its last convolution.
 
     Each is Σ_{i <= 12} Aⁱ x / i! of a skew kernel, divided by the least of four numbers ⟨u, K v⟩ with the vectors in
@@ -36,7 +35,6 @@ def read(state: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Foreig
         kind = next((kind for end, kind in kinds.items() if f"layer1.0.conv.{end}" in arrays), None)
         if kind:
             raise ValueError(f"soc: its convolutions are {kind}; only 'soc' is read")
-    mean, std = setting(settings, "mean", MEAN), setting(settings, "std", STD)
     row.add("input", InputScale(mean, std, parent=None), claimed=by_construction(1 / float(np.max(std))))
     size, channels = _side(arrays), 3
     image_shape = (size, size, channels)

@@ -15,13 +15,14 @@ from lipjax.layers.rounding import enlarged, gamma, moved, underflow
 def shifted_channels(owner: str, fraction: float, channels: int) -> int:
     """fraction · channels; ValueError, by the name of the layer, unless that is a multiple of 4 from 4 to channels."""
     is_number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
-    count = fraction * channels if is_number and math.isfinite(fraction) else math.nan
-    if not (4 <= count <= channels and count % 4 == 0):
+    exact = fraction * channels if is_number and math.isfinite(fraction) else 0
+    count = round(exact)  # 28/41 of 41 channels is not 28 in floating point
+    if not (4 <= count <= channels and count % 4 == 0 and abs(exact - count) < 1e-9 * channels):
         raise ValueError(
             f"{owner}: fraction={fraction!r}: times the {channels} channels it must be a multiple of 4, as many for "
             f"each direction, from 4 to {channels}"
         )
-    return int(count)
+    return count
 
 
 class Shift(Layer):

@@ -63,7 +63,7 @@ class FolderLock:
         if left:
             self._say(f"taking over {self._path.parent}: {_whose(left)} ended without a word")
         os.truncate(self._file, 0)
-        os.pwrite(self._file, json.dumps({**self._own, "since": time.time()}).encode(), 0)
+        os.pwrite(self._file, json.dumps({**self._own, "doing": self._doing, "since": time.time()}).encode(), 0)
         self._thread = threading.Thread(target=self._live, daemon=True)
         self._thread.start()
 
@@ -98,9 +98,9 @@ class FolderLock:
     def _taken(self, there: Mapping[str, Any]) -> LockedError:
         if not there:
             return LockedError(f"{self._path} was removed while {self._doing} went on: another process may be at work")
-        since = _duration(time.time() - there["since"])
+        doing, since = there.get("doing", self._doing), _duration(time.time() - there["since"])
         return LockedError(
-            f"{self._path.parent}: {_whose(there)} has been {self._doing} there for {since}; wait for it, or end it"
+            f"{self._path.parent}: {_whose(there)} has been {doing} there for {since}; wait for it, or end it"
         )
 
 

@@ -5,6 +5,7 @@ import ctypes
 import resource
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 import jax
 import psutil
@@ -33,8 +34,27 @@ def keep_freed() -> bool:
     return all(options(*option) for option in ((_M_TRIM_THRESHOLD, -1), (_M_MMAP_MAX, 0), (_M_ARENA_MAX, 1)))
 
 
+class _Heap(ctypes.Structure):
+    """mallinfo2 of glibc."""
+
+    _fields_: ClassVar = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "free", "top")
+    ]
+
+
+def _freed() -> int:
+    """Bytes that this process has freed and holds: they count as used, and it can take them again."""
+    try:
+        heap = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, OSError, TypeError):
+        return 0
+    heap.restype = _Heap
+    return heap().free
+
+
 def available_on_host() -> int:
-    """Bytes that a process can still take: of the machine, of each group that it is in, of its address space."""
+    """Bytes that this process can still take: of the machine, of each group that it is in, of its address space."""
     free = [psutil.virtual_memory().available]
     for folder, names in _groups():
         with contextlib.suppress(OSError, ValueError, KeyError):  # "max": no limit
@@ -45,7 +65,7 @@ def available_on_host() -> int:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
         free.append(limit - psutil.Process().memory_info().vms)
-    return max(min(free), 0)
+    return max(min(free), 0) + _freed()
 
 
 def _groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:

@@ -49,12 +49,11 @@ from lipjax.training.recipe import (
     state_sharding,
 )
 from lipjax.training.resume import METRICS_FILE, as_begun, check_config, check_fresh, check_room, keep_metrics
-from lipjax.training.start import started_from
+from lipjax.training.start import check_unseen, source_of, started_from
 from lipjax.training.validation import evaluate
-from lipjax.workdir import flattened, folder_of, sectioned, what_is_trained, write_config
+from lipjax.workdir import LOCK_FILE, flattened, folder_of, sectioned, what_is_trained, write_config
 
 NETWORK_FILE = "network.txt"
-LOCK_FILE = "training.lock"
 
 # With several processes, steps between agreements whether to stop or to write a checkpoint: each waits for all.
 AGREE_EVERY = 16
@@ -186,7 +185,9 @@ class Training:
         else:
             state, epochs = initial_state(self.model, self.optimizer, run.seed, self.recipe.loss), 0
             if run.start_from is not None:
-                state = started_from(run.start_from, self.model, state, self.optimizer, self.say)
+                source = source_of(run.start_from)
+                check_unseen(source, self.recipe, str(self.data.training_sha256), self.say)
+                state = started_from(source, self.model, state, self.optimizer, self.say)
         started = placed(state, self._places(template)), on_devices(metrics, self.mesh)
         if is_first():
             if there is None:

@@ -71,7 +71,7 @@ class Recipe(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """All that a step changes; the next state depends on nothing else but data, config and seed.
+    """All that a step changes; the next state depends on nothing else but data and config.
 
     `beside`: what is trained beside the network, see `Loss.parameters`.
     """

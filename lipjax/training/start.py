@@ -1,7 +1,8 @@
 """Begin a training with what another one has learned: the parameters that both networks have."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,83 @@ import optax
 from flax import traverse_util
 
 from lipjax import released
+from lipjax.checkpoint import CheckpointError
+from lipjax.data import DataError
 from lipjax.models import Classifier
-from lipjax.training.recipe import TrainState
+from lipjax.training.recipe import Recipe, TrainState
 from lipjax.workdir import CONFIG_FILE, folder_of, load_trained
 
 
+class Source(NamedTuple):
+    """A network that another training begins with.
+
+    Attributes:
+      name: a released network, or a workdir.
+      variables: as they were trained.
+      config: of its training, the sections data and run with every value.
+      training_sha256: of the images that it was trained on, see `Dataset`; None: not known.
+    """
+
+    name: str
+    variables: Mapping[str, Any]
+    config: Mapping[str, Any]
+    training_sha256: str | None
+
+
+def source_of(name: str) -> Source:
+    """The network of this name; of one that is made by a Python file too little is known.
+
+    Raises:
+      ValueError: neither a released network nor a workdir, or both; one that cannot be read.
+    """
+    is_run = (folder_of(name) / CONFIG_FILE).exists()
+    try:
+        if name in released.names():
+            if is_run:
+                raise ValueError(f"is a released network and a workdir: write ./{name}")
+            found = released.read(name)
+            return Source(name, found.variables, found.card["config"], found.card["trained_on_sha256"])
+        if not is_run:
+            raise ValueError(f"must be a workdir, or one of {', '.join(released.names())}")
+        trained = load_trained(name, trust_code=False)
+        return Source(name, trained.saved, trained.config.to_dict(), trained.data.training_sha256)
+    except (ValueError, OSError, CheckpointError, DataError) as error:
+        raise ValueError(f"config.run.start_from={name!r}: {error}") from error
+
+
+def check_unseen(source: Source, recipe: Recipe, training_sha256: str, say: Callable[[str], None]) -> None:
+    """Whether images of this training that are held out or of the test split were trained on there.
+
+    Of the same training images none of the test split were, and none that are held out here if the same were held out
+    there.  Of others nothing is known, which is said.
+
+    Raises:
+      ValueError: images that are held out here were trained on; a folder or file was split in another way.
+    """
+    data, there = dataclasses.asdict(recipe.data), source.config["data"]
+    if source.training_sha256 != training_sha256:
+        if there["name"] == data["name"] and there["test_fraction"] != data["test_fraction"]:
+            raise ValueError(
+                f"config.data.test_fraction={data['test_fraction']}: is {there['test_fraction']} of {source.name!r}, "
+                "config.run.start_from, which has been trained on test images then; give the same"
+            )
+        say(f"{source.name} was trained on other images, of {there['name']!r}: test images may be among them")
+    elif data["validation_fraction"] > 0:
+        ours = data["validation_fraction"], recipe.run.seed
+        theirs = there["validation_fraction"], source.config["run"]["seed"]
+        if ours != theirs:
+            raise ValueError(
+                f"config.data.validation_fraction={ours[0]}: with config.run.seed={ours[1]} holds out images that "
+                f"{source.name!r}, config.run.start_from, was trained on; it has {theirs[0]} and {theirs[1]}"
+            )
+
+
 def started_from(
-    name: str, model: Classifier, state: TrainState, optimizer: optax.GradientTransformation, say: Callable[[str], None]
+    source: Source,
+    model: Classifier,
+    state: TrainState,
+    optimizer: optax.GradientTransformation,
+    say: Callable[[str], None],
 ) -> TrainState:
     """The state at step 0 with the parameters, and vectors of power iterations, of another network.
 
@@ -23,13 +94,12 @@ def started_from(
     or follow the kernels that are taken.  What is proven later is proven of the network that comes out.
 
     Args:
-      name: a released network, or a workdir; of a network that is made by a Python file too little is known.
       state: of the seed.
 
     Raises:
-      ValueError: neither a released network nor a workdir; networks that have no parameters in common.
+      ValueError: networks that have no parameters in common.
     """
-    found = _variables(name)
+    found, name = source.variables, source.name
     taken, fresh, params = _taken(found["params"], state.params)
     _, stale, spectral = _taken(found.get("spectral", {}), state.spectral)
     if not taken:
@@ -40,18 +110,6 @@ def started_from(
         spectral = dict(model.settled({"params": params, "spectral": spectral})["spectral"])
     state = state._replace(params=params, spectral=spectral)
     return state._replace(opt_state=optimizer.init(jax.tree.map(jnp.copy, state.trained())))
-
-
-def _variables(name: str) -> Mapping[str, Any]:
-    is_run = (folder_of(name) / CONFIG_FILE).exists()
-    if name in released.names():
-        if is_run:
-            raise ValueError(f"config.run.start_from={name!r}: is a released network and a workdir: write ./{name}")
-        return released.read(name).variables
-    if not is_run:
-        there = ", ".join(released.names())
-        raise ValueError(f"config.run.start_from={name!r}: must be a workdir, or one of {there}")
-    return load_trained(name, trust_code=False).saved
 
 
 def _taken(found: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list, list, dict[str, Any]]:

@@ -97,7 +97,7 @@ def test_power_iterations_are_those_of_the_program():
 def read_claim(state):
     from lipjax.interop import PROGRAMS
 
-    return PROGRAMS["liresnet"]({**state, "neck.weight": state["neck.weight"]}, {}).claim
+    return PROGRAMS["liresnet"]({**state, "neck.weight": state["neck.weight"]}).claim
 
 
 def test_ties_are_certified_by_those_who_do_not_ask_for_more():

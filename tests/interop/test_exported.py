@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_named(rng, tmp_path):
         "'9.weight' is missing": {"layers": [{"weights": "9"}]},
         "torchlip: layer 2 .dense.: kernel must have shape": {"shape": (6, 6, 3)},
         "torchlip: layer 1: kind must be one of": {"layers": [layers[0], {"kind": "pickle"}, *layers[2:]]},
-        "torchlip: layers must be a list": {"layers": "0"},
+        "torchlip: size=2.5: must be an integer": {"layers": [{"kind": "scaled_average_pool", "size": 2.5}, *layers]},
     }.items():
         with pytest.raises(ValueError, match=wrong):
             read(**message)

@@ -19,7 +19,7 @@ def case(request):
 
 @pytest.fixture(scope="module")
 def found(case):
-    return PROGRAMS[case.like](case.state, case.settings)
+    return PROGRAMS[case.like](case.state, **case.settings)
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +78,12 @@ def test_what_is_missing_left_or_misshapen_is_named(case):
     for name in names[:: max(1, len(names) // 16)]:
         without = {key: array for key, array in case.state.items() if key != name}
         with pytest.raises(ValueError, match=f"{case.like}: "):
-            read(without, case.settings)
+            read(without, **case.settings)
     for name in names[:: max(1, len(names) // 12)]:
         longer = np.concatenate([case.state[name]] * 2, axis=-1) if case.state[name].ndim else np.zeros(2)
         with pytest.raises(ValueError, match=f"{case.like}: "):
-            read({**case.state, name: longer}, case.settings)
+            read({**case.state, name: longer}, **case.settings)
     with pytest.raises(ValueError, match="not understood: 'extra.weight'"):
-        read({**case.state, "extra.weight": np.zeros(3)}, case.settings)
+        read({**case.state, "extra.weight": np.zeros(3)}, **case.settings)
     with pytest.raises(ValueError, match="entries that are not finite|must be the array"):
-        read({**case.state, names[0]: np.full_like(np.asarray(case.state[names[0]], float), np.nan)}, case.settings)
+        read({**case.state, names[0]: np.full_like(np.asarray(case.state[names[0]], float), np.nan)}, **case.settings)

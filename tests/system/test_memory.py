@@ -22,6 +22,12 @@ def test_the_limit_of_a_container_counts(tmp_path, monkeypatch, limit, left):
     assert (found == left) if left is not None else 1000 < found <= psutil.virtual_memory().total
 
 
+@pytest.fixture(autouse=True)
+def _nothing_freed(request, monkeypatch):
+    if "freed" not in request.node.name:
+        monkeypatch.setattr(memory, "_freed", lambda: 0)
+
+
 def write_group(folder, names, limit, used, droppable):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / names[0]).write_text(f"{limit}\n", encoding="utf-8")
@@ -85,6 +91,26 @@ print(faults[-1])
     assert kept < 10 < given_back
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library does not tell what is freed")
+def test_what_is_freed_and_kept_is_available():
+    """To a process that may have 1 GB of addresses, 256 MB of which it has taken, and freed again."""
+    program = """
+import resource, numpy as np, psutil
+from lipjax.system import memory
+assert memory.keep_freed()
+taken = psutil.Process().memory_info().vms
+resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, resource.RLIM_INFINITY))
+before = memory.available_on_host()
+array = np.ones(2**25)
+assert memory.available_on_host() < before - 2**27
+del array
+print(before - memory.available_on_host())
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert abs(int(done.stdout)) < 2**24
+
+
 def test_another_c_library_frees_as_it_did(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     assert not memory.keep_freed()
+    assert memory._freed() == 0

@@ -22,7 +22,9 @@ CRC = {
     "optimizer.clip_norm": 1.0,
     "loss.attack_radius": 0.2,
 }
-CASES = {"lln, dataset split": {}, "crc, head split": CRC | {"run.shard_head": True}}
+EMMA = {**CRC, "run.shard_head": True, "loss.name": "emma", "loss.epsilon": 0.2}
+del EMMA["loss.attack_radius"]
+CASES = {"lln, dataset split": {}, "crc, head split": CRC | {"run.shard_head": True}, "emma, head split": EMMA}
 
 
 def steps_on(mesh, config, count, dtype):

@@ -42,7 +42,7 @@ def on_eight(tmp_path_factory):
     return workdir, json.loads(output.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("case", ["lln, dataset split", "crc, head split"])
+@pytest.mark.parametrize("case", ["lln, dataset split", "crc, head split", "emma, head split"])
 def test_twenty_steps_in_float64(on_eight, case):
     assert on_eight[1]["training"][case] < 1e-9
 

@@ -9,10 +9,11 @@ from flax import traverse_util
 from lipjax import released
 from lipjax.config import default_config
 from lipjax.configs import digits
+from lipjax.data import Dataset
 from lipjax.ops.skew import operator_norm, skew_kernel
 from lipjax.training.loop import train
 from lipjax.training.recipe import Recipe, initial_state
-from lipjax.training.start import started_from
+from lipjax.training.start import check_unseen, source_of, started_from
 from lipjax.workdir import load_trained, read_config
 
 
@@ -30,7 +31,7 @@ def flat(tree):
 def test_all_of_a_network_like_it_is_taken():
     lines = []
     model, state, optimizer = state_of(digits.get_config())
-    started = started_from("digits", model, state, optimizer, lines.append)
+    started = started_from(source_of("digits"), model, state, optimizer, lines.append)
     found = released.read("digits").variables
     for kind, now in (("params", started.params), ("spectral", started.spectral)):
         there = flat(found[kind])
@@ -44,7 +45,7 @@ def test_a_lookahead_looks_back_to_what_was_taken():
     config = digits.get_config()
     config.optimizer.lookahead = 5
     model, state, optimizer = state_of(config)
-    started = started_from("digits", model, state, optimizer, quiet)
+    started = started_from(source_of("digits"), model, state, optimizer, quiet)
     expected = optimizer.init(started.trained())
     jax.tree.map(np.testing.assert_array_equal, started.opt_state, expected)
     of_params = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(started.params)}
@@ -60,7 +61,7 @@ def test_another_head_is_begun_from_the_seed_and_said(change):
     if change == "head":
         config.model.head, config.loss = "lln", {"name": "emma", "epsilon": 0.5}
     model, state, optimizer = state_of(config, classes=10 if change == "head" else 3)
-    started = started_from("digits", model, state, optimizer, lines.append)
+    started = started_from(source_of("digits"), model, state, optimizer, lines.append)
     there, before, now = flat(released.read("digits").variables["params"]), flat(state.params), flat(started.params)
     taken = {path for path in now if path in there and there[path].shape == now[path].shape}
     assert {path for path in now if path[0] != "head"} <= taken != now.keys()
@@ -73,7 +74,9 @@ def test_vectors_follow_the_kernels_where_the_images_are_of_another_size():
     recipe = Recipe.of(digits.get_config())
     model = recipe.model((16, 16, 1), 10)
     optimizer = recipe.optimizer.transformation(model, 10)
-    started = started_from("digits", model, initial_state(model, optimizer, 3, recipe.loss), optimizer, quiet)
+    started = started_from(
+        source_of("digits"), model, initial_state(model, optimizer, 3, recipe.loss), optimizer, quiet
+    )
     assert len(started.spectral) > 4
     for name, vectors in started.spectral.items():
         if "image" in vectors:
@@ -85,9 +88,8 @@ def test_a_released_network_and_a_workdir_of_one_name_are_refused(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()
     (tmp_path / "digits" / "config.json").write_text("{}", encoding="utf-8")
-    model, state, optimizer = state_of(digits.get_config())
-    with pytest.raises(ValueError, match=r"start_from='digits': is a released network and a workdir"):
-        started_from("digits", model, state, optimizer, quiet)
+    with pytest.raises(ValueError, match=r"config\.run\.start_from='digits': is a released network and a workdir"):
+        source_of("digits")
 
 
 def test_it_is_trained_on_resumed_and_refused_with_another_start(tmp_path):
@@ -125,4 +127,50 @@ def test_a_network_that_has_nothing_in_common_is_refused():
     config.data.name = "digits"
     model, state, optimizer = state_of(config, classes=3)
     with pytest.raises(ValueError, match="no parameters with names and shapes"):
-        started_from("cifar10-small", model, state, optimizer, quiet)
+        started_from(source_of("cifar10-small"), model, state, optimizer, quiet)
+
+
+def test_a_source_that_cannot_be_read_is_named_as_the_key_of_the_config(tmp_path):
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^config\.run\.start_from=.*is not a config written by train\.py"):
+        source_of(str(tmp_path))
+
+
+@pytest.mark.parametrize("there", [0.0, 0.25])
+@pytest.mark.parametrize("here", [0.0, 0.25])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_image_that_is_held_out_has_been_trained_on(there, here, seed):
+    """By the very indices: refused where one that is held out here was not held out there, and nowhere else."""
+    config, source = digits.get_config(), source_of("digits")
+    source.config["data"]["validation_fraction"], source.config["run"]["seed"] = there, 0
+    config.data.validation_fraction, config.run.seed = here, seed
+    images = np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1)
+    numbered = Dataset.of_arrays("numbers", (images, np.arange(40) % 2), (images[:1], np.zeros(1, int)))
+    trained_on, held_out = numbered.hold_out(there, 0)[0], numbered.hold_out(here, seed)[1]
+    is_seen = bool(set(trained_on.images.ravel()) & set(held_out.images.ravel()))
+    recipe, lines = Recipe.of(config), []
+    if is_seen:
+        with pytest.raises(ValueError, match=r"config\.data\.validation_fraction=0\.25: with config\.run\.seed"):
+            check_unseen(source, recipe, source.training_sha256, lines.append)
+    else:
+        check_unseen(source, recipe, source.training_sha256, lines.append)
+    assert not lines
+
+
+def test_of_other_training_images_nothing_is_known_and_it_is_said():
+    config, source, lines = digits.get_config(), source_of("digits"), []
+    check_unseen(source, Recipe.of(config), "another", lines.append)
+    assert lines == ["digits was trained on other images, of 'digits': test images may be among them"]
+    config.data.test_fraction = 0.5
+    with pytest.raises(
+        ValueError, match=r"config\.data\.test_fraction=0\.5: is 0\.2 of 'digits', config\.run\.start_from"
+    ):
+        check_unseen(source, Recipe.of(config), "another", lines.append)
+
+
+def test_training_refuses_a_start_that_has_seen_what_is_held_out(tmp_path):
+    config = digits.get_config()
+    config.run.start_from, config.data.validation_fraction = "digits", 0.1
+    with pytest.raises(ValueError, match="config.run.start_from, was trained on; it has 0.0 and 0"):
+        train(config, tmp_path / "run", say=quiet)
+    assert not (tmp_path / "run" / "checkpoints").exists()
