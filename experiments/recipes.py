@@ -82,6 +82,7 @@ def liresnet(width: int, pixels: float, epochs: int, name: str = "liresnet") -> 
 
 
 _MUON: Changes = {"optimizer.name": "muon", "optimizer.learning_rate": 2e-2, "optimizer.adam_learning_rate": 2e-3}
+_SLOWER_MUON = _MUON | {"optimizer.learning_rate": 1e-2}
 _CURVATURE: Changes = {"model.head": "crc", "model.hidden": 512}
 
 
@@ -103,21 +104,20 @@ NETWORKS: dict[str, Changes] = {
     "LiResNet, curvature head": liresnet(32, 72, 8) | _CURVATURE,
     "LiResNet, curvature head, Muon": liresnet(32, 72, 8) | _CURVATURE | _MUON,
     "LiResNet, curvature head, Muon, ε = 144/255": liresnet(32, 144, 8) | _CURVATURE | _MUON,
+    "LiResNet, curvature head, Muon, ε = 90/255, rate 0.01": liresnet(32, 90, 8) | _CURVATURE | _SLOWER_MUON,
     "LipNeXt, 8 blocks of 128 channels": lipnext(72, 7),
     "BRONet, 4 layers of 32 channels": liresnet(32, 72, 3, "bronet"),
 }
 
 # With 100 classes, each with a curvature head: eight epochs.
 _LIRESNET_100 = CIFAR100 | liresnet(32, 72, 8) | _CURVATURE
+_MUON_100 = _LIRESNET_100 | loss("emma", 144, ramp=0.5) | _SLOWER_MUON
 NETWORKS_100: dict[str, Changes] = {
     "LiResNet, 4 layers of 32 channels, ε = 72/255": _LIRESNET_100,
     "the same with Muon": _LIRESNET_100 | _MUON,
     "the same with Muon, ε = 108/255": _LIRESNET_100 | loss("emma", 108, ramp=0.5) | _MUON,
     "the same with Muon, ε = 144/255": _LIRESNET_100 | loss("emma", 144, ramp=0.5) | _MUON,
-    "the same with Muon, ε = 144/255, rate 0.01": _LIRESNET_100
-    | loss("emma", 144, ramp=0.5)
-    | _MUON
-    | {"optimizer.learning_rate": 1e-2},
+    "the same with Muon, ε = 144/255, rate 0.01": _MUON_100,
     "the same with Muon, ε = 90/255, dense layers of 512": _LIRESNET_100
     | loss("emma", 90, ramp=0.5)
     | _MUON
@@ -127,6 +127,7 @@ NETWORKS_100: dict[str, Changes] = {
     | _MUON
     | {"optimizer.learning_rate": 4e-2},
     "the same with ε = 36/255": _LIRESNET_100 | loss("emma", 36, ramp=0.5),
+    "the same with ε = 144/255": _LIRESNET_100 | loss("emma", 144, ramp=0.5),
     "LipConvnet-5, 16×16, ε = 36/255": CIFAR100
     | _EMMA
     | one_cycle()
@@ -145,7 +146,7 @@ BEST: dict[str, Changes] = {
     "LiResNet, 4 layers of 32 channels, curvature head, ε = 72/255, U": liresnet(32, 72, 8) | _CURVATURE,
     "LiResNet, 4 layers of 64 channels, ε = 90/255, 10 U": liresnet(64, 90, 24),
     "LiResNet, 4 layers of 64 channels, curvature head, ε = 72/255, 10 U": liresnet(64, 72, 24) | _CURVATURE,
-    "LipNeXt, 8 blocks of 128 channels, ε = 90/255, 10 U": lipnext(90, 43),
+    "LipNeXt, 8 blocks of 128 channels, ε = 90/255, 10 U": lipnext(90, 48),
     "BRONet, 4 layers of 64 channels, ε = 90/255, 10 U": liresnet(64, 90, 11, "bronet"),
 }
 
@@ -158,6 +159,9 @@ BEST_100: dict[str, Changes] = {
     "LiResNet, 4 layers of 32 channels, ε = 72/255, U": CIFAR100 | liresnet(32, 72, 8),
     "LiResNet, 4 layers of 32 channels, curvature head, ε = 72/255, 1.4 U": _LIRESNET_100,
     "LiResNet, 4 layers of 64 channels, curvature head, ε = 72/255, 10 U": CIFAR100 | liresnet(64, 72, 24) | _CURVATURE,
+    "LiResNet, 4 layers of 32 channels, curvature head, Muon, ε = 144/255, 1.5 U": _MUON_100,
+    "LiResNet, 4 layers of 64 channels, curvature head, Muon, ε = 144/255, 10 U": _MUON_100
+    | {"model.width": 64, "run.epochs": 24},
 }
 
 

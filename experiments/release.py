@@ -54,7 +54,12 @@ def main(argv):
 def replace(
     trained: Trained, name: str, words: dict[str, Any], data_dir: str | None, attacked: int, folder: Path = FOLDER
 ) -> None:
-    """Release it; a network of this name that is there stays until all that the card says is found."""
+    """Release it; a network of this name that is there stays until all that the card says is found.
+
+    Raises:
+      ValueError: other images than those of the training, among whose test images some may have been trained on.
+    """
+    trained.dataset(data_dir)  # which compares them; an unpacked network does not say what it was trained on
     with tempfile.TemporaryDirectory() as place:
         new = Path(place)
         release(trained, name, words, new)

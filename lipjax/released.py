@@ -78,7 +78,7 @@ def card_of(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     if card.get("format") != FORMAT:
         raise ValueError(f"{folder / name}.json: its format is {card.get('format')!r}, read is {FORMAT!r}")
     if card.get("sealed_sha256") != _seal(card):
-        raise ValueError(f"{folder / name}.json: its config or data have been changed since the network was released")
+        raise ValueError(f"{folder / name}.json: it has been changed since the network was released")
     return card
 
 
@@ -121,8 +121,8 @@ def release(trained: Trained, name: str, words: Mapping[str, Any], folder: Path 
       ValueError: a network that is made by a file of one's own, or started from one of a workdir: a card holds neither.
     """
     start = trained.config.run.start_from
-    if start not in (None, *names()):
-        raise ValueError(f"config.run.start_from={start!r}: must be a released network or None: others have no workdir")
+    if start not in (None, *names()) or start == name:
+        raise ValueError(f"config.run.start_from={start!r}: must be another released network or None: others have none")
     if file_of(trained.config.model.name) is not None:
         raise ValueError(f"config.model.name={trained.config.model.name!r}: must be an architecture of lipjax")
     arrays = {path: np.asarray(leaf) for path, leaf in flat_leaves(dict(trained.saved)).items()}
@@ -136,12 +136,12 @@ def release(trained: Trained, name: str, words: Mapping[str, Any], folder: Path 
     card |= {"trained_on_sha256": data["training_sha256"], "data": data | {"training_sha256": None}}
     folder.mkdir(exist_ok=True)
     atomic_write(folder / f"{name}.safetensors", weights)
-    _write_card(folder, card | {"sealed_sha256": _seal(card)})
+    _write_card(folder, card)
 
 
 def _seal(card: Mapping[str, Any]) -> str:
-    """SHA-256 of what says which network the weights are of."""
-    sealed = {key: card.get(key) for key in ("name", "config", "data", "weights_sha256")}
+    """SHA-256 of all that a card says."""
+    sealed = {key: value for key, value in card.items() if key != "sealed_sha256"}
     return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
 
 
@@ -151,7 +151,9 @@ def with_summaries(name: str, summaries: Mapping[str, Mapping[str, Any]], folder
     _write_card(folder, {**card_of(name, folder), **found})
 
 
-def _write_card(folder: Path, card: Mapping[str, Any]) -> None:
+def _write_card(folder: Path, card: dict[str, Any]) -> None:
+    card = json.loads(json.dumps(card))  # as it is read
+    card["sealed_sha256"] = _seal(card)
     atomic_write(folder / f"{card['name']}.json", json.dumps(card, indent=1) + "\n")
 
 
@@ -174,13 +176,13 @@ def unpack(name: str, workdir: str | os.PathLike, folder: Path = FOLDER) -> Path
     config = sectioned(ConfigDict(found.card["config"]))
     checkpoints = Checkpoints(workdir, config=what_is_trained(config), data=found.card["data"])
     params, spectral = (found.variables.get(kind, {}) for kind in ("params", "spectral"))
-    if (workdir / CONFIG_FILE).exists():
-        there = checkpoints.metadata("last")["params_sha256"] if checkpoints.has("last") else None
-        if there != sha256(params):
-            raise ValueError(f"workdir={str(workdir)!r}: holds another run than {name!r}; choose another workdir")
-        return workdir
-    workdir.mkdir(parents=True, exist_ok=True)
-    with FolderLock(workdir, LOCK_FILE, "unpacking", print):
-        checkpoints.save(_State(np.zeros((), np.int32), params, spectral), found.card["epochs"], None)
-        write_config(config.to_dict(), workdir)
+    if not (workdir / CONFIG_FILE).exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        with FolderLock(workdir, LOCK_FILE, "unpacking", print):
+            if not (workdir / CONFIG_FILE).exists():
+                checkpoints.save(_State(np.zeros((), np.int32), params, spectral), found.card["epochs"], None)
+                write_config(config.to_dict(), workdir)
+    there = checkpoints.metadata("last")["params_sha256"] if checkpoints.has("last") else None
+    if there != sha256(params) or checkpoints.has("best"):
+        raise ValueError(f"workdir={str(workdir)!r}: holds another run than {name!r}; choose another workdir")
     return workdir

@@ -1,5 +1,6 @@
 """The report of an audit, as printed by certify.py: numbers side by side, and sentences chosen from them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,18 +21,23 @@ def _of_layers(layers: list[Mapping[str, Any]]) -> list[str]:
         claimed, proven, gain = row["claimed"], row["proven"], row["found"]
         about = f"{row['layer']}, claimed {claimed:.6g} ({row['how']})"
         if gain is not None and gain > claimed * (1 + _SAME):
-            more = gain / claimed - 1 if claimed else float("inf")
+            more = _times(gain, claimed) - 1
             times = printed.lower(gain, ".6g")
             sentences.append(f"{about}: wrong, a change was found that it enlarges {times} times, {more:.2g} more.")
         elif proven > claimed * (1 + _SAME):
-            more = proven / claimed - 1
+            more = _times(proven, claimed) - 1
             sentences.append(f"{about}: proven is {printed.upper(proven, '.6g')} only, {more:.2g} more.")
     shown = sentences[:5]
     return shown + ([f"… and so {len(sentences) - 5} other layers."] if len(sentences) > 5 else [])
 
 
+def _times(one: float, other: float) -> float:
+    """one ÷ other; a program may claim 0."""
+    return one / other if other else 1.0 if one == other else math.inf
+
+
 def _of_product(result: Mapping[str, Any]) -> list[str]:
-    ratio = result["proven"] / result["claimed"]
+    ratio = _times(result["proven"], result["claimed"])
     if ratio > 1 + _SAME:
         return [f"The constant of the network is {ratio - 1:.2g} above the claim, so each radius is as much smaller."]
     if ratio < 1 - _SAME:
@@ -62,7 +68,7 @@ def table(result: Mapping[str, Any]) -> str:
     for row in result["layers"]:
         gain = "" if row["found"] is None else printed.lower(row["found"], ".6f")
         rows.append((row["layer"], printed.upper(row["proven"], ".6f"), f"{row['claimed']:.6f}", gain, row["how"]))
-    ratio = result["proven"] / result["claimed"]
+    ratio = _times(result["proven"], result["claimed"])
     of_both = printed.upper(result["proven"], ".6f"), f"{result['claimed']:.6f}"
     total = ("the network", *of_both, "", f"proven ÷ claimed {ratio:.6f}")
     widths = [max(len(row[i]) for row in [*rows, total]) for i in range(4)]

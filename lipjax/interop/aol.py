@@ -89,6 +89,8 @@ def _add_conv(
 ) -> tuple[tuple[int, int], int]:
     """A convolution, after patches or the first channels where it takes others; (size, channels) of what comes out."""
     k, _, taken, features = arrays.sizes(f"{name}.{_KERNEL}", 4)
+    if k % 2 == 0:  # where TensorFlow begins is not where we do
+        raise ValueError(f"aol: {name} has a kernel of {k}×{k}; only odd sides are read")
     patch = round((taken / channels) ** 0.5)
     if taken < channels:
         row.add(f"{name}_first", FirstChannels(taken, parent=None))

@@ -28,7 +28,7 @@ def read(
     backbone_type: str | None = None,
     backbone_zero_padding: bool = True,
     backbone_quasi_residual: bool = True,
-    neck_conv_type: str = "",
+    neck_conv_type: str | None = None,
     neck_conv_patch_size: int = 4,
     neck_conv_patch_size_2: int = 0,
     neck_linear_type: str | None = None,
@@ -52,8 +52,8 @@ def read(
         liresnet.add_trunk(row, arrays, "conv_1", size)
     keeps_border = _keeps_border(arrays, backbone_type, neck_conv_patch_size, size)
     size = _add_reflectors(row, arrays, size, keeps_border, backbone_zero_padding, backbone_quasi_residual)
-    width, is_l2 = arrays.sizes("conv.bias", 2)[1], neck_conv_type.lower() == "l2"
-    size = _add_patches(row, arrays, width, size, (neck_conv_patch_size, neck_conv_patch_size_2), is_l2)
+    width = arrays.sizes("conv.bias", 2)[1]
+    size = _add_patches(row, arrays, width, size, (neck_conv_patch_size, neck_conv_patch_size_2), neck_conv_type)
     _add_map(row, arrays, width, size, neck_linear_type)
     out = arrays.sizes("neck.bias", 1)[0]
     if "linear.residual_identity" in arrays:
@@ -107,14 +107,15 @@ def _keeps_border(arrays: State, backbone_type: str | None, patch: int, size: tu
 
 
 def _add_patches(
-    row: Row, arrays: State, width: int, size: tuple[int, int], sides: tuple[int, int], is_l2: bool
+    row: Row, arrays: State, width: int, size: tuple[int, int], sides: tuple[int, int], kind: str | None
 ) -> tuple[int, int]:
     """Of the neck: patches of these sides, 0 for none, or the l2 norm of each; the size of what comes out."""
     for name, patch in zip(("kernel", "kernel_2"), sides, strict=True):
         if not patch:
             continue
-        if not is_l2:
-            rows = _neck_rows(arrays, f"neck.{name}", width, width * patch**2).reshape(width, width, patch, patch)
+        if kind is None or kind.lower() != "l2":
+            rows = _neck_rows(arrays, f"neck.{name}", width, width * patch**2, kind)
+            rows = rows.reshape(width, width, patch, patch)
             matrix = rows.transpose(2, 3, 1, 0).reshape(-1, width)
             layer = PatchConv(width, patch, parent=None)
             row.add(f"neck_{name}", layer, {"bias": np.zeros(width)}, {"matrix": matrix}, by_svd(matrix))
@@ -128,22 +129,19 @@ def _add_map(row: Row, arrays: State, width: int, size: tuple[int, int], kind: s
     """The dense layer of the neck, a reflection or with orthogonalised rows."""
     row.add("flatten", Flatten(parent=None))
     out, into = arrays.sizes("neck.bias", 1)[0], width * size[0] * size[1]
-    is_reflector = arrays.peek("neck.weight").shape == (into, out) != (out, into)
-    if (kind or ("bro" if is_reflector else "cholesky")).lower() == "bro":
-        reflected = reflector(arrays.take("neck.weight", into, out), 1e-5)[:out, :into]
-        arrays = State("bronet", {"neck.weight": reflected, "neck.bias": arrays.take("neck.bias", out)})
-        liresnet.add_map(row, arrays, _as_it_is, width, size)
-    else:
-        liresnet.add_map(row, arrays, orthogonalised_rows, width, size)
+    rows = _neck_rows(arrays, "neck.weight", out, into, kind)
+    arrays = State("bronet", {"neck.weight": rows, "neck.bias": arrays.take("neck.bias", out)})
+    liresnet.add_map(row, arrays, _as_it_is, width, size)
 
 
 def _as_it_is(rows: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _neck_rows(arrays: State, name: str, out: int, into: int) -> np.ndarray:
+def _neck_rows(arrays: State, name: str, out: int, into: int, kind: str | None) -> np.ndarray:
     """Orthonormal rows (out, into), by Cholesky factorisation or, of the transposed shape, by reflection."""
-    if arrays.peek(name).shape == (into, out) != (out, into):
+    is_reflector = arrays.peek(name).shape == (into, out) != (out, into)
+    if (kind or ("bro" if is_reflector else "cholesky")).lower() == "bro":
         return reflector(arrays.take(name, into, out), 1e-5)[:out, :into]
     return orthogonalised_rows(arrays.take(name, out, into))
 

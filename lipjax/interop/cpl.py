@@ -18,7 +18,7 @@ _CONV, _DENSE = "model.stable_block", "model.layers_linear"
 
 
 def read(
-    state: Mapping[str, np.ndarray], mean: Pixels | None = None, std: Pixels = 1.0, num_classes: int = 10
+    state: Mapping[str, np.ndarray], mean: Pixels | None = None, std: Pixels = 1.0, num_classes: int | None = None
 ) -> Foreign:
     """x − h Wᵀ σ(W x + b), h = 2 / (σ² + 1e-4), over images and then over features; unit rows, or the first features.
 
@@ -37,7 +37,10 @@ def read(
     if has_rows:
         weight = arrays.take("model.last_last.weight", None, count)
         bias = arrays.take("model.last_last.bias", len(weight))
+        if num_classes not in (None, len(weight)):
+            raise ValueError(f"cpl: num_classes={num_classes}: the last layer has {len(weight)} rows")
     else:
+        num_classes = num_classes or 10
         weight, bias = np.eye(num_classes, count), np.zeros(num_classes)
     if side_of("cpl", count, width) * POOL != arrays.sizes(f"{_CONV}.{convs[0]}.pm.u", 4)[3]:
         raise ValueError("cpl: images must be square")

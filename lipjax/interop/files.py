@@ -88,11 +88,18 @@ _READERS = {".pth": pickled.read, ".pt": pickled.read, ".npz": _npz, ".safetenso
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of all sections; numbers, texts and None alone."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value)
-        elif value is None or isinstance(value, bool | int | float | str):
-            flat[str(key)] = value
-    return flat
+    """The settings of all sections; of different values in several the dictionary of these, which no setting can be."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def visit(section: str, values: Mapping[str, Any]) -> None:
+        for key, value in values.items():
+            if isinstance(value, Mapping):
+                visit(f"{section}{key}.", value)
+            elif value is not None:
+                found.setdefault(str(key), {})[f"{section}{key}"] = value
+
+    visit("", settings)
+    return {
+        name: values if len(set(map(repr, values.values()))) > 1 else next(iter(values.values()))
+        for name, values in found.items()
+    }

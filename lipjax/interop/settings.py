@@ -24,6 +24,10 @@ def _numbers(kind: str, holds: Callable[[Any], bool]) -> Allowed:
     return called, lambda value: holds(value) or are(value)
 
 
+def _word(*words: str) -> Allowed:
+    return f"one of {words}, in any letters", lambda value: isinstance(value, str) and value.lower() in words
+
+
 _TEXT: Allowed = ("a text", lambda value: isinstance(value, str))
 ALLOWED: dict[str, Allowed] = {
     "mean": _numbers("a finite number", is_number),
@@ -36,8 +40,8 @@ ALLOWED: dict[str, Allowed] = {
     "backbone_type": _TEXT,
     "backbone_zero_padding": flag(),
     "backbone_quasi_residual": flag(),
-    "neck_conv_type": _TEXT,
-    "neck_linear_type": _TEXT,
+    "neck_conv_type": _word("cholesky", "bro", "l2"),
+    "neck_linear_type": _word("cholesky", "bro"),
     "neck_conv_patch_size": integer(0),
     "neck_conv_patch_size_2": integer(0),
 }
@@ -54,7 +58,8 @@ def settings_of(program: str, read: Callable[..., Any], given: Mapping[str, Any]
         if name not in takes:
             raise ValueError(f"{program}: {name}={given[name]!r}: unknown setting; there are {', '.join(takes)}")
     found = {name: kept.get(name) if given.get(name) is None else given[name] for name in takes}
-    found = {name: tuple(v) if isinstance(v, list | np.ndarray) else v for name, v in found.items() if v is not None}
+    found = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in found.items() if v is not None}
+    found = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
     for name, value in found.items():
         called, holds = ALLOWED[name]
         if not holds(value):

@@ -39,18 +39,22 @@ class _Heap(ctypes.Structure):
 
     _fields_: ClassVar = [
         (name, ctypes.c_size_t)
-        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "free", "top")
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "used", "free", "top")
     ]
 
 
 def _freed() -> int:
-    """Bytes that this process has freed and holds: they count as used, and it can take them again."""
+    """Bytes that this process has freed and holds: they count as used, and it can take them again.
+
+    Not those that were never touched: all that it uses and these together are no more than lies in memory.
+    """
     try:
         heap = ctypes.CDLL(None).mallinfo2
     except (AttributeError, OSError, TypeError):
         return 0
     heap.restype = _Heap
-    return heap().free
+    found = heap()
+    return max(min(found.free, psutil.Process().memory_info().rss - found.used), 0)
 
 
 def available_on_host() -> int:

@@ -55,30 +55,54 @@ def source_of(name: str) -> Source:
 
 
 def check_unseen(source: Source, recipe: Recipe, training_sha256: str, say: Callable[[str], None]) -> None:
-    """Whether images of this training that are held out or of the test split were trained on there.
+    """Whether images of this training that are held out or of the test split have been trained on there, or before.
 
-    Of the same training images none of the test split were, and none that are held out here if the same were held out
-    there.  Of others nothing is known, which is said.
+    Of the same training images none of the test split have been, and none that are held out here if the same were held
+    out there.  Of others, whose digest may be another as their size is, nothing is known, which is said.  What the
+    source itself began with is asked the same.
 
     Raises:
-      ValueError: images that are held out here were trained on; a folder or file was split in another way.
+      ValueError: images that are held out here may have been trained on, of the same or of data of the same name; a
+        folder or file that was split in another way.
     """
-    data, there = dataclasses.asdict(recipe.data), source.config["data"]
-    if source.training_sha256 != training_sha256:
-        if there["name"] == data["name"] and there["test_fraction"] != data["test_fraction"]:
-            raise ValueError(
-                f"config.data.test_fraction={data['test_fraction']}: is {there['test_fraction']} of {source.name!r}, "
-                "config.run.start_from, which has been trained on test images then; give the same"
-            )
-        say(f"{source.name} was trained on other images, of {there['name']!r}: test images may be among them")
-    elif data["validation_fraction"] > 0:
-        ours = data["validation_fraction"], recipe.run.seed
-        theirs = there["validation_fraction"], source.config["run"]["seed"]
-        if ours != theirs:
-            raise ValueError(
-                f"config.data.validation_fraction={ours[0]}: with config.run.seed={ours[1]} holds out images that "
-                f"{source.name!r}, config.run.start_from, was trained on; it has {theirs[0]} and {theirs[1]}"
-            )
+    asked = set()
+    while True:
+        _check_one(source, recipe, training_sha256, say)
+        asked.add(source.name)
+        first = source.config["run"].get("start_from")
+        if first is None or first in asked:
+            return
+        try:
+            source = source_of(first)
+        except ValueError:
+            say(f"{source.name} began with {first}, which is not there: {_UNKNOWN}")
+            return
+
+
+_UNKNOWN = "test and held-out images may have been trained on"
+
+
+def _check_one(source: Source, recipe: Recipe, training_sha256: str, say: Callable[[str], None]) -> None:
+    here, there = dataclasses.asdict(recipe.data), source.config["data"]
+    places = {here["data_dir"], there["data_dir"]}
+    is_of_place = here["name"] in ("folder", "npz")
+    is_alike = there["name"] == here["name"] and (len(places - {None}) < 2 or not is_of_place)
+    ours = here["validation_fraction"], recipe.run.seed
+    theirs = there["validation_fraction"], source.config["run"]["seed"]
+    about = f"{source.name!r}, config.run.start_from"
+    is_same = source.training_sha256 == training_sha256
+    if ours[0] > 0 and (is_same or is_alike) and ours != theirs:
+        raise ValueError(
+            f"config.data.validation_fraction={ours[0]}: with config.run.seed={ours[1]} holds out images that {about}, "
+            f"may have been trained on; it has {theirs[0]} and {theirs[1]}"
+        )
+    if is_alike and is_of_place and len(places) == 1 and there["test_fraction"] != here["test_fraction"]:
+        raise ValueError(
+            f"config.data.test_fraction={here['test_fraction']}: is {there['test_fraction']} of {about}, which has "
+            "been trained on test images then; give the same"
+        )
+    if not is_same:
+        say(f"{source.name} was trained on images of {there['name']!r} that are not known to be these: {_UNKNOWN}")
 
 
 def started_from(

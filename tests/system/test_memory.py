@@ -110,6 +110,21 @@ print(before - memory.available_on_host())
     assert abs(int(done.stdout)) < 2**24
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library does not tell what is freed")
+def test_what_was_freed_untouched_counts_once():
+    """4 GB of addresses that never lay in memory."""
+    program = """
+import numpy as np
+from lipjax.system import memory
+memory.keep_freed()
+array = np.empty(2**32, np.uint8)
+del array
+print(memory._freed())
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 2**30
+
+
 def test_another_c_library_frees_as_it_did(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     assert not memory.keep_freed()

@@ -11,9 +11,10 @@ from lipjax.config import default_config
 from lipjax.configs import digits
 from lipjax.data import Dataset
 from lipjax.ops.skew import operator_norm, skew_kernel
+from lipjax.training import start
 from lipjax.training.loop import train
 from lipjax.training.recipe import Recipe, initial_state
-from lipjax.training.start import check_unseen, source_of, started_from
+from lipjax.training.start import Source, check_unseen, source_of, started_from
 from lipjax.workdir import load_trained, read_config
 
 
@@ -157,20 +158,82 @@ def test_no_image_that_is_held_out_has_been_trained_on(there, here, seed):
     assert not lines
 
 
+_UNKNOWN = "that are not known to be these: test and held-out images may have been trained on"
+
+
+def told(name, recipe, sha="another"):
+    lines = []
+    check_unseen(source_of(name) if isinstance(name, str) else name, recipe, sha, lines.append)
+    return lines
+
+
 def test_of_other_training_images_nothing_is_known_and_it_is_said():
-    config, source, lines = digits.get_config(), source_of("digits"), []
-    check_unseen(source, Recipe.of(config), "another", lines.append)
-    assert lines == ["digits was trained on other images, of 'digits': test images may be among them"]
-    config.data.test_fraction = 0.5
-    with pytest.raises(
-        ValueError, match=r"config\.data\.test_fraction=0\.5: is 0\.2 of 'digits', config\.run\.start_from"
-    ):
-        check_unseen(source, Recipe.of(config), "another", lines.append)
+    assert told("digits", Recipe.of(digits.get_config())) == [f"digits was trained on images of 'digits' {_UNKNOWN}"]
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1])
+def test_an_unpacked_network_is_asked_as_the_released_one(tmp_path, fraction):
+    """Its folder does not say which images it has learned from: it is refused as the other is, or it is said."""
+    config, sha = digits.get_config(), source_of("digits").training_sha256
+    config.data.validation_fraction = fraction
+    for name in ("digits", str(released.unpack("digits", tmp_path / "run"))):
+        if fraction:
+            with pytest.raises(
+                ValueError, match=r"config\.data\.validation_fraction=0\.1: .* may have been trained on"
+            ):
+                told(name, Recipe.of(config), sha)
+        else:
+            assert told(name, Recipe.of(config), sha) == (
+                [] if name == "digits" else [f"{name} was trained on images of 'digits' {_UNKNOWN}"]
+            )
+
+
+def of_folder(name, place, start=None, **data):
+    config = digits.get_config()
+    config.data.name, config.data.data_dir, config.run.start_from = "folder", place, start
+    config.data.update(data)
+    recipe = Recipe.of(config)
+    return Source(name, {}, recipe.whole(), f"{place} {recipe.data.test_fraction}"), recipe
+
+
+def test_a_folder_is_split_as_it_was_or_is_another_folder():
+    source, _ = of_folder("a", "/pictures")
+    for place, fraction, refused in (("/pictures", 0.5, True), ("/others", 0.5, False), ("/pictures", 0.2, False)):
+        there, recipe = of_folder("b", place, test_fraction=fraction)
+        if refused:
+            with pytest.raises(
+                ValueError, match=r"config\.data\.test_fraction=0\.5: is 0\.2 of 'a', config\.run\.start_from"
+            ):
+                told(source, recipe, there.training_sha256)
+        else:
+            assert len(told(source, recipe, there.training_sha256)) == (place == "/others")
+
+
+def test_what_a_start_began_with_is_asked_too(monkeypatch):
+    a, _ = of_folder("a", "/pictures")
+    b, _ = of_folder("b", "/others", start="a")
+    c, recipe = of_folder("c", "/pictures", start="b", test_fraction=0.5)
+    d, _ = of_folder("d", "/pictures", start="gone", test_fraction=0.5)
+    e, _ = of_folder("e", "/pictures", start="e", test_fraction=0.5)
+
+    def found(name):
+        if name == "gone":
+            raise ValueError("must be a workdir")
+        return {"a": a, "b": b}[name]
+
+    monkeypatch.setattr(start, "source_of", found)
+    for source in (b, c):
+        with pytest.raises(ValueError, match=r"config\.data\.test_fraction=0\.5: is 0\.2 of 'a'"):
+            told(source, recipe, c.training_sha256)
+    assert told(d, recipe, c.training_sha256) == [
+        "d began with gone, which is not there: test and held-out images may have been trained on"
+    ]
+    assert told(e, recipe, c.training_sha256) == []
 
 
 def test_training_refuses_a_start_that_has_seen_what_is_held_out(tmp_path):
     config = digits.get_config()
     config.run.start_from, config.data.validation_fraction = "digits", 0.1
-    with pytest.raises(ValueError, match="config.run.start_from, was trained on; it has 0.0 and 0"):
+    with pytest.raises(ValueError, match="config.run.start_from, may have been trained on; it has 0.0 and 0"):
         train(config, tmp_path / "run", say=quiet)
     assert not (tmp_path / "run" / "checkpoints").exists()
