@@ -105,6 +105,10 @@ NETWORKS: dict[str, Changes] = {
     "LiResNet, curvature head, Muon": liresnet(32, 72, 8) | _CURVATURE | _MUON,
     "LiResNet, curvature head, Muon, ε = 144/255": liresnet(32, 144, 8) | _CURVATURE | _MUON,
     "LiResNet, curvature head, Muon, ε = 90/255, rate 0.01": liresnet(32, 90, 8) | _CURVATURE | _SLOWER_MUON,
+    "LiResNet, curvature head, Muon, ε = 90/255, rate 0.005": liresnet(32, 90, 8)
+    | _CURVATURE
+    | _MUON
+    | {"optimizer.learning_rate": 5e-3},
     "LipNeXt, 8 blocks of 128 channels": lipnext(72, 7),
     "BRONet, 4 layers of 32 channels": liresnet(32, 72, 3, "bronet"),
 }
@@ -128,6 +132,8 @@ NETWORKS_100: dict[str, Changes] = {
     | {"optimizer.learning_rate": 4e-2},
     "the same with ε = 36/255": _LIRESNET_100 | loss("emma", 36, ramp=0.5),
     "the same with ε = 144/255": _LIRESNET_100 | loss("emma", 144, ramp=0.5),
+    "BRONet, 4 layers of 32 channels, ε = 72/255": CIFAR100 | liresnet(32, 72, 3, "bronet") | _CURVATURE,
+    "LipNeXt, 8 blocks of 128 channels, ε = 72/255": CIFAR100 | lipnext(72, 7) | _CURVATURE,
     "LipConvnet-5, 16×16, ε = 36/255": CIFAR100
     | _EMMA
     | one_cycle()
@@ -146,7 +152,10 @@ BEST: dict[str, Changes] = {
     "LiResNet, 4 layers of 32 channels, curvature head, ε = 72/255, U": liresnet(32, 72, 8) | _CURVATURE,
     "LiResNet, 4 layers of 64 channels, ε = 90/255, 10 U": liresnet(64, 90, 24),
     "LiResNet, 4 layers of 64 channels, curvature head, ε = 72/255, 10 U": liresnet(64, 72, 24) | _CURVATURE,
-    "LipNeXt, 8 blocks of 128 channels, ε = 90/255, 10 U": lipnext(90, 48),
+    "LiResNet, 4 layers of 64 channels, curvature head, Muon, ε = 90/255, 10 U": liresnet(64, 90, 24)
+    | _CURVATURE
+    | _SLOWER_MUON,
+    "LipNeXt, 8 blocks of 128 channels, ε = 90/255, 48 epochs": lipnext(90, 48),
     "BRONet, 4 layers of 64 channels, ε = 90/255, 10 U": liresnet(64, 90, 11, "bronet"),
 }
 

@@ -150,13 +150,18 @@ TABLES = {
     "best": Table("The recipes that were chosen", BEST, is_sized=False),
     "best100": Table("The recipe that was chosen, CIFAR-100", BEST_100, dataset="cifar100", is_sized=False),
     "networks": Table(
-        "Architectures at about U, judged by held-out training images", NETWORKS, seeds=(0,), kind="held_out"
+        "Architectures at about U, judged by held-out training images",
+        NETWORKS,
+        seeds=(0,),
+        kind="held_out",
+        more_seeds=(1,),
     ),
     "networks100": Table(
         "Architectures with a curvature head, CIFAR-100, judged by held-out training images",
         NETWORKS_100,
         seeds=(0,),
         kind="held_out",
+        more_seeds=(1,),
         dataset="cifar100",
     ),
     "dial": Table(
