@@ -131,11 +131,7 @@ def _add_map(row: Row, arrays: State, width: int, size: tuple[int, int], kind: s
     out, into = arrays.sizes("neck.bias", 1)[0], width * size[0] * size[1]
     rows = _neck_rows(arrays, "neck.weight", out, into, kind)
     arrays = State("bronet", {"neck.weight": rows, "neck.bias": arrays.take("neck.bias", out)})
-    liresnet.add_map(row, arrays, _as_it_is, width, size)
-
-
-def _as_it_is(rows: np.ndarray) -> np.ndarray:
-    return rows
+    liresnet.add_map(row, arrays, lambda rows: rows, width, size)
 
 
 def _neck_rows(arrays: State, name: str, out: int, into: int, kind: str | None) -> np.ndarray:
