@@ -122,10 +122,6 @@ NETWORKS_100: dict[str, Changes] = {
     "the same with Muon, ε = 108/255": _LIRESNET_100 | loss("emma", 108, ramp=0.5) | _MUON,
     "the same with Muon, ε = 144/255": _LIRESNET_100 | loss("emma", 144, ramp=0.5) | _MUON,
     "the same with Muon, ε = 144/255, rate 0.01": _MUON_100,
-    "the same with Muon, ε = 90/255, dense layers of 512": _LIRESNET_100
-    | loss("emma", 90, ramp=0.5)
-    | _MUON
-    | {"model.dense_width": 512},
     "the same with Muon, ε = 90/255, rate 0.04": _LIRESNET_100
     | loss("emma", 90, ramp=0.5)
     | _MUON
