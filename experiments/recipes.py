@@ -81,8 +81,11 @@ def liresnet(width: int, pixels: float, epochs: int, name: str = "liresnet") -> 
     return network | loss("emma", pixels, ramp=0.5) | adaptive("nadam", 2e-3) | more
 
 
-_MUON: Changes = {"optimizer.name": "muon", "optimizer.learning_rate": 2e-2, "optimizer.adam_learning_rate": 2e-3}
-_SLOWER_MUON = _MUON | {"optimizer.learning_rate": 1e-2}
+def muon(rate: float = 2e-2) -> Changes:
+    """Muon of the kernels, NAdam's rate of the rest."""
+    return {"optimizer.name": "muon", "optimizer.learning_rate": rate, "optimizer.adam_learning_rate": 2e-3}
+
+
 _CURVATURE: Changes = {"model.head": "crc", "model.hidden": 512}
 
 
@@ -102,30 +105,24 @@ NETWORKS: dict[str, Changes] = {
     "LipConvnet-5, 16×16": _EMMA | one_cycle() | _SMALL,
     "LiResNet, 4 layers of 32 channels": liresnet(32, 72, 8),
     "LiResNet, curvature head": liresnet(32, 72, 8) | _CURVATURE,
-    "LiResNet, curvature head, Muon": liresnet(32, 72, 8) | _CURVATURE | _MUON,
-    "LiResNet, curvature head, Muon, ε = 144/255": liresnet(32, 144, 8) | _CURVATURE | _MUON,
-    "LiResNet, curvature head, Muon, ε = 90/255, rate 0.01": liresnet(32, 90, 8) | _CURVATURE | _SLOWER_MUON,
-    "LiResNet, curvature head, Muon, ε = 90/255, rate 0.005": liresnet(32, 90, 8)
-    | _CURVATURE
-    | _MUON
-    | {"optimizer.learning_rate": 5e-3},
+    "LiResNet, curvature head, Muon": liresnet(32, 72, 8) | _CURVATURE | muon(),
+    "LiResNet, curvature head, Muon, ε = 144/255": liresnet(32, 144, 8) | _CURVATURE | muon(),
+    "LiResNet, curvature head, Muon, ε = 90/255, rate 0.01": liresnet(32, 90, 8) | _CURVATURE | muon(1e-2),
+    "LiResNet, curvature head, Muon, ε = 90/255, rate 0.005": liresnet(32, 90, 8) | _CURVATURE | muon(5e-3),
     "LipNeXt, 8 blocks of 128 channels": lipnext(72, 7),
     "BRONet, 4 layers of 32 channels": liresnet(32, 72, 3, "bronet"),
 }
 
 # With 100 classes, each with a curvature head: eight epochs.
 _LIRESNET_100 = CIFAR100 | liresnet(32, 72, 8) | _CURVATURE
-_MUON_100 = _LIRESNET_100 | loss("emma", 144, ramp=0.5) | _SLOWER_MUON
+_MUON_100 = _LIRESNET_100 | loss("emma", 144, ramp=0.5) | muon(1e-2)
 NETWORKS_100: dict[str, Changes] = {
     "LiResNet, 4 layers of 32 channels, ε = 72/255": _LIRESNET_100,
-    "the same with Muon": _LIRESNET_100 | _MUON,
-    "the same with Muon, ε = 108/255": _LIRESNET_100 | loss("emma", 108, ramp=0.5) | _MUON,
-    "the same with Muon, ε = 144/255": _LIRESNET_100 | loss("emma", 144, ramp=0.5) | _MUON,
+    "the same with Muon": _LIRESNET_100 | muon(),
+    "the same with Muon, ε = 108/255": _LIRESNET_100 | loss("emma", 108, ramp=0.5) | muon(),
+    "the same with Muon, ε = 144/255": _LIRESNET_100 | loss("emma", 144, ramp=0.5) | muon(),
     "the same with Muon, ε = 144/255, rate 0.01": _MUON_100,
-    "the same with Muon, ε = 90/255, rate 0.04": _LIRESNET_100
-    | loss("emma", 90, ramp=0.5)
-    | _MUON
-    | {"optimizer.learning_rate": 4e-2},
+    "the same with Muon, ε = 90/255, rate 0.04": _LIRESNET_100 | loss("emma", 90, ramp=0.5) | muon(4e-2),
     "the same with ε = 36/255": _LIRESNET_100 | loss("emma", 36, ramp=0.5),
     "the same with ε = 144/255": _LIRESNET_100 | loss("emma", 144, ramp=0.5),
     "BRONet, 4 layers of 32 channels, ε = 72/255": CIFAR100 | liresnet(32, 72, 3, "bronet") | _CURVATURE,
@@ -150,7 +147,7 @@ BEST: dict[str, Changes] = {
     "LiResNet, 4 layers of 64 channels, curvature head, ε = 72/255, 10 U": liresnet(64, 72, 24) | _CURVATURE,
     "LiResNet, 4 layers of 64 channels, curvature head, Muon, ε = 90/255, 10 U": liresnet(64, 90, 24)
     | _CURVATURE
-    | _SLOWER_MUON,
+    | muon(1e-2),
     "LipNeXt, 8 blocks of 128 channels, ε = 90/255, 48 epochs": lipnext(90, 48),
     "BRONet, 4 layers of 64 channels, ε = 90/255, 10 U": liresnet(64, 90, 11, "bronet"),
 }

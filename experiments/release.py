@@ -59,15 +59,15 @@ def replace(
     Raises:
       ValueError: other images than those of the training, among whose test images some may have been trained on.
     """
-    trained.dataset(data_dir)  # which compares them; an unpacked network does not say what it was trained on
+    images = trained.dataset(data_dir)  # compared there: an unpacked network does not say what it was trained on
     with tempfile.TemporaryDirectory() as place:
         new = Path(place)
         release(trained, name, words, new)
         workdir = unpack(name, new / name, new)
         found = {
-            "summary": certify_run(workdir, data_dir),
-            "first_200": certify_run(workdir, data_dir, num_examples=200),
-            "attacked": certify_run(workdir, data_dir, num_examples=attacked, attack="fast"),
+            "summary": certify_run(workdir, dataset=images),
+            "first_200": certify_run(workdir, dataset=images, num_examples=200),
+            "attacked": certify_run(workdir, dataset=images, num_examples=attacked, attack="fast"),
         }
         with_summaries(name, found, new)
         for end in ("safetensors", "json"):

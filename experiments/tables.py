@@ -1,6 +1,7 @@
 """What stands in each table: its rows, each a few changes of the default config."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,6 +66,8 @@ _ACTIVATIONS = {
 }
 _TERMS = (3, 4, 6, 8, 12)
 _POLYNOMIALS = {"Taylor 6": TAYLOR, "equiripple 4 at 1.9": {}}
+
+_held_out = functools.partial(Table, seeds=(0,), kind="held_out", more_seeds=(1,))
 
 TABLES = {
     "1": Table(
@@ -140,37 +143,16 @@ TABLES = {
         "Activations of LipConvnet-15, LLN, max pooling",
         {name: LLN | {"model.depth": 15} | changes for name, changes in _ACTIVATIONS.items()},
     ),
-    "recipes": Table(
-        "Recipes at equal cost U, judged by held-out training images",
-        AT_U,
-        seeds=(0,),
-        kind="held_out",
-        more_seeds=(1,),
-    ),
+    "recipes": _held_out("Recipes at equal cost U, judged by held-out training images", AT_U),
     "best": Table("The recipes that were chosen", BEST, is_sized=False),
     "best100": Table("The recipe that was chosen, CIFAR-100", BEST_100, dataset="cifar100", is_sized=False),
-    "networks": Table(
-        "Architectures at about U, judged by held-out training images",
-        NETWORKS,
-        seeds=(0,),
-        kind="held_out",
-        more_seeds=(1,),
-    ),
-    "networks100": Table(
+    "networks": _held_out("Architectures at about U, judged by held-out training images", NETWORKS),
+    "networks100": _held_out(
         "Architectures with a curvature head, CIFAR-100, judged by held-out training images",
         NETWORKS_100,
-        seeds=(0,),
-        kind="held_out",
-        more_seeds=(1,),
         dataset="cifar100",
     ),
-    "dial": Table(
-        "The loss as a dial, at equal cost U, judged by held-out training images",
-        DIAL,
-        seeds=(0,),
-        kind="held_out",
-        more_seeds=(1,),
-    ),
+    "dial": _held_out("The loss as a dial, at equal cost U, judged by held-out training images", DIAL),
     "published": Table(
         "Every architecture at its published size, by its published recipe",
         PUBLISHED,

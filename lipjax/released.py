@@ -151,9 +151,8 @@ def with_summaries(name: str, summaries: Mapping[str, Mapping[str, Any]], folder
     _write_card(folder, {**card_of(name, folder), **found})
 
 
-def _write_card(folder: Path, card: dict[str, Any]) -> None:
-    card = json.loads(json.dumps(card))  # as it is read
-    card["sealed_sha256"] = _seal(card)
+def _write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    card = {**card, "sealed_sha256": _seal(card)}
     atomic_write(folder / f"{card['name']}.json", json.dumps(card, indent=1) + "\n")
 
 

@@ -176,7 +176,7 @@ def test_what_was_released_stays_until_the_new_one_is_certified(trained, copied,
         release.replace(other, "digits", {"recipe": "none"}, None, 5, copied)
     assert contents() == before
 
-    def certified(workdir, data_dir, **options):
+    def certified(workdir, dataset, **options):
         assert contents() == before
         asked.append(options)
         if len(asked) == 3:

@@ -53,8 +53,10 @@ def read(
     keeps_border = _keeps_border(arrays, backbone_type, neck_conv_patch_size, size)
     size = _add_reflectors(row, arrays, size, keeps_border, backbone_zero_padding, backbone_quasi_residual)
     width = arrays.sizes("conv.bias", 2)[1]
-    size = _add_patches(row, arrays, width, size, (neck_conv_patch_size, neck_conv_patch_size_2), neck_conv_type)
-    _add_map(row, arrays, width, size, neck_linear_type)
+    size = _add_patches(
+        row, arrays, width, size, (neck_conv_patch_size, neck_conv_patch_size_2), (neck_conv_type or "").lower()
+    )
+    _add_map(row, arrays, width, size, (neck_linear_type or "").lower())
     out = arrays.sizes("neck.bias", 1)[0]
     if "linear.residual_identity" in arrays:
         _add_dense(row, arrays, out)
@@ -107,13 +109,13 @@ def _keeps_border(arrays: State, backbone_type: str | None, patch: int, size: tu
 
 
 def _add_patches(
-    row: Row, arrays: State, width: int, size: tuple[int, int], sides: tuple[int, int], kind: str | None
+    row: Row, arrays: State, width: int, size: tuple[int, int], sides: tuple[int, int], kind: str
 ) -> tuple[int, int]:
     """Of the neck: patches of these sides, 0 for none, or the l2 norm of each; the size of what comes out."""
     for name, patch in zip(("kernel", "kernel_2"), sides, strict=True):
         if not patch:
             continue
-        if kind is None or kind.lower() != "l2":
+        if kind != "l2":
             rows = _neck_rows(arrays, f"neck.{name}", width, width * patch**2, kind)
             rows = rows.reshape(width, width, patch, patch)
             matrix = rows.transpose(2, 3, 1, 0).reshape(-1, width)
@@ -125,7 +127,7 @@ def _add_patches(
     return size
 
 
-def _add_map(row: Row, arrays: State, width: int, size: tuple[int, int], kind: str | None) -> None:
+def _add_map(row: Row, arrays: State, width: int, size: tuple[int, int], kind: str) -> None:
     """The dense layer of the neck, a reflection or with orthogonalised rows."""
     row.add("flatten", Flatten(parent=None))
     out, into = arrays.sizes("neck.bias", 1)[0], width * size[0] * size[1]
@@ -134,10 +136,10 @@ def _add_map(row: Row, arrays: State, width: int, size: tuple[int, int], kind: s
     liresnet.add_map(row, arrays, lambda rows: rows, width, size)
 
 
-def _neck_rows(arrays: State, name: str, out: int, into: int, kind: str | None) -> np.ndarray:
-    """Orthonormal rows (out, into), by Cholesky factorisation or, of the transposed shape, by reflection."""
+def _neck_rows(arrays: State, name: str, out: int, into: int, kind: str) -> np.ndarray:
+    """Orthonormal rows (out, into), by Cholesky or, of the transposed shape, by reflection, or as `kind` says."""
     is_reflector = arrays.peek(name).shape == (into, out) != (out, into)
-    if (kind or ("bro" if is_reflector else "cholesky")).lower() == "bro":
+    if kind == "bro" or (not kind and is_reflector):
         return reflector(arrays.take(name, into, out), 1e-5)[:out, :into]
     return orthogonalised_rows(arrays.take(name, out, into))
 

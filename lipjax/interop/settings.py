@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lipjax.config import Allowed, flag, integer, is_number
+from lipjax.config import Allowed, flag, integer, is_number, positive
 
 
 def _each(called: str, holds: Callable[[Any], bool], *lengths: int) -> Allowed:
@@ -31,7 +31,7 @@ def _word(*words: str) -> Allowed:
 _TEXT: Allowed = ("a text", lambda value: isinstance(value, str))
 ALLOWED: dict[str, Allowed] = {
     "mean": _numbers("a finite number", is_number),
-    "std": _numbers("a positive number", lambda value: is_number(value) and value > 0),
+    "std": _numbers(*positive()),
     "num_classes": integer(2),
     "image_shape": _each("three positive integers, (H, W, C)", integer(1)[1], 3),
     "layers": _each("a list of dictionaries", lambda value: isinstance(value, Mapping)),

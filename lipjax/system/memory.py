@@ -5,7 +5,7 @@ import ctypes
 import resource
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import psutil
@@ -27,11 +27,18 @@ def keep_freed() -> bool:
     On a CPU a step allocates its activations anew: in pages that the system clears first, 27,000 of them a step of a
     small LipNeXt.  The whole process then holds what it ever held, or 39 % more (benchmarks/freed_memory.py).
     """
+    options = _of_glibc("mallopt")
+    return options is not None and all(
+        options(*option) for option in ((_M_TRIM_THRESHOLD, -1), (_M_MMAP_MAX, 0), (_M_ARENA_MAX, 1))
+    )
+
+
+def _of_glibc(name: str) -> Any:
+    """A function of glibc; None with another C library."""
     try:
-        options = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library: as it was
-        return False
-    return all(options(*option) for option in ((_M_TRIM_THRESHOLD, -1), (_M_MMAP_MAX, 0), (_M_ARENA_MAX, 1)))
+        return getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError, TypeError):
+        return None
 
 
 class _Heap(ctypes.Structure):
@@ -48,9 +55,8 @@ def _freed() -> int:
 
     Not those that were never touched: all that it uses and these together are no more than lies in memory.
     """
-    try:
-        heap = ctypes.CDLL(None).mallinfo2
-    except (AttributeError, OSError, TypeError):
+    heap = _of_glibc("mallinfo2")
+    if heap is None:
         return 0
     heap.restype = _Heap
     found = heap()
