@@ -27,9 +27,8 @@ def main(argv):
     for name, (model, variables) in found.items():
         estimated = float(model.estimated_bound(variables))
         proven = prove(model, model.tightened(variables)).lipschitz_bound
-        print(
-            f"{name}: estimated {estimated:.5f}, proven {printed.upper(proven, '.5f')}, {100 * (proven / estimated - 1):.1f} % above"
-        )
+        above = 100 * (proven / estimated - 1)
+        print(f"{name}: estimated {estimated:.5f}, proven {printed.upper(proven, '.5f')}, {above:.1f} % above")
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def _add_map(row: Row, arrays: State, width: int, size: tuple[int, int], kind: s
 
 
 def _neck_rows(arrays: State, name: str, out: int, into: int, kind: str) -> np.ndarray:
-    """Orthonormal rows (out, into), by Cholesky or, of the transposed shape, by reflection, or as `kind` says."""
+    """Orthonormal rows (out, into), by Cholesky or, of the transposed shape or where `kind` says so, by reflection."""
     is_reflector = arrays.peek(name).shape == (into, out) != (out, into)
     if kind == "bro" or (not kind and is_reflector):
         return reflector(arrays.take(name, into, out), 1e-5)[:out, :into]
