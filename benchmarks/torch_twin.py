@@ -6,9 +6,9 @@
 
 Networks, losses and optimisers of configs/{liresnet,lipnext}_cifar10_small.py, without augmentation, on random images;
 the twin is written here from the formulas.  First logits, loss and gradients of both are compared in float64, from the
-same weights; then steps alternate in one process: forward, backward, clipping, NAdam, Lookahead, power iterations,
-nearest orthonormal matrices.  Medians of wall and of processor time.  Activations of PyTorch are in the order that its
-convolutions like on a CPU (channels last); it runs eagerly, as such programs are run.
+same weights; then steps alternate in one process: forward, backward, clipping, NAdam, Lookahead, norms of kernels,
+nearest orthonormal matrices.  Medians of wall and of processor time.  Activations of PyTorch are in the order that
+its convolutions like on a CPU (channels last); it runs eagerly, as such programs are run.
 """
 
 import json
@@ -27,6 +27,7 @@ from absl import app, flags
 from lipjax.config import default_config
 from lipjax.configs import lipnext_cifar10_small, liresnet_cifar10_small
 from lipjax.models.lipconvnet import CIFAR_MEAN
+from lipjax.ops.general_conv import KRYLOV
 from lipjax.training.losses import Moment
 from lipjax.training.recipe import Metrics, Recipe, epoch_order, initial_state, make_train_step
 
@@ -38,7 +39,6 @@ RENDER = flags.DEFINE_string("render", None, "Print the table of this JSON file,
 
 CONFIGS = {"liresnet": liresnet_cifar10_small, "lipnext": lipnext_cifar10_small}
 TOTAL = 5850  # steps of the run that schedule and ramp are taken from
-POWER_STEPS = 2
 COMPARED = 16  # images
 
 
@@ -166,13 +166,23 @@ class LiResNet(Network):
 
     @torch.no_grad()
     def followed(self):
-        """Power iterations of one image a convolution."""
+        """A restart of Lanczos of one image a convolution, as `ops.general_conv.ritz_step`."""
         for name, kernel in self.kernels.items():
             image = self.image(name)
-            for _ in range(POWER_STEPS):
-                image = self.back(name, kernel, self.forth(name, kernel, image))
-                image = image / torch.linalg.vector_norm(image)
-            self.tops[name] = image
+            basis, moved = [image.ravel() / torch.linalg.vector_norm(image)], []
+            while True:
+                moved.append(self.back(name, kernel, self.forth(name, kernel, basis[-1].reshape(image.shape))).ravel())
+                if len(moved) == KRYLOV:
+                    break
+                rest = moved[-1]
+                for _ in range(2):
+                    for u in basis:
+                        rest = rest - (u @ rest) * u
+                basis.append(rest / torch.linalg.vector_norm(rest))
+            basis = torch.stack(basis)
+            gram = basis @ torch.stack(moved).T
+            best = torch.linalg.eigh((gram + gram.T) / 2)[1][:, -1] @ basis
+            self.tops[name] = best.reshape(image.shape) / torch.linalg.vector_norm(best)
 
     def image(self, name):
         """(1, C, H, W); that of the stem is kept in patches of 2×2 by lipjax, in the order (row, column, c)."""

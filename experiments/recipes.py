@@ -108,6 +108,7 @@ NETWORKS: dict[str, Changes] = {
     "LiResNet, curvature head, Muon": liresnet(32, 72, 8) | _CURVATURE | muon(),
     "LiResNet, curvature head, Muon, ε = 144/255": liresnet(32, 144, 8) | _CURVATURE | muon(),
     "LiResNet, curvature head, Muon, ε = 90/255, rate 0.01": liresnet(32, 90, 8) | _CURVATURE | muon(1e-2),
+    "LiResNet, curvature head, Muon, ε = 108/255, rate 0.01": liresnet(32, 108, 8) | _CURVATURE | muon(1e-2),
     "LiResNet, curvature head, Muon, ε = 90/255, rate 0.005": liresnet(32, 90, 8) | _CURVATURE | muon(5e-3),
     "LipNeXt, 8 blocks of 128 channels": lipnext(72, 7),
     "BRONet, 4 layers of 32 channels": liresnet(32, 72, 3, "bronet"),
@@ -115,13 +116,14 @@ NETWORKS: dict[str, Changes] = {
 
 # With 100 classes, each with a curvature head: eight epochs.
 _LIRESNET_100 = CIFAR100 | liresnet(32, 72, 8) | _CURVATURE
-_MUON_100 = _LIRESNET_100 | loss("emma", 144, ramp=0.5) | muon(1e-2)
+_MUON_100 = _LIRESNET_100 | loss("emma", 108, ramp=0.5) | muon(1e-2)
 NETWORKS_100: dict[str, Changes] = {
     "LiResNet, 4 layers of 32 channels, ε = 72/255": _LIRESNET_100,
     "the same with Muon": _LIRESNET_100 | muon(),
     "the same with Muon, ε = 108/255": _LIRESNET_100 | loss("emma", 108, ramp=0.5) | muon(),
     "the same with Muon, ε = 144/255": _LIRESNET_100 | loss("emma", 144, ramp=0.5) | muon(),
-    "the same with Muon, ε = 144/255, rate 0.01": _MUON_100,
+    "the same with Muon, ε = 144/255, rate 0.01": _LIRESNET_100 | loss("emma", 144, ramp=0.5) | muon(1e-2),
+    "the same with Muon, ε = 108/255, rate 0.01": _MUON_100,
     "the same with Muon, ε = 90/255, rate 0.04": _LIRESNET_100 | loss("emma", 90, ramp=0.5) | muon(4e-2),
     "the same with ε = 36/255": _LIRESNET_100 | loss("emma", 36, ramp=0.5),
     "the same with ε = 144/255": _LIRESNET_100 | loss("emma", 144, ramp=0.5),
@@ -145,7 +147,7 @@ BEST: dict[str, Changes] = {
     "LiResNet, 4 layers of 32 channels, curvature head, ε = 72/255, U": liresnet(32, 72, 8) | _CURVATURE,
     "LiResNet, 4 layers of 64 channels, ε = 90/255, 10 U": liresnet(64, 90, 24),
     "LiResNet, 4 layers of 64 channels, curvature head, ε = 72/255, 10 U": liresnet(64, 72, 24) | _CURVATURE,
-    "LiResNet, 4 layers of 64 channels, curvature head, Muon, ε = 90/255, 10 U": liresnet(64, 90, 24)
+    "LiResNet, 4 layers of 64 channels, curvature head, Muon, ε = 108/255, 10 U": liresnet(64, 108, 24)
     | _CURVATURE
     | muon(1e-2),
     "LipNeXt, 8 blocks of 128 channels, ε = 90/255, 48 epochs": lipnext(90, 48),
@@ -161,9 +163,9 @@ BEST_100: dict[str, Changes] = {
     "LiResNet, 4 layers of 32 channels, ε = 72/255, U": CIFAR100 | liresnet(32, 72, 8),
     "LiResNet, 4 layers of 32 channels, curvature head, ε = 72/255, 1.4 U": _LIRESNET_100,
     "LiResNet, 4 layers of 64 channels, curvature head, ε = 72/255, 10 U": CIFAR100 | liresnet(64, 72, 24) | _CURVATURE,
-    "LiResNet, 4 layers of 32 channels, curvature head, Muon, ε = 144/255, 1.5 U": _MUON_100,
-    "LiResNet, 4 layers of 64 channels, curvature head, Muon, ε = 144/255, 10 U": _MUON_100
-    | {"model.width": 64, "run.epochs": 24},
+    "LiResNet, 4 layers of 32 channels, curvature head, Muon, ε = 108/255, 1.5 U": _MUON_100,
+    "LiResNet, 4 layers of 64 channels, curvature head, Muon, ε = 108/255, 20 epochs": _MUON_100
+    | {"model.width": 64, "run.epochs": 20},
 }
 
 

@@ -9,14 +9,14 @@ import numpy as np
 
 from lipjax.config import odd
 from lipjax.layers.checks import OPTIONAL_COUNT, check_field, check_shapes
-from lipjax.layers.convolution import POWER_STEPS, SETTLING_STEPS, sides
+from lipjax.layers.convolution import settled_image, sides
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import Layer, tracked
 from lipjax.layers.potential import plain_step, potential_proof, potential_step
 from lipjax.layers.proven_norm import proven_norm
 from lipjax.ops.bounds import method
 from lipjax.ops.fusion import stored
-from lipjax.ops.general_conv import norm_along, norm_power_steps
+from lipjax.ops.general_conv import norm_along, ritz_step
 from lipjax.ops.skew import random_unit_image
 
 _SMALLEST, _LARGEST = 1e-15, 1e15  # of kernels and tracked norms for which a rounding is stated
@@ -34,8 +34,8 @@ class ConvexPotential(Layer):
     Source: Meunier, Delattre, Araujo & Allauzen, ICML 2022.
 
     Variables: params/kernel (k, k, C, inner), params/bias (inner,); spectral/image (H, W, C) follows the top singular
-    vector of W at this resolution, spectral/norm () is its norm s.  With train=True s is that of POWER_STEPS further
-    power iterations, and differentiated; `tightened` raises it to the *proven* norm.
+    vector of W at this resolution, spectral/norm () is its norm s.  With train=True s is that of one further
+    Ritz step, and differentiated; `tightened` raises it to the *proven* norm.
 
     Attributes:
       features: output channels.
@@ -68,10 +68,10 @@ class ConvexPotential(Layer):
         return stored(potential_step(x, kernel, bias, self.features, blocked=False))
 
     def _norm(self, kernel: jax.Array, image_shape: tuple[int, int, int], train: bool) -> jax.Array:
-        """s, (): the tracked norm, or in training that after some more power iterations."""
+        """s, (): the tracked norm, or in training that after one more Ritz step."""
         if self.is_initializing():
             start = random_unit_image(self.make_rng("params"), image_shape, kernel.dtype)
-            first_image = norm_power_steps(kernel, start, SETTLING_STEPS)
+            first_image = settled_image(kernel, start)
             first_norm = norm_along(kernel, first_image)
         else:
             tracked(self.variables, "ConvexPotential")
@@ -79,7 +79,7 @@ class ConvexPotential(Layer):
         norm = self.variable("spectral", "norm", lambda: first_norm)
         if not train:
             return norm.value
-        moved = norm_power_steps(kernel, image.value, POWER_STEPS)
+        moved = ritz_step(kernel, image.value)
         present = norm_along(kernel, moved)
         if self.is_mutable_collection("spectral") and not self.is_initializing():
             image.value, norm.value = moved, jax.lax.stop_gradient(present)
@@ -117,7 +117,7 @@ class ConvexPotential(Layer):
     @nn.nowrap
     def settled(self, own):
         kernel = own["params"]["kernel"]
-        image = norm_power_steps(kernel, tracked(own, "ConvexPotential")["image"], SETTLING_STEPS)
+        image = settled_image(kernel, tracked(own, "ConvexPotential")["image"])
         norm = norm_along(kernel, image)
         return {**own, "spectral": {**own["spectral"], "norm": norm, "image": image}}
 

@@ -1,4 +1,4 @@
-"""What layers with a convolution of any kernel share: power iteration, program in evaluation, proof."""
+"""What layers with a convolution of any kernel share: the norm in training, program in evaluation, proof."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,14 +15,13 @@ from lipjax.ops import bounds
 from lipjax.ops.blocked import blocks, of_bias, products
 from lipjax.ops.convolution import blocked_sums, linear_operator
 from lipjax.ops.dense_bounds import dense_norm_bound, dense_rounding
-from lipjax.ops.general_conv import conv, norm_along, norm_power_steps
+from lipjax.ops.general_conv import conv, norm_along, ritz_step
 from lipjax.ops.nonnegative import nonnegative_conv_norm_bound, nonnegative_norm_bound
 from lipjax.ops.skew import random_unit_image
 
 COMPUTE_DTYPES = ("float32", "bfloat16")  # of convolutions and products in training
 
-SETTLING_STEPS = 50  # power iterations that settle an image from anywhere
-POWER_STEPS = 2  # a training step; each costs two convolutions of one image
+SETTLING_STEPS = 12  # `ritz_step`s that settle an image from anywhere; in training a step of it each
 
 # What is rounded is known up to what has been rounded before: of higher order, and below this part in float32.
 MORE = 1.01
@@ -40,8 +39,13 @@ def in_training(x: jax.Array, kernel: jax.Array, compute_dtype: str) -> jax.Arra
     return conv(x, kernel.astype(jnp.bfloat16) if compute_dtype == "bfloat16" else kernel)
 
 
+def settled_image(kernel: jax.Array, image: jax.Array) -> jax.Array:
+    """Near the top singular vector (H, W, C_in) of K, from any image."""
+    return jax.lax.fori_loop(0, SETTLING_STEPS, lambda _, v: ritz_step(kernel, v), image)
+
+
 def follow(layer: nn.Module, kernel: jax.Array, shape: Shape, train: bool) -> None:
-    """Under `__call__`: spectral/image (H, W, C_in) follows the top singular vector of K by power iteration.
+    """Under `__call__`: spectral/image (H, W, C_in) follows the top singular vector of K, a Ritz step a call.
 
     Evaluation does not read it.
     """
@@ -49,20 +53,20 @@ def follow(layer: nn.Module, kernel: jax.Array, shape: Shape, train: bool) -> No
 
         def settled():
             start = random_unit_image(layer.make_rng("params"), (*shape[:2], kernel.shape[2]), kernel.dtype)
-            return norm_power_steps(kernel, start, SETTLING_STEPS)
+            return settled_image(kernel, start)
 
         layer.variable("spectral", "image", settled)
     elif train:
         image = tracked(layer.variables, type(layer).__name__)["image"]
         if layer.is_mutable_collection("spectral"):
-            layer.put_variable("spectral", "image", norm_power_steps(kernel, image, POWER_STEPS))
+            layer.put_variable("spectral", "image", ritz_step(kernel, image))
 
 
 def settled(own: Variables, kernel: jax.Array) -> dict[str, Any]:
     """The variables with spectral/image caught up with the kernel; those of a folded layer have none."""
     if not own.get("spectral"):
         return {**own}
-    image = norm_power_steps(kernel, tracked(own, "a convolution")["image"], SETTLING_STEPS)
+    image = settled_image(kernel, tracked(own, "a convolution")["image"])
     return {**own, "spectral": {**own["spectral"], "image": image}}
 
 

@@ -15,8 +15,10 @@ from lipjax.layers.head import Head, lengths
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import tracked
 from lipjax.layers.rounding import gamma, largest, underflow
+from lipjax.ops.ritz import ritz_vector
 
-CURVATURE_STEPS = 2
+CURVATURE_STEPS = 2  # of the paper's regulariser
+KRYLOV = 4  # of EMMA
 TRAINING_RIVALS = 9  # training looks at the rivals with the highest logits only; certificates look at all
 
 
@@ -94,7 +96,7 @@ class CurvatureHead(Head):
 
     @nn.nowrap
     def margin_drop(self, own, features, labels, radius):
-        """r ‖∇(f_l − f_i)‖ + m r² / 2, m the curvature of f_l − f_i from below by two power steps.
+        """r ‖∇(f_l − f_i)‖ + m r² / 2, m the curvature of f_l − f_i from below by `ritz_curvature`.
 
         Of the nine rivals i with the largest logits (as many as the paper certifies against); 0 of all others.
         """
@@ -105,7 +107,7 @@ class CurvatureHead(Head):
         slopes = jax.nn.sigmoid(features @ w1.T + head["b1"])
 
         def curvatures(weights):
-            return pair_curvature(w1, jnp.maximum(-weights, 0) / 4, own["spectral"]["power_vector"])
+            return ritz_curvature(w1, jnp.maximum(-weights, 0) / 4)
 
         curvature = of_pairs(curvatures, head["w2"], labels, rivals)
         drop = radius * lengths(slopes[:, None] * weights @ w1) + radius**2 / 2 * curvature
@@ -167,3 +169,19 @@ def pair_curvature(w1: jax.Array, weights: jax.Array, start: jax.Array) -> jax.A
         x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), jnp.finfo(x.dtype).tiny)
     x = jax.lax.stop_gradient(x)
     return jnp.sum(times(x) * (x @ w1.T), axis=-1)
+
+
+def ritz_curvature(w1: jax.Array, weights: jax.Array) -> jax.Array:
+    """The same, x the `ritz_vector` of dimension KRYLOV from the row of W1 with the largest weight · ‖row‖².
+
+    With one hidden unit alone that row is the eigenvector.
+    """
+    held = jax.lax.stop_gradient(w1)
+    squares = jnp.sum(held**2, axis=1)
+
+    def of_pair(weights):
+        start = held[jnp.argmax(weights * squares)]
+        return ritz_vector(lambda x: (weights * (held @ x)) @ held, start, KRYLOV)
+
+    x = jax.vmap(of_pair)(jax.lax.stop_gradient(weights))
+    return jnp.sum(weights * (x @ w1.T) ** 2, axis=-1)

@@ -26,7 +26,7 @@ class ResidualConv(Layer):
 
     Variables: params/kernel W (k, k, C, C), starting at N(0, 1) / (k² C), params/gain (C,), of output channels,
     starting at 1, params/bias (C,) where `use_bias`; spectral/image (H, W, C) follows the top singular vector of K at
-    this resolution, by POWER_STEPS power iterations a training step, for `estimate` alone.
+    this resolution, by a Ritz step a training step, for `estimate` alone.
 
     Attributes:
       depth: of the trunk, so many such layers in a row; at most 1e9.

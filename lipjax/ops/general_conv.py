@@ -1,10 +1,13 @@
-"""Convolutions with a kernel of any kind: fast gradient, power iteration of the norm, strides by rearrangement."""
+"""Convolutions with a kernel of any kind: fast gradient, estimates of the norm, strides by rearrangement."""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from lipjax.ops.convolution import linear_operator, weight_gradient
+from lipjax.ops.ritz import ritz_vector
+
+KRYLOV = 8  # of a Ritz step: each dimension costs two convolutions of one image
 
 
 @jax.custom_vjp
@@ -51,6 +54,14 @@ def norm_power_steps(kernel: jax.Array, image: jax.Array, steps: int) -> jax.Arr
         return w / jnp.maximum(jnp.linalg.norm(w.ravel()), jnp.finfo(w.dtype).tiny)
 
     return lax.fori_loop(0, steps, step, lax.stop_gradient(image))
+
+
+def ritz_step(kernel: jax.Array, image: jax.Array) -> jax.Array:
+    """`ritz_vector` of K* K from an image (H, W, C_in), of dimension KRYLOV; constant for the gradient."""
+    kernel = lax.stop_gradient(kernel)
+    height, width, _ = image.shape
+    forth, back = (linear_operator(k, height, width) for k in (kernel, adjoint(kernel)))
+    return ritz_vector(lambda v: back(forth(v[None]))[0], lax.stop_gradient(image), KRYLOV)
 
 
 def norm_along(kernel: jax.Array, image: jax.Array) -> jax.Array:

@@ -16,13 +16,14 @@ import numpy as np
 from jax import lax
 
 from lipjax.ops import blocked
+from lipjax.ops.ritz import ritz_vector
 
 Pair = tuple[int, int]
 PADDING_MODES = {"zeros": "constant", "circular": "wrap", "reflect": "reflect"}  # and what numpy calls them
 
 _TAPS_FROM = 128  # channels
 _PRODUCTS, _CHANNELS, _MOST = 1024, 16, 64  # a block has at most 16 input channels, unless there would be 65 blocks
-_POWER_STEPS = 20
+_KRYLOV, _RESTARTS = 8, 2  # of an estimated norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,16 +131,14 @@ def spans(geometry: Geometry, tap: tuple[int, ...], outputs: Pair) -> tuple[slic
 
 
 def linear_norm_estimate(run: Callable[[jax.Array], jax.Array], shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """‖A‖ of a linear map A of arrays (1, *shape) by power iterations from below, differentiable as `norm_along` is."""
-    start = jax.random.normal(jax.random.key(0), (1, *shape), dtype)
-    back = jax.linear_transpose(run, start)
-
-    def unit(v):
-        return v / jnp.maximum(jnp.linalg.norm(v.ravel()), jnp.finfo(dtype).tiny)
-
-    v = lax.stop_gradient(lax.fori_loop(0, _POWER_STEPS, lambda _, v: unit(back(run(v))[0]), unit(start)))
-    y = run(v)
-    return jnp.vdot(lax.stop_gradient(unit(y)), y)
+    """‖A‖ of a linear map A of arrays (1, *shape) by `ritz_vector` from below, differentiable as `norm_along` is."""
+    v = jax.random.normal(jax.random.key(0), (1, *shape), dtype)
+    back = jax.linear_transpose(run, v)
+    for _ in range(_RESTARTS):
+        v = ritz_vector(lambda x: back(run(x))[0], v, _KRYLOV)
+    y = run(lax.stop_gradient(v))
+    unit = y / jnp.maximum(jnp.linalg.norm(y.ravel()), jnp.finfo(dtype).tiny)
+    return jnp.vdot(lax.stop_gradient(unit), y)
 
 
 class Operator:

@@ -240,7 +240,7 @@ def test_the_bound_is_never_exceeded_and_nearly_attained(name, float64, rng):
     assert norm * (1 - 1e-13) <= proof.lipschitz <= 1.001 * norm
     at_zero = np.linalg.norm(layer.evaluate(own, jnp.zeros((1, *shape))))
     assert at_zero * (1 - 1e-12) <= proof.offset <= (at_zero * (1 + 1e-9) if "residual" not in name else 1e9)
-    assert 0.7 * norm <= layer.estimate(own, shape) <= proof.lipschitz * (1 + 1e-9) or "residual" in name
+    assert 0.98 * norm <= layer.estimate(own, shape) <= proof.lipschitz * (1 + 1e-9) or "residual" in name
 
 
 @pytest.mark.parametrize("name", LINEAR)
@@ -292,7 +292,7 @@ def test_the_estimate_has_the_gradient_of_the_norm(float64, rng):
         return np.linalg.norm(jacobian(layer, moved, shape), 2)
 
     gradient = jax.grad(lambda kernel: layer.estimate({"params": {"kernel": kernel}}, shape))(own["params"]["kernel"])
-    assert (gradient * direction).sum() == pytest.approx((norm(1e-5) - norm(-1e-5)) / 2e-5, rel=0.1)
+    assert (gradient * direction).sum() == pytest.approx((norm(1e-5) - norm(-1e-5)) / 2e-5, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", SCALARS)

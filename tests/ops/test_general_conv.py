@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lipjax.ops.convolution import convolution, dense_operator
-from lipjax.ops.general_conv import conv, norm_along, norm_power_steps, patches, strided_kernel
+from lipjax.ops.general_conv import KRYLOV, conv, norm_along, norm_power_steps, patches, ritz_step, strided_kernel
+from lipjax.ops.ritz import ritz_vector
 
 
 def by_taps(x, kernel, stride, before):
@@ -90,7 +91,33 @@ def test_power_steps_find_the_norm_and_its_gradient(size, rng, float64):
     np.testing.assert_allclose(slope, jnp.vdot(y, moved) / jnp.linalg.norm(y), rtol=1e-10)
 
 
+def test_a_ritz_step_takes_what_is_enlarged_most_of_the_krylov_space(rng, float64):
+    kernel, image = jnp.asarray(rng.normal(size=(3, 3, 2, 4))), jnp.asarray(rng.normal(size=(5, 2, 2)))
+    dense = dense_operator(kernel, 5, 2)  # of rows
+    expected = ritz_vector(lambda v: dense @ (v @ dense), image.ravel(), KRYLOV)
+    found = ritz_step(kernel, image)
+    np.testing.assert_allclose(found.ravel(), expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(norm_along(kernel, found), np.linalg.norm(expected @ dense), rtol=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ritz_steps_tell_singular_values_apart_that_power_steps_do_not(seed, float64):
+    """The identity with noise has many near the largest: after as many products, more than half the error is left."""
+    rng = np.random.default_rng(seed)
+    kernel = 0.03 * rng.normal(size=(3, 3, 8, 8))
+    kernel[1, 1] += np.eye(8)
+    kernel, start = jnp.asarray(kernel), jnp.asarray(rng.normal(size=(6, 6, 8)))
+    true = np.linalg.norm(dense_operator(kernel, 6, 6), 2)
+    image = start
+    for _ in range(4):
+        image = ritz_step(kernel, image)
+    by_ritz, by_power = norm_along(kernel, image), norm_along(kernel, norm_power_steps(kernel, start, 4 * KRYLOV))
+    assert 0.99 * true < by_ritz < true * (1 + 1e-12)
+    assert true - by_ritz < 0.5 * (true - by_power)
+
+
 def test_nothing_is_lost_at_a_kernel_of_zeros():
     kernel, image = jnp.zeros((3, 3, 2, 2)), jnp.ones((3, 3, 2))
     assert np.isfinite(norm_power_steps(kernel, image, 3)).all()
+    assert np.isfinite(ritz_step(kernel, image)).all()
     assert np.isfinite(jax.grad(norm_along)(kernel, image)).all()

@@ -93,13 +93,13 @@ def drops(situation, radius):
 
 
 def test_what_margins_lose_within_a_radius(situation, rng):
-    """Equal to the formula (the curvature up to two power steps, from below), and lost by no margin at any point."""
+    """Equal to the formula (the curvature up to a Krylov space, from below), and lost by no margin at any point."""
     model, variables, features, labels, logits = situation
     head, radius = model.parts()[1], 0.7
     own = {name: tree["head"] for name, tree in variables.items() if "head" in tree}
     found, formula = np.asarray(head.margin_drop(own, features, labels, radius)), drops(situation, radius)
     assert (found <= formula * (1 + 1e-12)).all()
-    assert (found >= 0.8 * formula).all()
+    assert (found >= 0.97 * formula).all()
     if isinstance(head, LastLayerNormalization):
         np.testing.assert_allclose(found, formula, rtol=1e-12)
     margins = logits[np.arange(COUNT), labels][:, None] - logits
@@ -263,7 +263,7 @@ def test_of_many_classes_the_nine_largest_rivals_are_raised(rng, float64, count)
     classes = 16
     head = CurvatureHead(classes, hidden=7)
     features, labels = jnp.asarray(rng.normal(size=(count, DIMENSION))), jnp.asarray(rng.integers(classes, size=count))
-    variables = head.init(jax.random.key(0), features)
+    variables = jax.tree.map(lambda leaf: leaf.astype(features.dtype), head.init(jax.random.key(0), features))
     found = np.asarray(head.margin_drop(variables, features, labels, 0.7))
     situation = None, {"params": {"head": variables["params"]}}, np.asarray(features), np.asarray(labels), None
     formula, logits = drops(situation, 0.7), np.array(head.apply(variables, features))
@@ -272,7 +272,7 @@ def test_of_many_classes_the_nine_largest_rivals_are_raised(rng, float64, count)
     assert (is_near.sum(axis=1) == 9).all()
     assert (found[~is_near] == 0).all()
     assert (found <= formula * (1 + 1e-12)).all()
-    assert (found >= 0.8 * formula)[is_near].all()
+    assert (found >= 0.97 * formula)[is_near].all()
 
 
 def test_a_mixture_is_asked_for_both_labels(situation):
