@@ -21,7 +21,7 @@ from lipjax.ops.skew import random_unit_image
 
 COMPUTE_DTYPES = ("float32", "bfloat16")  # of convolutions and products in training
 
-SETTLING_STEPS = 12  # `ritz_step`s that settle an image from anywhere; in training a step of it each
+SETTLING_STEPS = 6  # `ritz_step`s that settle an image from anywhere; training makes one a step
 
 # What is rounded is known up to what has been rounded before: of higher order, and below this part in float32.
 MORE = 1.01
