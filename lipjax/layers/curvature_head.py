@@ -172,9 +172,9 @@ def pair_curvature(w1: jax.Array, weights: jax.Array, start: jax.Array) -> jax.A
 
 
 def ritz_curvature(w1: jax.Array, weights: jax.Array) -> jax.Array:
-    """The same, x the `ritz_vector` of dimension KRYLOV from the row of W1 with the largest weight · ‖row‖².
+    """As `pair_curvature`, x the `ritz_vector` of dimension KRYLOV from the row of W1 with the largest weight · ‖row‖².
 
-    With one hidden unit alone that row is the eigenvector.
+    Of one hidden unit alone that row is the eigenvector.
     """
     held = jax.lax.stop_gradient(w1)
     squares = jnp.sum(held**2, axis=1)
