@@ -14,8 +14,9 @@ from absl import app, flags, logging
 
 from lipjax import prove, released
 from lipjax.layers import CurvatureHead
-from lipjax.layers.curvature_head import pair_curvature, ritz_curvature
+from lipjax.layers.curvature_head import ritz_curvature
 from lipjax.system import printed
+from lipjax.training.losses.crc import pair_curvature
 from lipjax.workdir import load_trained
 
 PRETRAINED = flags.DEFINE_list("pretrained", [], "Released networks.")

@@ -20,8 +20,9 @@ import scipy.sparse.linalg
 from absl import app, flags
 
 from lipjax import ops
+from lipjax.interop.claim import norm_power_steps
 from lipjax.models import lipconvnet as models
-from lipjax.ops.general_conv import norm_along, norm_power_steps
+from lipjax.ops.general_conv import norm_along
 from lipjax.ops.skew import random_unit_image
 
 DEPTH = flags.DEFINE_integer("depth", 40, "n of LipConvnet-n.")

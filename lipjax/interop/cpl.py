@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lipjax.interop.claim import by_construction
+from lipjax.interop.claim import by_construction, norm_power_steps
 from lipjax.interop.network import MEANS, Foreign, Pixels, Row, State, hwio
 from lipjax.interop.potential import POOL, add_dense_step, add_features, add_pool, add_step, indices, side_of
 from lipjax.layers import Flatten, InputScale
-from lipjax.ops.general_conv import adjoint, conv, norm_power_steps
+from lipjax.ops.general_conv import adjoint, conv
 
 SOURCE = "MILES-PSL/Convex-Potential-Layer at c6dc197, layers.py, model.py, util.py"
 EPSILON, STEPS = 1e-4, 100

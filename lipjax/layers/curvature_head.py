@@ -15,10 +15,9 @@ from lipjax.layers.head import Head, lengths
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import tracked
 from lipjax.layers.rounding import gamma, largest, underflow
-from lipjax.ops.ritz import ritz_vector
+from lipjax.ops.ritz import ritz_vector, unit
 
-CURVATURE_STEPS = 2  # of the paper's regulariser
-KRYLOV = 4  # of EMMA
+KRYLOV = 4  # of the curvatures that EMMA works with
 TRAINING_RIVALS = 9  # training looks at the rivals with the highest logits only; certificates look at all
 
 
@@ -133,8 +132,7 @@ class CurvatureHead(Head):
 def power_step(matrix: jax.Array, vector: jax.Array) -> jax.Array:
     """MᵀMv, normalised: (H, D), (D,) → (D,); a constant for the gradient."""
     matrix = jax.lax.stop_gradient(matrix)
-    image = matrix.T @ (matrix @ vector)
-    return image / jnp.maximum(jnp.linalg.norm(image), jnp.finfo(image.dtype).tiny)
+    return unit(matrix.T @ (matrix @ vector))
 
 
 def top_rivals(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -154,27 +152,10 @@ def of_pairs(estimate, w2: jax.Array, labels: jax.Array, rivals: jax.Array) -> j
     return found[labels[:, None], rivals] if is_table else found
 
 
-def pair_curvature(w1: jax.Array, weights: jax.Array, start: jax.Array) -> jax.Array:
-    """xᵀ W1ᵀ diag(weights) W1 x for each row of `weights` (P, H), (P,), x from two power steps from `start` (D,).
-
-    An estimate from below of the largest eigenvalue, for training.  x is held constant in the gradient.
-    """
-
-    def times(x):
-        return weights * (x @ w1.T)
-
-    x = jax.lax.stop_gradient(start)
-    for _ in range(CURVATURE_STEPS):
-        x = times(x) @ w1
-        x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), jnp.finfo(x.dtype).tiny)
-    x = jax.lax.stop_gradient(x)
-    return jnp.sum(times(x) * (x @ w1.T), axis=-1)
-
-
 def ritz_curvature(w1: jax.Array, weights: jax.Array) -> jax.Array:
-    """As `pair_curvature`, x the `ritz_vector` of dimension KRYLOV from the row of W1 with the largest weight · ‖row‖².
+    """xᵀ W1ᵀ diag(weights) W1 x for each row of `weights` (P, H), (P,): the largest eigenvalue from below.
 
-    Of one hidden unit alone that row is the eigenvector.
+    x is the `ritz_vector` from the row of W1 with the largest weight · ‖row‖², held constant in the gradient.
     """
     held = jax.lax.stop_gradient(w1)
     squares = jnp.sum(held**2, axis=1)

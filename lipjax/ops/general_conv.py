@@ -1,11 +1,11 @@
-"""Convolutions with a kernel of any kind: fast gradient, estimates of the norm, strides by rearrangement."""
+"""Convolutions with a kernel of any kind: fast gradient, estimate of the norm, strides by rearrangement."""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from lipjax.ops.convolution import linear_operator, weight_gradient
-from lipjax.ops.ritz import ritz_vector
+from lipjax.ops.ritz import gain_along, ritz_vector
 
 KRYLOV = 8  # of a Ritz step: each dimension costs two convolutions of one image
 
@@ -43,19 +43,6 @@ def adjoint(kernel: jax.Array) -> jax.Array:
     return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
 
 
-def norm_power_steps(kernel: jax.Array, image: jax.Array, steps: int) -> jax.Array:
-    """v ← K* K v / ‖K* K v‖, so many times, from a unit image v (H, W, C_in); a constant for the gradient."""
-    kernel = lax.stop_gradient(kernel)
-    height, width, _ = image.shape
-    forth, back = (linear_operator(k, height, width) for k in (kernel, adjoint(kernel)))
-
-    def step(_, v):
-        w = back(forth(v[None]))[0]
-        return w / jnp.maximum(jnp.linalg.norm(w.ravel()), jnp.finfo(w.dtype).tiny)
-
-    return lax.fori_loop(0, steps, step, lax.stop_gradient(image))
-
-
 def ritz_step(kernel: jax.Array, image: jax.Array) -> jax.Array:
     """`ritz_vector` of K* K from an image (H, W, C_in), of dimension KRYLOV; constant for the gradient."""
     kernel = lax.stop_gradient(kernel)
@@ -65,13 +52,8 @@ def ritz_step(kernel: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def norm_along(kernel: jax.Array, image: jax.Array) -> jax.Array:
-    """⟨u, K v⟩ with v the image, u = K v / ‖K v‖, both held constant: ‖K‖ from below, with the gradient u ⊗ v in K.
-
-    At the top singular vectors that is the gradient of ‖K‖.
-    """
-    y = conv(lax.stop_gradient(image)[None], kernel)
-    length = jnp.linalg.norm(lax.stop_gradient(y).ravel())
-    return jnp.vdot(lax.stop_gradient(y / jnp.maximum(length, jnp.finfo(y.dtype).tiny)), y)
+    """`gain_along` of K along a unit image (H, W, C_in): ‖K‖ from below, ()."""
+    return gain_along(lambda v: conv(v[None], kernel), image)
 
 
 def patches(x: jax.Array, size: int) -> jax.Array:

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from lipjax.ops import blocked
-from lipjax.ops.ritz import ritz_vector
+from lipjax.ops.ritz import gain_along, ritz_vector
 
 Pair = tuple[int, int]
 PADDING_MODES = {"zeros": "constant", "circular": "wrap", "reflect": "reflect"}  # and what numpy calls them
@@ -131,14 +131,12 @@ def spans(geometry: Geometry, tap: tuple[int, ...], outputs: Pair) -> tuple[slic
 
 
 def linear_norm_estimate(run: Callable[[jax.Array], jax.Array], shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """‖A‖ of a linear map A of arrays (1, *shape) by `ritz_vector` from below, differentiable as `norm_along` is."""
+    """‖A‖ of a linear map A of arrays (1, *shape) by `ritz_vector` from below, differentiable as `gain_along` is."""
     v = jax.random.normal(jax.random.key(0), (1, *shape), dtype)
     back = jax.linear_transpose(run, v)
     for _ in range(_RESTARTS):
         v = ritz_vector(lambda x: back(run(x))[0], v, _KRYLOV)
-    y = run(lax.stop_gradient(v))
-    unit = y / jnp.maximum(jnp.linalg.norm(y.ravel()), jnp.finfo(dtype).tiny)
-    return jnp.vdot(lax.stop_gradient(unit), y)
+    return gain_along(run, v)
 
 
 class Operator:

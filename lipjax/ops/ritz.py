@@ -1,5 +1,6 @@
-"""The largest eigenvalue of a symmetric operator from below: Rayleigh–Ritz on a Krylov space, for training."""
+"""Norms and largest eigenvalues from below, for training: Rayleigh–Ritz on a Krylov space."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -16,11 +17,8 @@ def ritz_vector(operator: Callable[[jax.Array], jax.Array], start: jax.Array, di
       operator: A, symmetric and positive semidefinite, of arrays of the shape of `start`.
       start: v, any but 0, of which 0 comes.
     """
-
-    def product(x, y):
-        return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
-
-    basis, moved = _unit(start.ravel())[None], []
+    product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    basis, moved = unit(start.ravel())[None], []
     for number in range(dimension):
         w = operator(basis[-1].reshape(start.shape)).ravel()
         moved.append(w)
@@ -30,12 +28,22 @@ def ritz_vector(operator: Callable[[jax.Array], jax.Array], start: jax.Array, di
                 rest = rest - product(product(basis, rest), basis)
             # What is left in a space that A maps to itself is rounding, and not orthogonal to anything.
             is_new = jnp.linalg.norm(rest) > jnp.finfo(w.dtype).eps * jnp.linalg.norm(w)
-            basis = jnp.concatenate([basis, _unit(jnp.where(is_new, rest, 0))[None]])
+            basis = jnp.concatenate([basis, unit(jnp.where(is_new, rest, 0))[None]])
     gram = product(basis, jnp.stack(moved, axis=1))
     top = jnp.linalg.eigh((gram + gram.T) / 2)[1][:, -1]
     # Where A v = 0 any vector is an eigenvector, one of no array too.
-    return jnp.where(gram[0, 0] > 0, _unit(product(top, basis)), basis[0]).reshape(start.shape)
+    return jnp.where(gram[0, 0] > 0, unit(product(top, basis)), basis[0]).reshape(start.shape)
 
 
-def _unit(v):
-    return v / jnp.maximum(jnp.linalg.norm(v), jnp.finfo(v.dtype).tiny)
+def gain_along(run: Callable[[jax.Array], jax.Array], v: jax.Array) -> jax.Array:
+    """⟨u, A v⟩, u = A v / ‖A v‖, u and v held constant: ‖A‖ from below for a unit v, with the gradient u ⊗ v in A.
+
+    At the top singular vectors that is the gradient of ‖A‖.
+    """
+    y = run(jax.lax.stop_gradient(v))
+    return jnp.vdot(unit(jax.lax.stop_gradient(y)), y)
+
+
+def unit(v: jax.Array) -> jax.Array:
+    """v / ‖v‖, 0 of 0."""
+    return v / jnp.maximum(jnp.linalg.norm(v.ravel()), jnp.finfo(v.dtype).tiny)

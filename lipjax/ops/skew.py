@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from lipjax.ops.convolution import linear_operator
+from lipjax.ops.ritz import unit
 
 PowerVectors = dict[str, jax.Array]
 
@@ -75,7 +76,7 @@ def random_power_vectors(key: jax.Array, kernel_shape: tuple[int, ...], dtype=jn
     lengths = {"u1": c * k, "u2": c * k, "u3": c * k * k, "u4": c * k * k, "v1": c * k, "v2": c * k, "v3": c, "v4": c}
     normal = jax.random.normal(key, (sum(lengths.values()),), dtype)  # one draw: eight would cost compile time
     pieces = jnp.split(normal, list(itertools.accumulate(lengths.values()))[:-1])
-    return {name: _unit(piece) for name, piece in zip(lengths, pieces, strict=True)}
+    return {name: unit(piece) for name, piece in zip(lengths, pieces, strict=True)}
 
 
 @jax.jit
@@ -84,8 +85,8 @@ def power_steps(kernel: jax.Array, vectors: PowerVectors, steps: int | jax.Array
     matrices = reshaped_kernels(lax.stop_gradient(kernel))
 
     def step(_, pairs):
-        pairs = [(u, _unit(matrix @ u)) for matrix, (u, _) in zip(matrices, pairs, strict=True)]
-        return [(_unit(matrix.T @ v), v) for matrix, (_, v) in zip(matrices, pairs, strict=True)]
+        pairs = [(u, unit(matrix @ u)) for matrix, (u, _) in zip(matrices, pairs, strict=True)]
+        return [(unit(matrix.T @ v), v) for matrix, (_, v) in zip(matrices, pairs, strict=True)]
 
     pairs = lax.fori_loop(0, steps, step, [(vectors[f"u{j}"], vectors[f"v{j}"]) for j in range(1, 5)])
     return {name + str(j): vector for j, pair in enumerate(pairs, 1) for name, vector in zip("uv", pair, strict=True)}
@@ -131,7 +132,3 @@ def random_unit_image(key: jax.Array, shape: tuple[int, int, int], dtype=jnp.flo
     """A random image (H, W, C) of norm 1, from which `operator_power_steps` start."""
     image = jax.random.normal(key, shape, dtype)
     return image / jnp.linalg.norm(image.ravel())
-
-
-def _unit(vector: jax.Array) -> jax.Array:
-    return vector / jnp.maximum(jnp.linalg.norm(vector), jnp.finfo(vector.dtype).tiny)

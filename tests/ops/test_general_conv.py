@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lipjax.interop.claim import norm_power_steps
 from lipjax.ops.convolution import convolution, dense_operator
-from lipjax.ops.general_conv import KRYLOV, conv, norm_along, norm_power_steps, patches, ritz_step, strided_kernel
+from lipjax.ops.general_conv import KRYLOV, conv, norm_along, patches, ritz_step, strided_kernel
 from lipjax.ops.ritz import ritz_vector
 
 

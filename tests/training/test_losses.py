@@ -12,9 +12,11 @@ from lipjax.certificates import certify_lln
 from lipjax.checkpoint import Checkpoints
 from lipjax.data import DataOptions
 from lipjax.layers import CurvatureHead, LastLayerNormalization
+from lipjax.layers.curvature_head import ritz_curvature
 from lipjax.ops.curvature import curvature_bound
 from lipjax.training.loop import train
 from lipjax.training.losses import LOSSES, Moment
+from lipjax.training.losses.crc import pair_curvature
 from lipjax.training.losses.loss import logits_of
 from lipjax.training.recipe import Recipe, with_targets
 
@@ -255,6 +257,28 @@ def test_the_bound_of_curvature_is_above_what_training_takes(rng, float64):
     drop = CurvatureHead(CLASSES, hidden=5).margin_drop(own, jnp.zeros((2, DIMENSION)), labels, 1e8)
     curvature = 2 * np.asarray(drop - at_zero) / 1e16
     assert (curvature <= curvature_bound(w1, w2)[np.asarray(labels)] + 1e-6).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_curvature_of_a_pair_is_found_from_below(seed, float64):
+    """With rows of W1 as those of training, nearly orthonormal, where two power steps find less."""
+    rng = np.random.default_rng(seed)
+    w1 = np.linalg.qr(rng.normal(size=(40, 20)))[0] + 0.02 * rng.normal(size=(40, 20))
+    weights = np.maximum(rng.normal(size=(6, 40)), 0) / 4
+    true = np.array([np.linalg.eigvalsh(w1.T * row @ w1)[-1] for row in weights])
+    found = np.asarray(ritz_curvature(jnp.asarray(w1), jnp.asarray(weights)))
+    assert (0.9 * true <= found).all()
+    assert (found <= true * (1 + 1e-12)).all()
+    top = jnp.asarray(np.linalg.svd(w1)[2][0])
+    by_power = np.asarray(pair_curvature(jnp.asarray(w1), jnp.asarray(weights), top))
+    assert np.mean(true - found) < 0.5 * np.mean(true - by_power)
+
+
+def test_the_curvature_of_one_hidden_unit_and_of_none(float64):
+    w1, weights = jnp.asarray([[3.0, 4.0], [1.0, 0.0]]), jnp.asarray([[0.5, 0.0], [0.0, 0.0]])
+    np.testing.assert_allclose(ritz_curvature(w1, weights), [12.5, 0.0], rtol=1e-14)
+    slope = jax.grad(lambda w1: ritz_curvature(w1, weights).sum())(w1)
+    np.testing.assert_allclose(slope, [[3.0, 4.0], [0.0, 0.0]], rtol=1e-14)  # of 0.5 ‖row‖²
 
 
 @pytest.mark.parametrize("count", [3, 40])

@@ -9,10 +9,12 @@ import optax
 
 from lipjax.config import check, number
 from lipjax.layers import CurvatureHead
-from lipjax.layers.curvature_head import of_pairs, pair_curvature, top_rivals
+from lipjax.layers.curvature_head import of_pairs, top_rivals
 from lipjax.models import Classifier
 from lipjax.training.losses.feature_attack import feature_attack
 from lipjax.training.losses.loss import Loss, logits_of
+
+CURVATURE_STEPS = 2
 
 
 def curvature_regulariser(
@@ -37,6 +39,23 @@ def curvature_regulariser(
         return jnp.maximum(*(pair_curvature(w1, weights, power_vector) for weights in sides))
 
     return jnp.mean(of_pairs(both_sides, w2, labels, rivals))
+
+
+def pair_curvature(w1: jax.Array, weights: jax.Array, start: jax.Array) -> jax.Array:
+    """xᵀ W1ᵀ diag(weights) W1 x for each row of `weights` (P, H), (P,), x from two power steps from `start` (D,).
+
+    An estimate from below of the largest eigenvalue, for training.  x is held constant in the gradient.
+    """
+
+    def times(x):
+        return weights * (x @ w1.T)
+
+    x = jax.lax.stop_gradient(start)
+    for _ in range(CURVATURE_STEPS):
+        x = times(x) @ w1
+        x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), jnp.finfo(x.dtype).tiny)
+    x = jax.lax.stop_gradient(x)
+    return jnp.sum(times(x) * (x @ w1.T), axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
