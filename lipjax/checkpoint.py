@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
+STILL = 0.5  # seconds without a new file, after which the threads of a write that failed have ended
 KEPT = 2  # the newest checkpoints that stay on disk beside the best, unless the config says otherwise
 
 
@@ -127,7 +129,7 @@ class Checkpoints:
         except CheckpointError:
             raise
         except Exception as error:  # orbax and tensorstore raise many types here, all of which mean the same
-            self._remove_unfinished(folder)
+            self._remove_unfinished(folder, seconds=STILL)
             raise CheckpointError(
                 f"checkpoint {folder / str(step)} cannot be written ({_cause(error)}); those before it are kept, and "
                 "the same command goes on once it can be"
@@ -137,9 +139,19 @@ class Checkpoints:
             logging.disable(level)
 
     @staticmethod
-    def _remove_unfinished(folder: Path) -> None:
-        for path in folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(path, ignore_errors=True)
+    def _remove_unfinished(folder: Path, seconds: float = 0.0) -> None:
+        """Remove what was begun, until there has been nothing for so many seconds.
+
+        After the first write that fails tensorstore's threads go on with the others, and make their folders anew.
+        """
+        gone, end = time.monotonic(), time.monotonic() + 60 * seconds
+        while True:
+            for path in folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(path, ignore_errors=True)
+                gone = time.monotonic()
+            if time.monotonic() >= min(gone + seconds, end):
+                return
+            time.sleep(0.01)
 
     def best_score(self) -> float:
         """The score of the best checkpoint, −inf if there is none."""

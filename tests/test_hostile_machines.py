@@ -6,9 +6,11 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from conftest import quiet, tiny_config
 from test_scripts import TINY
 
 import lipjax
+from lipjax import checkpoint
 from lipjax.checkpoint import CheckpointError, Checkpoints, sha256
 from lipjax.commands import certify
 from lipjax.evaluation.split import certify_run
@@ -152,6 +155,33 @@ def test_a_full_disk_in_the_midst_of_a_checkpoint(trained, tmp_path, capfd, size
     assert not list(tmp_path.rglob("*tmp*"))
     assert load_trained(tmp_path).variables["params"]
     assert sha256(train(tiny_config(), tmp_path, say=quiet)) == sha256(trained[1])
+
+
+def test_nothing_is_left_of_writes_that_go_on_after_the_first_that_failed(trained, tmp_path, monkeypatch):
+    """As tensorstore's threads do: they make their folders anew while these are removed."""
+    shutil.copytree(trained[0] / "checkpoints", tmp_path / "checkpoints")
+    kept = Checkpoints(tmp_path)
+    began = tmp_path / "checkpoints/last/99.orbax-checkpoint-tmp/state.orbax-checkpoint-tmp"
+
+    def write_on():
+        for number in range(40):
+            began.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                (began / f"part{number}").touch()
+            time.sleep(0.005)
+
+    def fails(self, step, args):
+        writer.start()
+        time.sleep(0.05)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    writer = threading.Thread(target=write_on)
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", fails)
+    with pytest.raises(CheckpointError, match="cannot be written .*No space left"):
+        kept.save(trained[1]._replace(step=np.int32(99)), 9, None)
+    writer.join()
+    assert not list(tmp_path.rglob("*tmp*"))
+    assert kept.metadata("last")["step"] == 16
 
 
 @pytest.mark.parametrize("size", [200, 3000])

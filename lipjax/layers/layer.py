@@ -282,7 +282,7 @@ class Layer(nn.Module):
     @nn.nowrap
     def tightened(self, own: Variables, shape: Shape) -> Variables:
         """After training: settled, and such that the proof is as good as the layer can have it."""
-        return own
+        return self.settled(own)
 
     @nn.nowrap
     def folded(self, own: Variables, shape: Shape) -> tuple["Layer", Variables]:

@@ -94,10 +94,6 @@ class OrthogonalDense(Layer):
         return _settled(own, self.matrix)
 
     @nn.nowrap
-    def tightened(self, own, shape):
-        return self.settled(own)
-
-    @nn.nowrap
     def folded(self, own, shape):
         return self, _folded(own)
 
@@ -160,10 +156,6 @@ class PatchConv(Layer):
     @nn.nowrap
     def settled(self, own):
         return _settled(own, lambda params: METHODS[self.kind](params["kernel"]))
-
-    @nn.nowrap
-    def tightened(self, own, shape):
-        return self.settled(own)
 
     @nn.nowrap
     def folded(self, own, shape):

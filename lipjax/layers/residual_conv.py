@@ -105,10 +105,6 @@ class ResidualConv(Layer):
         return convolution.settled(own, self.whole_kernel(own["params"]))
 
     @nn.nowrap
-    def tightened(self, own, shape):
-        return self.settled(own)
-
-    @nn.nowrap
     def folded(self, own, shape):
         return self, {"params": own["params"]}
 

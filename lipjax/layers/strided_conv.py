@@ -84,10 +84,6 @@ class StridedConv(Layer):
         return convolution.settled(own, strided_kernel(own["params"]["kernel"], self.stride))
 
     @nn.nowrap
-    def tightened(self, own, shape):
-        return self.settled(own)
-
-    @nn.nowrap
     def folded(self, own, shape):
         return self, {"params": own["params"]}
 
