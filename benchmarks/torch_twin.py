@@ -4,11 +4,11 @@
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/torch_twin.py --output=benchmarks/results/torch_twin.json
     python benchmarks/torch_twin.py --render=benchmarks/results/torch_twin.json
 
-Networks, losses and optimisers of configs/{liresnet,lipnext}_cifar10_small.py, without augmentation, on random images;
-the twin is written here from the formulas.  First logits, loss and gradients of both are compared in float64, from the
-same weights; then steps alternate in one process: forward, backward, clipping, NAdam, Lookahead, norms of kernels,
-nearest orthonormal matrices.  Medians of wall and of processor time.  Activations of PyTorch are in the order that
-its convolutions like on a CPU (channels last); it runs eagerly, as such programs are run.
+Networks and losses of configs/{liresnet,lipnext}_cifar10_small.py with LLN and NAdam, without augmentation, on random
+images; the twin is written here from the formulas.  First logits, loss and gradients of both are compared in float64,
+from the same weights; then steps alternate in one process: forward, backward, clipping, NAdam, Lookahead, norms of
+kernels, nearest orthonormal matrices.  Medians of wall and of processor time.  Activations of PyTorch are in the order
+that its convolutions like on a CPU (channels last); it runs eagerly, as such programs are run.
 """
 
 import json
@@ -291,6 +291,9 @@ def recipe_of(name):
     config = default_config()
     config.update(CONFIGS[name].get_config())
     config.model.head = "lln"
+    options = dict(config.optimizer)  # NAdam of all parameters, by the rate that those have that are not Muon's
+    rate = options.pop("adam_learning_rate", options["learning_rate"])
+    config.optimizer = {**options, "name": "nadam", "learning_rate": rate}
     config.data.crop_padding, config.data.flip = 0, False
     config.run.batch_size = BATCH_SIZE.value
     return Recipe.of(config)

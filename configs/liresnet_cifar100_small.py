@@ -1,4 +1,4 @@
-"""LiResNet on CIFAR-100, 0.80 million parameters: that of liresnet_cifar10_small.py with Muon, ε = 108/255, 20 epochs.
+"""LiResNet on CIFAR-100, 0.80 million parameters: that of liresnet_cifar10_small.py, 20 epochs.
 
     python train.py --config=configs/liresnet_cifar100_small.py
 
@@ -14,9 +14,5 @@ from lipjax.configs import liresnet_cifar10_small
 def get_config():
     config = liresnet_cifar10_small.get_config()
     config.data.name = "cifar100"
-    config.loss.epsilon = 108 / 255
     config.run.epochs = 20
-    config.optimizer.name = "muon"
-    config.optimizer.learning_rate = 1e-2
-    config.optimizer.adam_learning_rate = 2e-3
     return config

@@ -124,6 +124,7 @@ NETWORKS_100: dict[str, Changes] = {
     "the same with Muon, ε = 144/255": _LIRESNET_100 | loss("emma", 144, ramp=0.5) | muon(),
     "the same with Muon, ε = 144/255, rate 0.01": _LIRESNET_100 | loss("emma", 144, ramp=0.5) | muon(1e-2),
     "the same with Muon, ε = 108/255, rate 0.01": _MUON_100,
+    "the same with Muon, ε = 72/255, rate 0.01": _LIRESNET_100 | muon(1e-2),
     "the same with Muon, ε = 90/255, rate 0.04": _LIRESNET_100 | loss("emma", 90, ramp=0.5) | muon(4e-2),
     "the same with ε = 36/255": _LIRESNET_100 | loss("emma", 36, ramp=0.5),
     "the same with ε = 144/255": _LIRESNET_100 | loss("emma", 144, ramp=0.5),
@@ -147,7 +148,7 @@ BEST: dict[str, Changes] = {
     "LiResNet, 4 layers of 32 channels, curvature head, ε = 72/255, U": liresnet(32, 72, 8) | _CURVATURE,
     "LiResNet, 4 layers of 64 channels, ε = 90/255, 10 U": liresnet(64, 90, 24),
     "LiResNet, 4 layers of 64 channels, curvature head, ε = 72/255, 10 U": liresnet(64, 72, 24) | _CURVATURE,
-    "LiResNet, 4 layers of 64 channels, curvature head, Muon, ε = 108/255, 10 U": liresnet(64, 108, 24)
+    "LiResNet, 4 layers of 64 channels, curvature head, Muon, ε = 108/255, 11 U": liresnet(64, 108, 24)
     | _CURVATURE
     | muon(1e-2),
     "LipNeXt, 8 blocks of 128 channels, ε = 90/255, 48 epochs": lipnext(90, 48),
@@ -164,7 +165,7 @@ BEST_100: dict[str, Changes] = {
     "LiResNet, 4 layers of 32 channels, curvature head, ε = 72/255, 1.4 U": _LIRESNET_100,
     "LiResNet, 4 layers of 64 channels, curvature head, ε = 72/255, 10 U": CIFAR100 | liresnet(64, 72, 24) | _CURVATURE,
     "LiResNet, 4 layers of 32 channels, curvature head, Muon, ε = 108/255, 1.5 U": _MUON_100,
-    "LiResNet, 4 layers of 64 channels, curvature head, Muon, ε = 108/255, 20 epochs": _MUON_100
+    "LiResNet, 4 layers of 64 channels, curvature head, Muon, ε = 108/255, 10 U": _MUON_100
     | {"model.width": 64, "run.epochs": 20},
 }
 
