@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-STILL = 0.5  # seconds without a new file, after which the threads of a write that failed have ended
+STILL = 0.5  # seconds without a new folder, after which the threads of a write that failed are taken to have ended
 KEPT = 2  # the newest checkpoints that stay on disk beside the best, unless the config says otherwise
 
 
@@ -140,16 +140,17 @@ class Checkpoints:
 
     @staticmethod
     def _remove_unfinished(folder: Path, seconds: float = 0.0) -> None:
-        """Remove what was begun, until there has been nothing for so many seconds.
+        """Remove what was begun, until there has been nothing for so many seconds, for 60 times as long at most.
 
         After the first write that fails tensorstore's threads go on with the others, and make their folders anew.
         """
         gone, end = time.monotonic(), time.monotonic() + 60 * seconds
         while True:
-            for path in folder.glob("*.orbax-checkpoint-tmp*"):
+            unfinished = list(folder.glob("*.orbax-checkpoint-tmp*"))
+            for path in unfinished:
                 shutil.rmtree(path, ignore_errors=True)
                 gone = time.monotonic()
-            if time.monotonic() >= min(gone + seconds, end):
+            if time.monotonic() >= (end if unfinished else min(gone + seconds, end)):
                 return
             time.sleep(0.01)
 

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from conftest import quiet, tiny_config
 from test_scripts import TINY
 
 import lipjax
-from lipjax import checkpoint
 from lipjax.checkpoint import CheckpointError, Checkpoints, sha256
 from lipjax.commands import certify
 from lipjax.evaluation.split import certify_run
@@ -158,28 +156,26 @@ def test_a_full_disk_in_the_midst_of_a_checkpoint(trained, tmp_path, capfd, size
 
 
 def test_nothing_is_left_of_writes_that_go_on_after_the_first_that_failed(trained, tmp_path, monkeypatch):
-    """As tensorstore's threads do: they make their folders anew while these are removed."""
+    """As tensorstore's threads do: they make their folders anew when these were removed."""
     shutil.copytree(trained[0] / "checkpoints", tmp_path / "checkpoints")
     kept = Checkpoints(tmp_path)
     began = tmp_path / "checkpoints/last/99.orbax-checkpoint-tmp/state.orbax-checkpoint-tmp"
 
-    def write_on():
-        for number in range(40):
-            began.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                (began / f"part{number}").touch()
-            time.sleep(0.005)
+    remove, anew = shutil.rmtree, 5 * [began]
+
+    def rmtree(path, **options):
+        remove(path, **options)
+        if anew:
+            anew.pop().mkdir(parents=True)
 
     def fails(self, step, args):
-        writer.start()
-        time.sleep(0.05)
+        began.mkdir(parents=True)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    writer = threading.Thread(target=write_on)
-    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", fails)
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", fails)
     with pytest.raises(CheckpointError, match="cannot be written .*No space left"):
         kept.save(trained[1]._replace(step=np.int32(99)), 9, None)
-    writer.join()
     assert not list(tmp_path.rglob("*tmp*"))
     assert kept.metadata("last")["step"] == 16
 
