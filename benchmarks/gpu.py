@@ -7,19 +7,21 @@
 From the root of a clone, with the packages of `pip install -e .`; pytest too, for the last part.  In order, each until
 the time is up, a part that fails or is left out says why in the file:
 
-* compilation: of all steps below, a process each, as many at once as there are cores; then nothing runs beside a part;
-* steps: every architecture at its published size, in float32 with products of full precision ('highest'), in those of
-  the backend's default (TF32 on NVIDIA's), and in bfloat16; LipConvnet with the exact gradient too.  Median of single
-  steps, seconds a step of some in a row, which is what a training takes, and temporary memory of the program;
+* steps, of twelve programs at a time: first all are compiled, a process each, as many at once as there are cores; then
+  nothing runs beside the one that is measured.  Every architecture at its published size, in float32 with products of
+  full precision ('highest'), in those of the backend's default (TF32 on NVIDIA's), and in bfloat16; LipConvnet with the
+  exact gradient too.  Median of single steps, seconds a step of some in a row, which is what a training takes, and
+  temporary memory of the program;
 * rounding: the float32 program's features against the float64 program's, beside the proven bound of their distance;
-* certificates: images a second, LLN and curvature head; a short training of the digits on the GPU, certified there and
-  on the CPU: predictions and radii of both;
+* training: a short one of the digits on the GPU, certified there and on the CPU: predictions and radii of both;
+* certificates: images a second, LLN and curvature head;
 * tests: operations, rounding and proofs of layers, the sharded step (`pytest`).
 
 Products are left to cuBLAS (XLA_FLAGS below): where XLA tries kernels of Triton for each, a program takes minutes to
 compile.
 """
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -30,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +41,9 @@ import numpy as np
 from absl import app, flags
 
 import lipjax
-from experiments.hours import operations_of
+from experiments.gpu_networks import NETWORKS, config_of
 from experiments.times import TimedTraining
-from lipjax.config import default_config
-from lipjax.configs import bronet_cifar10, digits, lipnext_cifar10, liresnet_cifar10
+from lipjax.configs import digits
 from lipjax.training.loop import train
 from lipjax.training.recipe import Recipe
 from lipjax.workdir import load_trained
@@ -50,8 +51,9 @@ from lipjax.workdir import load_trained
 OUTPUT = flags.DEFINE_string("output", None, "JSON file to write, after each part.")
 RENDER = flags.DEFINE_string("render", None, "Print the tables of this JSON file, and run nothing.")
 SECONDS = flags.DEFINE_float("seconds", 540.0, "All parts together; what has not begun by then is left out.")
-PARTS = flags.DEFINE_string("parts", "", "Only the parts in whose names this text is.")
+PARTS = flags.DEFINE_list("parts", [""], "Only the parts in whose names one of these texts is.")
 SMOKE = flags.DEFINE_bool("smoke", False, "Tiny networks, and only a few tests.")
+TRACE = flags.DEFINE_string("trace", None, "Folder for a profile of some steps of each network, for Perfetto.")
 STEP = flags.DEFINE_string("step", None, "Compile this step, wait for a line on the standard input, and measure it.")
 
 XLA_FLAGS = "--xla_gpu_enable_triton_gemm=false"
@@ -67,46 +69,19 @@ TESTS = {
 }
 PRECISIONS = {"float32": ("highest", "float32"), "default": ("default", "float32"), "bfloat16": ("default", "bfloat16")}
 STEPS, IN_A_ROW = 7, 12
+AT_ONCE = 12  # programs that wait on the GPU to be measured: each keeps the memory that its compiler tried kernels in
 
 
-def published(name: str, **changes: Any) -> Any:
-    """The config of an architecture at its published size, or of a tiny one for --smoke."""
-    modules = {"liresnet": liresnet_cifar10, "lipnext": lipnext_cifar10, "bronet": bronet_cifar10}
-    config = default_config()
-    if name in modules:
-        config.update(modules[name].get_config())
-    if SMOKE.value:
-        config.run.batch_size = 8
-    tiny = {
-        "lipconvnet": {"model.init_channels": 4},
-        "liresnet": {"model.width": 8, "model.depth": 2, "model.dense_width": 16, "model.dense_depth": 1},
-        "bronet": {"model.width": 8, "model.depth": 2, "model.dense_width": 16, "model.dense_depth": 1},
-        "lipnext": {"model.width": 32, "model.depth": 2},
-    }
-    with config.ignore_type():
-        config.update_from_flattened_dict(changes | (tiny[name] if SMOKE.value else {}))
-    return config
-
-
-NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "LipConvnet-5, 32 channels": ("lipconvnet", {"model.patch": 1, "model.init_channels": 32}),
-    "LipConvnet-5, 32 channels, exact gradient": (
-        "lipconvnet",
-        {"model.patch": 1, "model.init_channels": 32, "model.gradient": "exact"},
-    ),
-    "LipConvnet-20, 32 channels": ("lipconvnet", {"model.patch": 1, "model.init_channels": 32, "model.depth": 20}),
-    "LiResNet, 8 × 96": (
-        "liresnet",
-        {"model.width": 96, "model.depth": 8, "model.neck_width": 64, "model.dense_width": 256, "model.dense_depth": 2},
-    ),
-    "LiResNet, 12 × 512": ("liresnet", {}),
-    "LipNeXt": ("lipnext", {}),
-    "BRONet, 12 × 512": ("bronet", {}),
+TINY = {
+    "lipconvnet": {"model.init_channels": 4},
+    "liresnet": {"model.width": 8, "model.depth": 2, "model.dense_width": 16, "model.dense_depth": 1},
+    "bronet": {"model.width": 8, "model.depth": 2, "model.dense_width": 16, "model.dense_depth": 1},
+    "lipnext": {"model.width": 32, "model.depth": 2},
 }
 
 
-def tests() -> dict[str, Any]:
-    """The last line of pytest, and the names of what failed."""
+def tests(seconds: float) -> dict[str, Any]:
+    """The last line of pytest, which may take so long, and the names of what failed."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *TESTS[SMOKE.value]]
     if importlib.util.find_spec("xdist") and not SMOKE.value:
         command += ["--numprocesses=auto", "--dist=worksteal"]
@@ -114,7 +89,7 @@ def tests() -> dict[str, Any]:
     platforms = ",".join(dict.fromkeys((jax.default_backend().replace("gpu", "cuda"), "cpu")))
     environment = os.environ | {"JAX_PLATFORMS": platforms}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS.value / 4, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
     except subprocess.TimeoutExpired as error:
         return {"last": f"not done after {error.timeout:.0f} s", "failed": []}
     lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines()
@@ -129,21 +104,29 @@ def random_network(head: str = "lln") -> tuple[Any, Any, np.ndarray]:
     return model, model.tightened(jax.jit(model.init)(jax.random.key(0), images[:1])), images
 
 
+@functools.cache
+def proven_network(head: str, precision: str) -> Any:
+    """`lipjax.prove` of `random_network`, and its images."""
+    model, variables, images = random_network(head)
+    return lipjax.prove(model, variables, precision=precision), images
+
+
 def rounding() -> dict[str, Any]:
     """Largest distance of float32 features from float64 ones over the proven bound of it, of 256 images."""
-    model, variables, images = random_network()
-    programs = {precision: lipjax.prove(model, variables, precision=precision) for precision in ("float32", "float64")}
-    features = {precision: np.asarray(proven.features(images[:256])) for precision, proven in programs.items()}
-    distance = np.linalg.norm(np.float64(features["float32"]) - features["float64"], axis=1).max()
-    return {"measured": float(distance), "proven": programs["float32"].rounding + programs["float64"].rounding}
+    features, proven = {}, 0.0
+    for precision in ("float32", "float64"):
+        program, images = proven_network("lln", precision)
+        features[precision] = np.asarray(program.features(images[:256]), np.float64)
+        proven += program.rounding
+    distance = np.linalg.norm(features["float32"] - features["float64"], axis=1).max()
+    return {"measured": float(distance), "proven": proven}
 
 
 def certificates() -> dict[str, Any]:
     """Images a second of both heads, proof and compilation not counted."""
     rates = {}
     for head in ("lln", "crc"):
-        model, variables, images = random_network(head)
-        proven = lipjax.prove(model, variables)
+        proven, images = proven_network(head, "float64")
         labels = proven.predict(images)[0]
         started = time.perf_counter()
         proven.certify(images, labels)
@@ -176,37 +159,39 @@ def short_training() -> dict[str, Any]:
 
 def step(name: str, precision: str) -> None:
     """Compile the step of a network, say so, and when a line comes in print what it takes."""
-    architecture, changes = NETWORKS[name]
     matmul, compute = PRECISIONS[precision]
-    config = published(architecture, **changes, **{"model.compute_dtype": compute})
-    recipe = Recipe.of(config)
+    changes = {"model.compute_dtype": compute}
+    if SMOKE.value:
+        changes |= {"run.batch_size": 8, **TINY[config_of(name).model.name]}
+    recipe = Recipe.of(config_of(name, **changes))
     with jax.default_matmul_precision(matmul):
         timed = TimedTraining(recipe)
     print("compiled", flush=True)
     sys.stdin.readline()
+    timed.step()
     memory = timed.compiled.memory_analysis()
     found = {
         "batch_size": recipe.run.batch_size,
-        "operations": operations_of(recipe),
         "seconds": statistics.median([timed.step() for _ in range(3 if SMOKE.value else STEPS)]),
         "seconds_in_a_row": timed.steps_in_a_row(3 if SMOKE.value else IN_A_ROW),
         "temporary_bytes": getattr(memory, "temp_size_in_bytes", None),
     }
+    if TRACE.value and precision == "default":
+        with jax.profiler.trace(f"{TRACE.value}/{name}, {precision}"):
+            timed.steps_in_a_row(3)
     print(json.dumps(found), flush=True)
 
 
 class Steps:
-    """Of all networks, each in a process: compilation takes a minute, and a machine has many cores."""
+    """Of some networks, each in a process: compilation takes a minute, and a machine has many cores."""
 
-    def __init__(self) -> None:
-        wanted = [f"{name}: {precision}" for name in NETWORKS for precision in PRECISIONS]
-        self.names = [name for name in wanted if PARTS.value in f"step: {name}"]
-        self.processes: dict[str, subprocess.Popen[str]] = {}
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names, self.processes = names, dict[str, subprocess.Popen[str]]()
 
     def compilation(self) -> dict[str, Any]:
-        """Let all compile, for no more than half of the time of all parts."""
+        """Let all compile, for no more than a third of the time of all parts."""
         started, compiled, waiting = time.perf_counter(), set[str](), list(self.names)
-        while len(compiled) < len(self.names) and time.perf_counter() - started < SECONDS.value / 2:
+        while len(compiled) < len(self.names) and time.perf_counter() - started < SECONDS.value / 3:
             busy = len(self.processes) - len(compiled)
             for name in waiting[: max(len(os.sched_getaffinity(0)) - busy, 0)]:
                 self.processes[name] = self._begun(name)
@@ -223,9 +208,9 @@ class Steps:
 
     def _begun(self, name: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "benchmarks.gpu", f"--step={name}", f"--smoke={SMOKE.value}"]
-        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        command += [f"--trace={TRACE.value}"] if TRACE.value else []
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
 
     def step(self, name: str) -> dict[str, Any]:
         """Seconds of a step of a network, and what its program needs."""
@@ -235,15 +220,34 @@ class Steps:
         out, _ = process.communicate("\n") if process.poll() is None else ("", None)
         return json.loads(out) if out.strip() else {"error": "its process failed: see above what it wrote"}
 
+    def close(self) -> None:
+        """Of processes of steps that were left out."""
+        for process in self.processes.values():
+            process.kill()
 
-def parts(steps: Steps) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """What is measured, in order."""
-    if steps.names:
-        yield "compilation", steps.compilation
-    for name in steps.names:
-        yield f"step: {name}", functools.partial(steps.step, name)
-    others = {"rounding": rounding, "certificates": certificates, "training": short_training, "tests": tests}
-    yield from {name: part for name, part in others.items() if PARTS.value in name}.items()
+
+def parts(left: Callable[[], float]) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """What is measured, in order; `left`: seconds."""
+    wanted = [f"{name}: {precision}" for name in NETWORKS for precision in PRECISIONS]
+    wanted = [name for name in wanted if is_wanted(f"step: {name}")]
+    for number, first in enumerate(range(0, len(wanted), AT_ONCE)):
+        names = wanted[first : first + AT_ONCE]
+        with contextlib.closing(Steps(names)) as steps:
+            yield f"compilation {number + 1}", steps.compilation
+            for name in names:
+                yield f"step: {name}", functools.partial(steps.step, name)
+    others: dict[str, Callable[[], Any]] = {
+        "rounding": rounding,
+        "training": short_training,
+        "certificates": certificates,
+    }
+    others["tests"] = lambda: tests(left())
+    yield from {name: part for name, part in others.items() if is_wanted(name)}.items()
+
+
+def is_wanted(part: str) -> bool:
+    """By the flag --parts."""
+    return any(text in part for text in PARTS.value)
 
 
 def measure() -> dict[str, Any]:
@@ -255,11 +259,13 @@ def measure() -> dict[str, Any]:
         **{"device": device.device_kind, "platform": device.platform, "smoke": SMOKE.value},
         **{"jax": jax.__version__, "cores": len(os.sched_getaffinity(0)), "parts": {}},
     }
-    steps = Steps()
-    for name, part in parts(steps):
-        spent = time.perf_counter() - started
-        if spent > SECONDS.value:
-            result["parts"][name] = {"left_out": f"after {spent:.0f} s"}
+
+    def left() -> float:
+        return SECONDS.value - (time.perf_counter() - started)
+
+    for name, part in parts(left):
+        if left() <= 0:
+            result["parts"][name] = {"left_out": f"after {SECONDS.value - left():.0f} s"}
         else:
             try:
                 result["parts"][name] = part()
@@ -268,8 +274,6 @@ def measure() -> dict[str, Any]:
         print(name, json.dumps(result["parts"][name]), flush=True)
         if OUTPUT.value:
             Path(OUTPUT.value).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for process in steps.processes.values():  # of steps that were left out
-        process.kill()
     return result
 
 

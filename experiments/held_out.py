@@ -35,7 +35,7 @@ def units_of(cell: Cell) -> float:
     """The time of the cell's steps over that of the unit's (`Cell.unit`), steps of both timed in turns."""
     recipes = [Recipe.of(each.config()) for each in (cell, cell.unit())]
     timed, counts = [TimedTraining(recipe) for recipe in recipes], [_steps(recipe) for recipe in recipes]
-    seconds = [[training.step() for training in timed] for _ in range(STEPS)]
+    _, *seconds = [[training.step() for training in timed] for _ in range(1 + STEPS)]
     costs = [
         statistics.median(column) * count for column, count in zip(zip(*seconds, strict=True), counts, strict=True)
     ]

@@ -34,6 +34,7 @@ def measure(cell: Cell) -> dict[str, Any]:
         variant = cell.config()
         variant.update_from_flattened_dict(changes)
         runs[name] = TimedTraining(Recipe.of(variant))
+        runs[name].step()
     for _ in range(STEPS):
         for name, run in runs.items():
             seconds[name].append(run.step())
@@ -53,7 +54,7 @@ def measure(cell: Cell) -> dict[str, Any]:
 
 
 class TimedTraining:
-    """A network in training on random images, its step compiled and run once."""
+    """A network in training on random images, its step compiled; the first that runs takes longer than others."""
 
     def __init__(self, recipe: Recipe):
         shape, classes, _ = DATA[recipe.data.name]
@@ -68,7 +69,6 @@ class TimedTraining:
         step: Any = make_train_step(model, optimizer, recipe, pixel_max=255)
         # Ahead of time: called as it is, the step would be compiled again for the placement of its own outputs.
         self.compiled = step.lower(*self.carry, self.images, self.labels, self.order).compile()
-        self.step()
 
     def step(self) -> float:
         """Seconds of one step."""

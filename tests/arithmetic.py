@@ -261,7 +261,10 @@ def _windows(a, x, params, reduced):
 def _scan(a, params, inputs):
     assert not params["reverse"]
     body = params["jaxpr"]
-    fixed, carry = params["num_consts"], params["num_carry"]
+    if "ft_in" in params:  # since jax 0.11
+        fixed, carry, _ = map(len, params["ft_in"].unpack())
+    else:
+        fixed, carry = params["num_consts"], params["num_carry"]
     constants, state, rows = inputs[:fixed], inputs[fixed : fixed + carry], inputs[fixed + carry :]
     stacked: list = []
     for i in range(params["length"]):

@@ -13,6 +13,7 @@ from experiments import accuracy, held_out, hours, paper, times
 from experiments import results as results_module
 from experiments.cells import Cell
 from experiments.figures import draw
+from experiments.gpu_networks import NETWORKS
 from experiments.methods import TIMED
 from experiments.page import with_tables
 from experiments.render import render
@@ -81,12 +82,13 @@ def test_the_published_networks_are_those_of_the_configs(label, name):
 
 
 def test_hours_are_those_of_the_measured_step_where_it_is_that_step():
-    cell = Cell("paper", {"model.depth": 20, "run.epochs": 2}, 0)
-    part = {"operations": hours.operations_of(Recipe.of(cell.config())), "seconds": 0.5, "seconds_in_a_row": 0.25}
-    cost = hours.cost_of(cell, {"step: LipConvnet-20, 32 channels: float32": part})
-    assert (cost.steps, cost.hours) == (2 * 390, pytest.approx(2 * 390 * 0.25 / 3600))
-    wider = Cell("paper", {"model.depth": 20, "run.epochs": 2, "run.batch_size": 256}, 0)
-    assert 1.5 < hours.operations_of(Recipe.of(wider.config())) / part["operations"] < 2
+    measured = {f"step: {name}: default": {"seconds": 0.5, "seconds_in_a_row": 0.25} for name in NETWORKS}
+    published = dict(cells("published", "paper"))
+    for name in ("LiResNet, 12 × 512", "BRONet, 12 × 512", "LipNeXt, 32 × 1024"):
+        cost = hours.cost_of(published[name], measured)
+        assert (cost.measured, cost.steps, cost.hours) == (name, 156_000, pytest.approx(156_000 * 0.25 / 3600))
+    cell = Cell("paper", {"model.depth": 20, "run.epochs": 2, "run.batch_size": 256}, 0)
+    assert 1.5 < hours.cost_of(cell, measured).hours / (2 * 195 * 0.25 / 3600) < 2
 
 
 def test_smoke_keeps_to_digits_and_to_a_row_or_two_of_each_table():

@@ -78,7 +78,7 @@ def test_the_script_for_gpus_works_on_a_cpu(tmp_path, part):
     assert done.returncode == 0, done.stderr
     parts = json.loads(file.read_text())["parts"]
     assert parts
-    assert all(part in name for name in parts if name != "compilation"), parts
+    assert all(part in name for name in parts if not name.startswith("compilation")), parts
     assert not any({"error", "left_out"} & found.keys() for found in parts.values()), parts
     if part != "LipNeXt: bfloat16":
         assert parts["rounding"]["measured"] <= parts["rounding"]["proven"]

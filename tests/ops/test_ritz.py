@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lipjax.ops.ritz import ritz_vector
+from lipjax.ops.ritz import ritz_vector, top_vector
 
 
 def positive(rng, size):
@@ -54,3 +54,16 @@ def test_many_at_once(rng, float64):
     together = jax.vmap(one)(jnp.asarray(matrices), jnp.asarray(starts))
     alone = [one(jnp.asarray(m), jnp.asarray(s)) for m, s in zip(matrices, starts, strict=True)]
     np.testing.assert_allclose(together, alone, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("gap", [0, 1e-6, 1e-5, 1e-4, 1e-3, 0.5, 1])
+def test_of_eigenvalues_that_are_close_any_will_do(gap, dtype, rng, float64):
+    """What a mixture of their vectors loses is the gap at most, and less than 2e-5 of the largest in all."""
+    for size in (1, 2, 4, 8):
+        q = np.linalg.qr(rng.normal(size=(size, size)))[0]
+        values = 1e-3 * np.concatenate([[1], 1 - gap * (0.5 + rng.random(size - 1) / 2)])
+        matrix = (q * values) @ q.T
+        x = np.asarray(top_vector(jnp.asarray(matrix, dtype)), "float64")
+        np.testing.assert_allclose(np.linalg.norm(x), 1, rtol=10 * jnp.finfo(dtype).eps)
+        assert x @ matrix @ x >= (1 - min(2e-5, gap) - 10 * jnp.finfo(dtype).eps) * values[0]
