@@ -38,7 +38,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 import lipjax
 from experiments.gpu_networks import NETWORKS, config_of
@@ -53,7 +53,9 @@ RENDER = flags.DEFINE_string("render", None, "Print the tables of this JSON file
 SECONDS = flags.DEFINE_float("seconds", 540.0, "All parts together; what has not begun by then is left out.")
 PARTS = flags.DEFINE_list("parts", [""], "Only the parts in whose names one of these texts is.")
 SMOKE = flags.DEFINE_bool("smoke", False, "Tiny networks, and only a few tests.")
-TRACE = flags.DEFINE_string("trace", None, "Folder for a profile of some steps of each network, for Perfetto.")
+TRACE = flags.DEFINE_string(
+    "trace", None, "Folder for profiles of three steps of each network in the default precision."
+)
 STEP = flags.DEFINE_string("step", None, "Compile this step, wait for a line on the standard input, and measure it.")
 
 XLA_FLAGS = "--xla_gpu_enable_triton_gemm=false"
@@ -240,8 +242,8 @@ def parts(left: Callable[[], float]) -> Iterator[tuple[str, Callable[[], Any]]]:
         "rounding": rounding,
         "training": short_training,
         "certificates": certificates,
+        "tests": lambda: tests(left()),
     }
-    others["tests"] = lambda: tests(left())
     yield from {name: part for name, part in others.items() if is_wanted(name)}.items()
 
 
@@ -305,6 +307,7 @@ def _cell(part: dict[str, Any]) -> str:
 
 def main(argv):
     """Measure, or render."""
+    logging.set_verbosity(logging.WARNING)
     if len(argv) > 1:
         sys.exit(f"gpu: unexpected arguments {argv[1:]}; see --help")
     if STEP.value:

@@ -89,8 +89,12 @@ def test_the_first_200_images_have_the_numbers_of_the_card(name, tmp_path):
     workdir = released.unpack(name, tmp_path / "run")
     run = load_trained(workdir)
     loaded = lipjax.load_pretrained(name)
-    for one, other in zip(jax.tree.leaves(dict(run.variables)), jax.tree.leaves(dict(loaded.variables)), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)  # float32 factorisations, in threads
+    pairs = zip(*(jax.tree.leaves_with_path(dict(read.variables)) for read in (run, loaded)), strict=True)
+    for (path, one), (_, other) in pairs:
+        # Factorisations are in float32 and in threads.  Where singular values are close rounding turns the image that
+        # follows the largest, which only training reads.
+        loose = 1e-3 if "image" in jax.tree_util.keystr(path) else 1e-6
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=loose)
     try:
         summary = certify_run(workdir, REAL if name != "digits" else None, lambda line: None, num_examples=200)
     except DataError:
