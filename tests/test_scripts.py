@@ -71,7 +71,7 @@ def test_an_interrupt_while_importing_is_one_line(tmp_path, name, module):
     assert (done.returncode, done.stderr) == (75, f"{name}: interrupted; the same command goes on\n")
 
 
-@pytest.mark.parametrize("part", ["rounding", "LipNeXt: bfloat16", pytest.param("", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("part", ["rounding", "32 × 1024: bfloat16", pytest.param("", marks=pytest.mark.slow)])
 def test_the_script_for_gpus_works_on_a_cpu(tmp_path, part):
     file = tmp_path / "gpu.json"
     done = run("-m", "benchmarks.gpu", "--smoke", f"--parts={part}", f"--output={file}")
@@ -80,7 +80,7 @@ def test_the_script_for_gpus_works_on_a_cpu(tmp_path, part):
     assert parts
     assert all(part in name for name in parts if not name.startswith("compilation")), parts
     assert not any({"error", "left_out"} & found.keys() for found in parts.values()), parts
-    if part != "LipNeXt: bfloat16":
+    if part != "32 × 1024: bfloat16":
         assert parts["rounding"]["measured"] <= parts["rounding"]["proven"]
     again = run("-m", "benchmarks.gpu", f"--render={file}")
     assert "tiny networks: no measurement" in again.stdout

@@ -39,6 +39,7 @@ def in_training(x: jax.Array, kernel: jax.Array, compute_dtype: str) -> jax.Arra
     return conv(x, kernel.astype(jnp.bfloat16) if compute_dtype == "bfloat16" else kernel)
 
 
+@jax.jit
 def settled_image(kernel: jax.Array, image: jax.Array) -> jax.Array:
     """Near the top singular vector (H, W, C_in) of K, from any image."""
     return jax.lax.fori_loop(0, SETTLING_STEPS, lambda _, v: ritz_step(kernel, v), image)

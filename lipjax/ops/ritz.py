@@ -6,8 +6,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-SQUARINGS = 16  # of the matrix of a Krylov space, which makes 65,536 power steps
-
 
 def ritz_vector(operator: Callable[[jax.Array], jax.Array], start: jax.Array, dimension: int) -> jax.Array:
     """Of the span of v, A v, …, A^(m−1) v, m = `dimension`, the unit vector x with the largest ⟨x, A x⟩.
@@ -22,8 +20,7 @@ def ritz_vector(operator: Callable[[jax.Array], jax.Array], start: jax.Array, di
     product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     basis, moved = unit(start.ravel())[None], []
     for number in range(dimension):
-        w = operator(basis[-1].reshape(start.shape)).ravel()
-        moved.append(w)
+        moved.append(w := operator(basis[-1].reshape(start.shape)).ravel())
         if number + 1 < dimension:
             rest = w
             for _ in range(2):  # Gram–Schmidt, twice: orthogonal up to rounding
@@ -32,18 +29,16 @@ def ritz_vector(operator: Callable[[jax.Array], jax.Array], start: jax.Array, di
             is_new = jnp.linalg.norm(rest) > jnp.finfo(w.dtype).eps * jnp.linalg.norm(w)
             basis = jnp.concatenate([basis, unit(jnp.where(is_new, rest, 0))[None]])
     gram = product(basis, jnp.stack(moved, axis=1))
-    top = top_vector((gram + gram.T) / 2)
-    # Where A v = 0 any vector is an eigenvector, one of no array too.
-    return jnp.where(gram[0, 0] > 0, unit(product(top, basis)), basis[0]).reshape(start.shape)
+    top = unit(product(top_vector((gram + gram.T) / 2), basis))
+    return jnp.where(gram[0, 0] > 0, top, basis[0]).reshape(start.shape)  # where A v = 0 any vector is an eigenvector
 
 
 def top_vector(matrix: jax.Array) -> jax.Array:
     """The unit eigenvector (m,) of the largest eigenvalue of a small positive semidefinite matrix (m, m), by squaring.
 
-    Of eigenvalues closer than 1e-4 of the largest it has some of each.  `jnp.linalg.eigh` would tell those apart; on a
-    GPU it makes the host wait, several times a call.
+    Where others lie within 1e-4 of it, some of theirs.  `jnp.linalg.eigh` makes the host of a GPU wait, several times.
     """
-    for number in range(SQUARINGS):
+    for number in range(16):  # 65,536 power steps
         if number % 4 == 0:  # the largest eigenvalue is 1/m at least, and 1/m^16 after four squarings
             matrix = matrix / jnp.maximum(jnp.trace(matrix), jnp.finfo(matrix.dtype).tiny)
         matrix = jnp.sum(matrix[:, :, None] * matrix, axis=1)  # one kernel of a GPU, many products too
