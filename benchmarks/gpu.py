@@ -98,7 +98,7 @@ def tests(seconds: float) -> dict[str, Any]:
     return {"last": lines[-1], "failed": [line for line in lines if line.startswith(("FAILED", "ERROR"))]}
 
 
-def random_network(head: str = "lln") -> tuple[Any, Any, np.ndarray]:
+def random_network(head: str) -> tuple[Any, Any, np.ndarray]:
     """(model, variables, images): LipConvnet-5 with initial weights."""
     channels, hidden = (4, 8) if SMOKE.value else (32, 512)
     model = lipjax.LipConvnet(init_channels=channels, head=head, hidden=hidden)

@@ -20,7 +20,8 @@ def ritz_vector(operator: Callable[[jax.Array], jax.Array], start: jax.Array, di
     product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     basis, moved = unit(start.ravel())[None], []
     for number in range(dimension):
-        moved.append(w := operator(basis[-1].reshape(start.shape)).ravel())
+        w = operator(basis[-1].reshape(start.shape)).ravel()
+        moved.append(w)
         if number + 1 < dimension:
             rest = w
             for _ in range(2):  # Gram–Schmidt, twice: orthogonal up to rounding
