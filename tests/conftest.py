@@ -13,7 +13,7 @@ from lipjax.system import compilation
 GOLDEN = Path(__file__).parent / "golden"
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile more than they compute, and half of that is LLVM's optimisation: they, and what they start, do without.
+# Tests compile more than they compute, and much of that is LLVM's optimisation: they, and what they start, do without.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 jax.config.update("jax_disable_most_optimizations", True)
 compilation.use_cache()
