@@ -13,22 +13,7 @@ from lipjax.system import compilation
 GOLDEN = Path(__file__).parent / "golden"
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile more than they compute, and much of that is LLVM's optimisation: they, and what they start, do without.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
-jax.config.update("jax_disable_most_optimizations", True)
 compilation.use_cache()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def optimised(request):
-    """Files marked `optimised`, those on rounding, are of programs as users compile them."""
-    if request.node.get_closest_marker("optimised") is None:
-        yield
-        return
-    jax.clear_caches()  # of what other files have compiled
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(autouse=True, scope="module")

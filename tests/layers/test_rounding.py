@@ -63,8 +63,6 @@ from lipjax.ops import skew, taylor
 from lipjax.ops.nonnegative import nonnegative_conv_norm_bound
 from lipjax.ops.polynomials import Polynomial
 
-pytestmark = pytest.mark.optimised
-
 LAYERS = {
     "convolution": (SkewOrthogonalConv(4), (3, 3, 4)),
     "convolution with padded channels": (SkewOrthogonalConv(4), (3, 3, 3)),

@@ -28,8 +28,6 @@ from lipjax.layers import (
 from lipjax.layers.curvature_head import softplus_mlp
 from lipjax.models import Network
 
-pytestmark = pytest.mark.optimised
-
 SHAPE = (4, 4, 1)
 # Orthogonal in evaluation, far from it in training.
 PAPER = {"polynomial": ops.polynomials.Polynomial((4.0,)), "eval_polynomial": ops.taylor(15)}

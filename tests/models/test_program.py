@@ -33,8 +33,6 @@ from lipjax.models import Network
 from lipjax.models.program import Program
 from lipjax.ops.polynomials import Polynomial
 
-pytestmark = pytest.mark.optimised
-
 SHAPE = (4, 4, 1)
 
 

@@ -44,8 +44,6 @@ from lipjax.layers.almost_orthogonal_conv import scale_error
 from lipjax.models import Classifier, Network
 from lipjax.ops.polynomials import Polynomial
 
-pytestmark = pytest.mark.optimised
-
 SHAPE = (1, 1, 2)
 IMAGE = np.full(SHAPE, 0.5, np.float32)
 

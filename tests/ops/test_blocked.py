@@ -8,8 +8,6 @@ import pytest
 from lipjax.ops import blocked
 from lipjax.ops.convolution import blocked_sums, linear_operator
 
-pytestmark = pytest.mark.optimised
-
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 256, 257, 1000])
 def test_product_is_the_product(rng, float64, count):
