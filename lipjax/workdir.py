@@ -214,9 +214,10 @@ class Trained:
     epochs: int
     saved: Mapping[str, Any]
 
-    def prove(self, precision: str = "float64") -> Proven:
+    def prove(self, precision: str = "float64", curvature_is_kept: bool = True) -> Proven:
         """The proof of the network, see `lipjax.prove`; costly bounds of a curvature head are kept in the workdir."""
-        return prove(self.model, self.variables, None, self.workdir / "checkpoints" / "curvature.npz", precision)
+        kept = self.workdir / "checkpoints" / "curvature.npz" if curvature_is_kept else None
+        return prove(self.model, self.variables, None, kept, precision)
 
     def dataset(
         self,

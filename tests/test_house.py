@@ -65,8 +65,15 @@ def test_lengths():
     ]
     functions = [(name, node) for name, node in functions if not isinstance(node, ast.ClassDef)]
     assert not {f"{name}.{f.name}": n for name, f in functions if (n := f.end_lineno - f.lineno + 1) > 60}
-    assert sum(n for name, n in LINES.items() if package(name) in ("ops", "certificates", "layers", "models")) <= 13000
-    assert sum(LINES.values()) <= 24300
+    assert sum(n for name, n in LINES.items() if package(name) in ("ops", "certificates", "layers", "models")) <= 13050
+    assert sum(LINES.values()) <= 24400
+
+
+def test_float64_is_asked_for_in_one_place():
+    """With it comes the precision of products, which jax may have been told to lower."""
+    for module, tree in TREES.items():
+        asked = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        assert "jax.enable_x64(True)" not in asked or module == "lipjax.ops.arithmetic", module
 
 
 def test_every_text_file_is_opened_as_utf_8():

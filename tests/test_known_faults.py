@@ -5,6 +5,7 @@ Tested elsewhere: half of the frequencies (test_bounds, all_frequencies_count), 
 test_paper_protocol), changed bytes of a checkpoint (test_checkpoint), radii that are too large (test_pgd).
 """
 
+import dataclasses
 import shutil
 
 import jax
@@ -137,6 +138,22 @@ def test_every_product_is_at_full_precision(network, monkeypatch):
     assert {name for name, _ in products} >= {"conv_general_dilated"}
     highest = jax.lax.Precision.HIGHEST
     assert all(precision == (highest, highest) for _, precision in products)
+
+
+@pytest.mark.parametrize("setting", ["F32_F32_F32", "bfloat16"])
+def test_no_setting_of_jax_makes_products_coarser(network, setting):
+    """JAX_DEFAULT_MATMUL_PRECISION=F32_F32_F32 has products of float64 in float32: head and proofs must not know it."""
+    model, variables, images = network
+
+    def found():
+        proven = lipjax.prove(model, model.tightened(variables))
+        certificate = proven.certify(images)
+        return [proven.lipschitz_bound, proven.rounding, proven.program_sha256, *dataclasses.astuple(certificate)]
+
+    usual = found()
+    with jax.default_matmul_precision(setting):
+        for one, other in zip(usual, found(), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def _products(jaxpr):

@@ -100,6 +100,9 @@ def test_the_first_200_images_have_the_numbers_of_the_card(name, tmp_path):
     except DataError:
         pytest.skip(f"{name}: its images are not on this machine")
     assert "as on the card" in compare_with_card(loaded.card, summary)
+    for of_card in ("summary", "first_200", "attacked"):
+        assert "as on the card" in compare_with_card(loaded.card, loaded.card[of_card])
+    assert "of other images" in compare_with_card(loaded.card, summary | {"images_sha256": "0"})
     summary["standard_accuracy"] += 0.005
     with pytest.raises(NotVerified, match=f"card of {name}: standard_accuracy"):
         compare_with_card(loaded.card, summary)

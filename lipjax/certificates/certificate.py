@@ -29,6 +29,11 @@ class Certificate:
     protocol: str = "proof"
 
 
+def certified_accuracy(certificate: Certificate, radius: float) -> float:
+    """Fraction of inputs that are predicted right with a certified radius strictly above `radius`."""
+    return float(np.mean(certificate.radius > radius))
+
+
 def checked_array(name: str, value, shape: tuple[int | None, ...]) -> np.ndarray:
     """The value as float64; ValueError unless finite, float32 or float64 and of the given shape (None: any length)."""
     array = np.asarray(value)

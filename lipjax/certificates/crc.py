@@ -15,6 +15,7 @@ import numpy as np
 from lipjax.certificates.certificate import EXACT, Certificate, checked_array, checked_labels, checked_slack
 from lipjax.certificates.curvature_cache import CurvatureCache
 from lipjax.ops import crc as ops
+from lipjax.ops.arithmetic import in_float64
 
 _HALVINGS = 60  # of the bisection for a boundary point
 _CHUNK_BYTES = 2**21  # of one (P, H) or (P, D) float64 array
@@ -100,7 +101,7 @@ def pair_bounds(
     is_rival = np.arange(num_classes) != labels[:, None]
     margins, lower = np.zeros((2, count, num_classes))
     upper = np.full((count, num_classes), np.inf)
-    with jax.enable_x64(True):
+    with in_float64():
         solver = _Solver(features, head, labels, bounds, np.zeros(count) if slack is None else slack)
 
         def refine(kernel: Callable, pairs: np.ndarray) -> None:

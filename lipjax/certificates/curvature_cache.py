@@ -17,6 +17,7 @@ import threadpoolctl
 import tqdm
 
 from lipjax.ops.curvature import cheap_of_parts, checked_pairs, checked_weights, pair_bound, part_bound
+from lipjax.system.versions import program
 
 _SAVE_SECONDS = 10.0
 _TIGHT_AT_ONCE = 2e11  # multiplications; all pairs of 10 classes × 512 × 512 are 1.2e10, of 100 × 4096 × 2048 1.7e14
@@ -26,10 +27,10 @@ class CurvatureCache:
     """The proven bounds m(l, i) of a head (`ops.curvature_bound`), computed when first needed.
 
     `bounds()` is tight for every pair if that costs a few seconds at most, otherwise cheap; `tight(pairs)` is for the
-    pairs of a refinement.  With a path, what has been computed is kept in that .npz under a SHA-256 of weights and
-    values, every few seconds and when it is interrupted: computed again it goes on from there, to the same bytes.  A
-    file that is damaged or belongs to other weights is ignored and replaced.  The digest guards against accidents, not
-    against a forger: keep the file where the checkpoint is.
+    pairs of a refinement.  With a path, what has been computed is kept in that .npz under a SHA-256 of weights,
+    values and this program, every few seconds and when it is interrupted: computed again it goes on from there, to the
+    same bytes.  A file that is damaged or of other weights or another program is ignored and replaced.  The digest
+    guards against accidents, not against a forger: keep the file where the checkpoint is.
 
     Args:
       path: a .npz file beside the checkpoint, or None.
@@ -42,7 +43,7 @@ class CurvatureCache:
     def __init__(self, path: str | os.PathLike | None, w1, w2):
         self._path = None if path is None else Path(path)
         self._w1, self._w2 = checked_weights(w1, w2)
-        self._head = hashlib.sha256(f"{self._w1.shape} {self._w2.shape}".encode())
+        self._head = hashlib.sha256(f"{program()} {self._w1.shape} {self._w2.shape}".encode())
         for weights in (self._w1, self._w2):
             self._head.update(np.ascontiguousarray(weights, dtype="<f8").tobytes())
         side = len(self._w2)

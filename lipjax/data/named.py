@@ -299,7 +299,10 @@ def _cache_path(builder: Any, forms: Mapping[str, Form]) -> Path | None:
     """Where the decoded arrays belong; another file name as soon as any file of the prepared dataset changes."""
     of_forms = (sorted((split, tuple(form)) for split, form in forms.items()),) if forms else ()
     files = sorted((entry.name, entry.stat()) for entry in os.scandir(builder.data_dir) if entry.is_file())
-    state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
+    state = [
+        os.path.realpath(builder.data_dir),
+        *((name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in files),
+    ]
     full_name = builder.info.full_name
     key = hashlib.sha256(repr((_CACHE_FORMAT, full_name, state, *of_forms)).encode()).hexdigest()[:32]
     folder = cache_folder()

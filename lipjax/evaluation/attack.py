@@ -38,7 +38,7 @@ class Attack(Measure):
       radii: l2.
       strength: a key of `pgd.STRENGTHS`.
       folder: where a violation is saved, as violation_INDEX.npz.
-      network: what is certified; a violation is remembered for it (`check_remembered`).
+      network: the digest of its variables, with which a violation is remembered (`check_remembered`).
       domain, border: see `pgd.limits_of`; robust accuracy is bounded over the points of this domain.
       shown: the images, by index, whose closest misclassified points are kept in `adversarial`, (H, W, C) each.
     """
@@ -124,29 +124,31 @@ class Attack(Measure):
                 raise CertificateViolated(message)
 
 
-def check_remembered(folder: Path, network: str, images: np.ndarray, radius: np.ndarray, forget: bool = True) -> None:
-    """Raise `CertificateViolated` if one of these images was misclassified before within what is now its radius.
+def check_remembered(
+    folder: Path, proven: Proven, network: str, images: np.ndarray, radius: np.ndarray, forget: bool = True
+) -> None:
+    """Raise `CertificateViolated` if one of these images is misclassified within its radius where it was before.
 
-    However many images are asked for: a violation is forgotten only where it is of another network or program.
+    Each point is run again, whatever has changed since, and however many images are asked for; a violation is forgotten
+    only where it is of other variables and none of these.
 
     Args:
-      network: what is certified, as `Attack` has it.
+      network: the digest of the variables that are certified, as `Attack` has it.
       images: (N, H, W, C) as they are certified, float32 in [0, 1]; radius: (N,), their certificates.
       forget: remove those of other networks.
     """
     for path in sorted(folder.glob("violation_*.npz")):
         try:
             with np.load(path, allow_pickle=False) as file:
-                there = {name: file[name] for name in ("image", "index", "distance", "of", "message")}
+                there = {name: file[name] for name in ("image", "adversarial", "label", "index", "of", "message")}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise CertificateViolated(
                 f"{path}: a violation that cannot be read ({error}); look at it, and remove it"
             ) from error
-        if str(there["of"]) != network:
-            if forget:
-                path.unlink()
-            continue
-        index = int(there["index"])
-        is_here = index < len(images) and np.array_equal(images[index], there["image"])
-        if is_here and radius[index] > float(there["distance"]):
-            raise CertificateViolated(f"found before, and remembered while the network is the same: {there['message']}")
+        index, point = int(there["index"]), there["adversarial"][None]
+        if index < len(images) and np.array_equal(images[index], there["image"]):
+            inside = radius[index] > pgd.distance(images[index : index + 1], point)[0]
+            if inside and pgd.margins_of_program(proven, point, there["label"][None])[0] <= 0:
+                raise CertificateViolated(f"found before, and still so: {there['message']}")
+        if forget and str(there["of"]) != network:
+            path.unlink()

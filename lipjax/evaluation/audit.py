@@ -22,6 +22,7 @@ from lipjax.layers.layer import own_of
 from lipjax.models import Proven
 from lipjax.system.devices import in_float32
 from lipjax.system.files import atomic_write
+from lipjax.system.lock import FolderLock
 from lipjax.workdir import Trained, folder_of
 
 
@@ -62,6 +63,12 @@ def audit(
     _check(found, images, path)
     folder = folder_of(path.with_suffix("") if output is None else output)
     folder.mkdir(parents=True, exist_ok=True)
+    with FolderLock(folder, "auditing.lock", "auditing", say):
+        return _audited(wanted, found, like, options, images, folder, path, say)
+
+
+def _audited(wanted: Asked, found: Foreign, like: str, options, images: Dataset, folder: Path, path: Path, say):
+    """The certification and what is said of it."""
     say(f"{path}: a network of {like}, {len(found.claim.layers)} layers")
     trained = _trained(found, like, options, images, folder)
     summary, proven = certify_trained(wanted, trained, images, wanted.folder(folder), say)

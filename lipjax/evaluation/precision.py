@@ -2,12 +2,12 @@
 
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lipjax.evaluation.measure import Measure
 from lipjax.models import Proven
+from lipjax.ops.arithmetic import in_float64
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -27,7 +27,7 @@ class Precision(Measure):
         self._proven = proven
 
     def batch(self, batch):
-        with jax.enable_x64(True):
+        with in_float64():
             exact = self._run(batch.images, jnp.float64)
         columns = {}
         for name in PRECISIONS:

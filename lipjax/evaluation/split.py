@@ -36,6 +36,7 @@ from lipjax.models import Proven, pgd
 from lipjax.system.devices import in_float32
 from lipjax.system.files import atomic_write
 from lipjax.system.lock import FolderLock
+from lipjax.system.versions import program
 from lipjax.workdir import Trained, flattened, folder_of, load_trained, training_of
 
 FILES = ("per_image", "attack", "precision", "float32", "paper_protocol")  # .csv
@@ -111,8 +112,8 @@ class _Certification:
 
     @functools.cached_property
     def proven(self) -> Proven:
-        """The proof of the network."""
-        return self.trained.prove()
+        """The proof of the network; in a folder of its own, for `verify_run`, of nothing that was computed before."""
+        return self.trained.prove(curvature_is_kept=self.folder == self.own)
 
     def run(self) -> dict[str, Any]:
         """All that is asked, to the files; the summary."""
@@ -121,18 +122,17 @@ class _Certification:
         images = Split(*(part[: wanted.num_examples] for part in self.whole))
         images_sha256 = sha256(images._asdict())
         variables_sha256 = sha256(trained.variables)
-        network = [variables_sha256, trained.config.to_json(), wanted.split, images_sha256, *_program()]
         say("proving a bound of the Lipschitz constant …")
         proven = self.proven
+        network = [variables_sha256, proven.program_sha256, trained.config.to_json(), wanted.split, images_sha256]
+        network += [self.dataset.pixel_max, jax.default_backend(), *program()]
         say(f"certifying {len(images.labels)} images …")
-        identity = [variables_sha256, trained.config.model.to_json(), *_program()]
-        identity_sha256 = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         about = (images, self.dataset.pixel_max, self.folder, network, wanted.batch_size, say)
         measure = Radius(proven, wanted.float_slack)
         first = measured(measure, *about)
         shown = [int(i) for end in extremes(first.found) for i in end]
-        others = self._others(proven, list(radii.values()), identity_sha256, shown)
-        self._check_remembered(identity_sha256, images, first.found["radius"])
+        others = self._others(proven, list(radii.values()), variables_sha256, shown)
+        self._check_remembered(variables_sha256, images, first.found["radius"])
         rows: dict[str, tuple[Measure, Rows]] = {measure.name: (measure, first)}
         rows |= {other.name: (other, measured(other, *about, radius=first.found["radius"])) for other in others}
         summary = {"dataset": self.name, "split": wanted.split, "num_examples": len(images.labels)}
@@ -154,7 +154,7 @@ class _Certification:
 
     def _check_remembered(self, network: str, images: Split, radius: np.ndarray) -> None:
         pixels = images.images.astype(np.float32) / np.float32(self.dataset.pixel_max)
-        check_remembered(self.own, network, pixels, radius, forget=self.folder == self.own)
+        check_remembered(self.own, self.proven, network, pixels, radius, forget=self.folder == self.own)
 
     def _others(self, proven: Proven, radii: list[float], network: str, shown: list[int]) -> list[Measure]:
         """The measures that are asked for beside the certified radius."""
@@ -185,11 +185,6 @@ class _Certification:
 
     def _estimated_bound(self) -> float:
         return float(self.trained.model.estimated_bound(self.trained.variables))
-
-
-def _program() -> list[str]:
-    """What the results of an image depend on beside network and images, to the last bit."""
-    return [jax.default_backend(), jax.__version__, metadata.version("lipjax")]
 
 
 def _summarised(rows: Mapping[str, tuple[Measure, Rows]], radii: Mapping[str, float]) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def verify_run(
 
 
 # What of a summary is compared with a card that was asked for other things too, such as an attack.
+_SUMMARIES = ("summary", "first_200", "attacked")
 _OF_A_CARD = ("standard_accuracy", "average_certified_radius", "exact_fraction", "lipschitz_bound", "params_sha256")
 
 
@@ -68,17 +69,17 @@ def compare_with_card(card: Mapping[str, Any], summary: Mapping[str, Any]) -> st
       NotVerified: of the same images, the first number that differs, with both values.
     """
     published, what = card["summary"], f"{summary['num_examples']} images of {summary['dataset']}"
-    if summary["images_sha256"] == card["first_200"]["images_sha256"]:
-        published = card["first_200"]
-    elif summary["images_sha256"] != published["images_sha256"]:
+    same = [s for s in map(card.get, _SUMMARIES) if s and s["images_sha256"] == summary["images_sha256"]]
+    if not same:
         told = f"{published['num_examples']} images of {published['dataset']}, {published['split']} split"
         return f"the card is of {told}; the numbers above are of other images: {what}, {summary['split']} split"
-    for key in _OF_A_CARD:
-        _compare(f"card of {card['name']}: {key} ", published[key], summary[key])
-    both = published["certified_accuracy"].keys() & summary["certified_accuracy"].keys()
-    for radius in sorted(both):
-        found = (each["certified_accuracy"][radius] for each in (published, summary))
-        _compare(f"card of {card['name']}: certified accuracy at {radius} ", *found)
+    for published in same:
+        for key in _OF_A_CARD:
+            _compare(f"card of {card['name']}: {key} ", published[key], summary[key])
+        both = published["certified_accuracy"].keys() & summary["certified_accuracy"].keys()
+        for radius in sorted(both):
+            found = (each["certified_accuracy"][radius] for each in (published, summary))
+            _compare(f"card of {card['name']}: certified accuracy at {radius} ", *found)
     return f"as on the card of {card['name']}: {what}, {summary['split']} split"
 
 

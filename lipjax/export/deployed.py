@@ -17,6 +17,7 @@ from lipjax.layers.layer import own_of
 from lipjax.layers.plain import Plain
 from lipjax.layers.rounding import COARSEST
 from lipjax.models import Proven, fold, prove
+from lipjax.ops.arithmetic import in_float64
 from lipjax.ops.blocked import any_order
 from lipjax.workdir import Trained
 
@@ -60,7 +61,7 @@ class Deployed:
     def layers(self) -> tuple[Plain, Plain]:
         """(backbone, head) as plain layers, constants in the dtype."""
         backbone, head = self.parts
-        with jax.enable_x64(True):
+        with in_float64():
             own = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self.variables)
             written = backbone.plain(own, self.proven.image_shape), head.plain(own_of(own, "head"))
         return tuple(in_dtype(layers, self.dtype) for layers in written)  # type: ignore[return-value]
@@ -162,7 +163,7 @@ def deployed(trained: Trained, dtype: str, sums_in_any_order: bool) -> Deployed:
     Raises:
       ValueError: a layer or head of which nothing is proven, in that arithmetic.
     """
-    with jax.enable_x64(True):
+    with in_float64():
         given = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), dict(trained.variables))
         model, folded = fold(trained.model, given)
         variables = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), folded)

@@ -15,7 +15,7 @@ def read(path):
     """(list of layers, all else that is said) of an .npz file that `lipjax.export` wrote."""
     with np.load(path) as file:
         arrays = dict(file)
-    about = {**json.loads(str(arrays["description"])), **json.loads(str(arrays["metadata"]))}
+    about = {**json.loads(str(arrays["metadata"])), **json.loads(str(arrays["description"]))}
 
     def filled(value):
         if isinstance(value, dict):

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lipjax.certificates.certificate import certified_accuracy
 from lipjax.config import parse_radii
 from lipjax.evaluation.split import images_of
 from lipjax.export.deployed import DTYPES, deployed
 from lipjax.models import Proven
-from lipjax.models.proven import certified_accuracy
+from lipjax.ops.arithmetic import in_float64
 from lipjax.system import printed
 from lipjax.system.devices import in_float32
 from lipjax.system.files import atomic_write
@@ -121,7 +121,7 @@ def _outputs(run, images: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarra
 
 def _difference(proven: Proven, images: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
     """(the largest difference of a logit from ours in float64, the largest logit); nan where one is not finite."""
-    with jax.enable_x64(True):
+    with in_float64():
         batches = [jnp.asarray(images[s : s + _BATCH], jnp.float64) for s in range(0, len(images), _BATCH)]
         ours = np.concatenate([np.asarray(proven.outputs(batch, jnp.float64)[1]) for batch in batches])
     return float(np.abs(logits.astype(np.float64) - ours).max()), float(np.abs(ours).max())

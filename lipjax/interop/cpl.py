@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -10,6 +9,7 @@ from lipjax.interop.claim import by_construction, norm_power_steps
 from lipjax.interop.network import MEANS, Foreign, Pixels, Row, State, hwio
 from lipjax.interop.potential import POOL, add_dense_step, add_features, add_pool, add_step, indices, side_of
 from lipjax.layers import Flatten, InputScale
+from lipjax.ops.arithmetic import in_float64
 from lipjax.ops.general_conv import adjoint, conv
 
 SOURCE = "MILES-PSL/Convex-Potential-Layer at c6dc197, layers.py, model.py, util.py"
@@ -105,7 +105,7 @@ def power_iteration(operator: np.ndarray, start: np.ndarray, steps: int) -> floa
     """
     if operator.ndim == 2:
         operator, start = hwio(operator[:, :, None, None]), start.reshape(1, 1, -1)
-    with jax.enable_x64(True):
+    with in_float64():
         kernel, image = jnp.asarray(operator), jnp.asarray(start)
         v = conv(norm_power_steps(kernel, image / jnp.linalg.norm(image), steps - 1)[None], kernel)
         return float(jnp.linalg.norm(conv(v, adjoint(kernel))) / jnp.linalg.norm(v))

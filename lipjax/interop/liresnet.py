@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lipjax.interop.claim import by_power_iteration, by_svd
 from lipjax.interop.network import Foreign, Row, State, from_channels_first, hwio, orthogonalised_rows
 from lipjax.layers import Centring, Flatten, InputScale, MaxMin, OrthogonalDense, PatchConv, ResidualConv, StridedConv
+from lipjax.ops.arithmetic import in_float64
 from lipjax.ops.general_conv import patches, strided_kernel
 
 STEPS = 500  # power iterations at certification
@@ -54,7 +54,7 @@ def add_stem(row: Row, arrays: State) -> tuple[tuple[int, int], tuple[int, int, 
     is_patch = side > 7
     stride = side if is_patch else 2 if trunk is None else max(height // arrays.sizes(trunk, 4)[2], 1)
     out = (-(-height // stride), -(-start.shape[1] // stride))
-    with jax.enable_x64(True):
+    with in_float64():
         rearranged, image = (
             np.asarray(strided_kernel(jnp.asarray(kernel), stride)),
             np.asarray(patches(jnp.asarray(start[None]), stride))[0],
@@ -78,7 +78,7 @@ def add_trunk(row: Row, arrays: State, prefix: str, size: tuple[int, int]) -> No
     for index in range(depth):
         layer, name = ResidualConv(depth, 3, use_bias=False, parent=None), f"{prefix.replace('conv', 'trunk')}{index}"
         params = {"kernel": hwio(kernels[index]), "gain": gain[index]}
-        with jax.enable_x64(True):
+        with in_float64():
             whole = np.asarray(layer.whole_kernel(params))
         claimed = by_power_iteration(whole, starts[index].transpose(1, 2, 0), STEPS)
         row.add(name, layer, params, claimed=claimed)

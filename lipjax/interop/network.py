@@ -42,8 +42,10 @@ class State:
         self.program, self._arrays, self._taken = program, {}, set[str]()
         for name, value in arrays.items():
             array = np.asarray(value)
-            if array.dtype.kind not in "fiub":
-                raise ValueError(f"{program}: {name!r} must be an array of real numbers, got {array.dtype}")
+            if array.dtype.kind not in "fiub" or array.itemsize > 8:
+                raise ValueError(
+                    f"{program}: {name!r} must be an array of real numbers of 64 bits at most, got {array.dtype}"
+                )
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise ValueError(f"{program}: {name!r} has entries that are not finite")
             self._arrays[name] = array

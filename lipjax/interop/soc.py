@@ -12,6 +12,7 @@ from lipjax.interop.network import Foreign, Pixels, Row, State, from_channels_fi
 from lipjax.interop.potential import indices
 from lipjax.layers import Flatten, Householder, Householder2, InputScale, Layer, MaxMin, SpaceToDepth
 from lipjax.layers.folded import fold_conv
+from lipjax.ops.arithmetic import in_float64
 
 SOURCE = "singlasahil14/SOC at 7aa1f76, skew_ortho_conv.py, lip_convnets.py and utils.py"
 MEAN, STD = (0.4914, 0.4822, 0.4465), 0.2507  # for both of its datasets
@@ -71,7 +72,7 @@ def add_conv(row: Row, arrays: State, name: str, ours: str, shape: tuple[int, in
     skew = 0.5 * (raw - raw.swapaxes(0, 1)[:, :, ::-1, ::-1])
     kernel = skew * (float(arrays.take(f"{name}.correction", 1)[0]) / _four_norm(arrays, name, skew))
     own = {"params": {"kernel": hwio(kernel), "bias": arrays.take(f"{name}.bias", features)}}
-    with jax.enable_x64(True):
+    with in_float64():
         own = jax.tree.map(jnp.asarray, own)
         layer, folded = fold_conv(lambda own: own["params"]["kernel"], own, features, k, ops.taylor(TERMS), shape)
         params = {key: np.asarray(leaf) for key, leaf in folded["params"].items()}

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from lipjax.layers import Layer
 from lipjax.layers.layer import Shape, Variables
+from lipjax.ops.arithmetic import in_float64
 
 STEPS = 300
 
@@ -14,7 +15,7 @@ def gain_found(layer: Layer, own: Variables, shape: Shape, steps: int = STEPS) -
 
     A directional derivative, so no Lipschitz constant of the layer is smaller, whatever v is.
     """
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+    with in_float64():
         own = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), dict(own))
         of_x, of_v = jax.random.split(jax.random.key(0))
         x = jax.random.normal(of_x, (1, *shape), jnp.float64)

@@ -15,6 +15,7 @@ from lipjax.layers.convolution import applied_rounding, evaluated, sides
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import Layer, Proof, norm_at_zero
 from lipjax.layers.rounding import COARSEST, ROUNDOFF, SQUARE_ROOT, Rounding, enlarged, gamma, underflow
+from lipjax.ops.arithmetic import in_float64
 from lipjax.ops.blocked import of_bias
 from lipjax.ops.bounds import method
 from lipjax.ops.diagonal_bounds import almost_orthogonal, diagonal_bound
@@ -80,7 +81,7 @@ class AlmostOrthogonalConv(Layer):
         of_kernel = (k, k, shape[-1], self.features)
         check_shapes("AlmostOrthogonalConv", own["params"], kernel=of_kernel, bias=(self.features,))
         size, raw = sides(shape), np.asarray(own["params"]["kernel"], np.float64)
-        with jax.enable_x64(True):
+        with in_float64():
             kernel = np.asarray(almost_orthogonal(jnp.asarray(raw)))
         offset = norm_at_zero(own["params"]["bias"], shape)
         off, bound, why = scale_error(raw), 1.0, "AᵀA <= diag(t), by diagonal dominance"
@@ -122,7 +123,7 @@ def scale_error(kernel: np.ndarray, q: np.ndarray | None = None, units_of_q: flo
         return None
     k, _, c_in, c_out = kernel.shape
     weights = np.ones(c_in) if q is None else q
-    with jax.enable_x64(True):
+    with in_float64():
         t = np.asarray(diagonal_bound(jnp.asarray(kernel), None if q is None else jnp.asarray(q)))
     of_channels = absolute.sum(axis=(0, 1))  # (C_in, C_out)
     of_sizes = of_channels @ (weights @ of_channels) / weights

@@ -22,6 +22,7 @@ from lipjax.layers import plain
 from lipjax.layers.convolution import sides
 from lipjax.layers.layer import Proof, Shape, norm_at_zero
 from lipjax.layers.rounding import COARSEST, ROUNDOFF, Rounding, enlarged, gamma, underflow
+from lipjax.ops.arithmetic import in_float64
 from lipjax.ops.blocked import blocks, of_bias, products
 from lipjax.ops.dense_bounds import dense_norm_bound
 from lipjax.ops.frequency import Grid, transforms
@@ -80,7 +81,7 @@ def grid_proof(
 def proven_map_norm(run, shape: Shape, relative: float) -> float:
     """Of the matrix that `run` is, computed from the images of one entry 1, each column off by `relative` at most."""
     unknowns = math.prod(shape)
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+    with in_float64():
         rows = np.asarray(run(jnp.eye(unknowns, dtype=jnp.float64).reshape(unknowns, *shape)))
     return dense_norm_bound(rows.reshape(unknowns, -1), 1e-7) + 1.01 * relative * math.sqrt(unknowns)
 

@@ -342,7 +342,7 @@ def in_parallel(function: Callable[..., Any], arguments: Sequence[tuple]) -> lis
     is_double = jax.config.read("jax_enable_x64")  # of this thread
 
     def run(argument):
-        with jax.enable_x64(is_double):
+        with jax.enable_x64(is_double), jax.default_matmul_precision("highest"):
             return function(*argument)
 
     with threadpoolctl.threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:

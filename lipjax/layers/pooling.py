@@ -23,6 +23,7 @@ from lipjax.layers.rounding import (
 )
 from lipjax.ops import curves
 from lipjax.ops.activations import channel_halves
+from lipjax.ops.arithmetic import in_float64
 
 _DISTANCE = "a distance to a set, signed or not: Theorem 2 and Corollary 1"
 
@@ -216,7 +217,7 @@ class PolylinePool(Layer):
         nearest = norms.min(axis=1)  # no curve is farther from 0 than a vertex
         shift = 0.0 if self.start == "cone" else abs(self.corner)
         offset = norm_at_zero(nearest + shift, shape)
-        with jax.enable_x64(True):
+        with in_float64():
             doubtful = curves.rays_are_doubtful(vertices)
         rounding = None if doubtful else self._rounding(norms.max(axis=1) + shift, shape)
         return isometry("pooling 'polyline'", _DISTANCE, offset, rounding)

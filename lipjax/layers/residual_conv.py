@@ -12,6 +12,7 @@ from lipjax.layers import convolution, plain
 from lipjax.layers.checks import check_shapes
 from lipjax.layers.layer import Layer, isometry, norm_at_zero, tracked
 from lipjax.layers.rounding import enlarged, gamma, underflow
+from lipjax.ops.arithmetic import in_float64
 from lipjax.ops.fusion import stored
 
 
@@ -85,7 +86,7 @@ class ResidualConv(Layer):
         k, channels = self.kernel_size, shape[-1]
         check_shapes("ResidualConv", own["params"], kernel=(k, k, channels, channels), gain=(channels,))
         params = {name: np.asarray(leaf, np.float64) for name, leaf in own["params"].items()}
-        with jax.enable_x64(True):
+        with in_float64():
             kernel = np.asarray(self.whole_kernel(params))  # of arrays of numpy, which flushes no number to 0
         parts = np.abs(params["kernel"] * (params["gain"] / self.depth**0.5))
         largest = float(np.abs(params["kernel"]).max())

@@ -13,6 +13,7 @@ from lipjax.layers.checks import OPTIONAL_COUNT, check_field, check_shapes
 from lipjax.layers.initializers import symmetric_uniform
 from lipjax.layers.layer import Layer
 from lipjax.layers.potential import plain_step, potential_proof, potential_step
+from lipjax.ops.arithmetic import in_float64
 from lipjax.ops.diagonal_bounds import diagonal_bound
 from lipjax.ops.fusion import stored
 
@@ -81,7 +82,7 @@ class SdpResidual(Layer):
         inner = (self.inner or channels,)
         check_shapes("SdpResidual", own["params"], kernel=(k, k, channels, *inner), bias=inner, log_q=inner)
         raw, bias, log_q = (np.asarray(own["params"][name], np.float64) for name in ("kernel", "bias", "log_q"))
-        with jax.enable_x64(True):
+        with in_float64():
             kernel, scaled = (np.asarray(array) for array in _scaled(*map(jnp.asarray, (raw, bias, log_q))))
         in_range = np.abs(raw).max(initial=0.0) < _LARGEST
         q = np.exp(np.clip(log_q, -_REACH, _REACH))

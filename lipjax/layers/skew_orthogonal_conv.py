@@ -17,6 +17,7 @@ from lipjax.layers.layer import Layer, tracked
 from lipjax.layers.proven_norm import proven_norm
 from lipjax.layers.rounding import COARSEST, ROUNDOFF
 from lipjax.ops import skew
+from lipjax.ops.arithmetic import in_float64
 from lipjax.ops.fusion import stored
 from lipjax.ops.polynomials import Polynomial
 
@@ -182,7 +183,7 @@ class SkewOrthogonalConv(Layer):
         polynomial, params, size = self.eval_polynomial or self.polynomial, own["params"], sides(shape)
         k, channels = self.kernel_size, max(shape[-1], self.features)
         check_shapes("SkewOrthogonalConv", params, kernel=(k, k, channels, channels), bias=(self.features,))
-        with jax.enable_x64(True):
+        with in_float64():
             kernel = np.asarray(self.normalised_kernel(jax.tree.map(_in_float64, dict(own))))
         off = 4.0 + (_four_norm_error(own) if self.polynomial.norm is None else 0.0)
         proof = polynomial_proof(polynomial, self._norm_bound(own, kernel, size), kernel, off, shape, params)
@@ -266,7 +267,7 @@ class SkewOrthogonalConv(Layer):
 
 def _four_norm_error(own: Mapping[str, Any]) -> float:
     """By how many units of roundoff, relative to it, the four-norm of a kernel is off: γ |v|ᵀ |M| |u| of a matrix M."""
-    with jax.enable_x64(True):
+    with in_float64():
         kernel = skew.skew_kernel(_in_float64(own["params"]["kernel"]))
         vectors = {name: _in_float64(vector) for name, vector in _tracked(own)["vectors"].items()}
         norm = float(skew.four_norm(kernel, vectors))
@@ -293,5 +294,5 @@ def _in_float64(leaf) -> jax.Array:
 
 def _proven_norm(kernel, size: tuple[int, int]) -> float:
     """`ops.conv_norm_bound` of the skew kernel of a raw one, in float64."""
-    with jax.enable_x64(True):
+    with in_float64():
         return proven_norm(np.asarray(skew.skew_kernel(_in_float64(kernel))), size)

@@ -12,6 +12,7 @@ from lipjax.layers import convolution, plain
 from lipjax.layers.checks import check_shapes
 from lipjax.layers.convolution import sides
 from lipjax.layers.layer import Layer
+from lipjax.ops.arithmetic import in_float64
 from lipjax.ops.fusion import stored
 from lipjax.ops.general_conv import patches, strided_kernel
 
@@ -69,7 +70,7 @@ class StridedConv(Layer):
         """Rounding: entries of the kernel are moved, so none is off; a convolution with its sums in blocks, and b."""
         k = self.kernel_size
         check_shapes("StridedConv", own["params"], kernel=(k, k, shape[-1], self.features), bias=(self.features,))
-        with jax.enable_x64(True):
+        with in_float64():
             kernel = np.asarray(strided_kernel(jnp.asarray(own["params"]["kernel"], jnp.float64), self.stride))
         height, width = (-(-n // self.stride) for n in sides(shape))
         kind = f"convolution {self.kernel_size}×{self.kernel_size} of stride {self.stride}, rearranged"

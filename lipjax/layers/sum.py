@@ -20,6 +20,7 @@ from lipjax.layers.rounding import COARSEST, Rounding, enlarged, gamma, underflo
 from lipjax.layers.shapes import FirstChannels, Flatten, InputScale, Patches, SpaceToDepth, ZeroPad
 from lipjax.layers.strided_conv import StridedConv
 from lipjax.layers.window_pooling import AveragePool, GlobalAveragePool
+from lipjax.ops.arithmetic import in_float64
 from lipjax.ops.dense_bounds import dense_norm_bound
 from lipjax.ops.nonnegative import nonnegative_operator_bound
 from lipjax.ops.plain_conv import Operator
@@ -104,7 +105,7 @@ class Sum(Container):
         unknowns = math.prod(shape)
         if rounding is None or unknowns > _UNKNOWNS or not is_linear(self):
             return None
-        with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        with in_float64():
             exact = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), dict(own))
             images = jnp.concatenate([jnp.zeros((1, unknowns)), jnp.eye(unknowns, dtype=jnp.float64)])
             values = np.asarray(self.evaluate(exact, images.reshape(unknowns + 1, *shape))).reshape(unknowns + 1, -1)

@@ -175,12 +175,13 @@ def load(path: str | Path) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: must be an .npz file of a plain network ({error})") from error
     try:
-        about = json.loads(str(arrays.pop("description")))
+        about, names = json.loads(str(arrays["description"])), set(arrays)
         found, shape, listed = about["format"], tuple(about["image_shape"]), about["layers"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: 'description' must say format, image_shape and layers ({error!r})") from error
     if found != FORMAT:
         raise ValueError(f"{path}: format must be {FORMAT!r}, got {found!r}")
+    del arrays["description"]
     arrays.pop("metadata", None)
     used = set()
 
@@ -190,6 +191,8 @@ def load(path: str | Path) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
         if isinstance(value, list):
             return [filled(entry, f"{at}/{place}") for place, entry in enumerate(value)]
         if value != at:
+            if isinstance(value, str) and value in names:  # a reader may take it for the array
+                raise ValueError(f"{path}: {at} names the array {value}, which belongs elsewhere")
             return value
         if at not in arrays:
             raise ValueError(f"{path}: the array {at} is missing")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +51,7 @@ class Proven:
     apply: Callable[[Variables, jax.Array], tuple[jax.Array, jax.Array]]
     _cast: Variables
     _certifier: Certifier
-    _outputs: Callable[..., tuple[jax.Array, jax.Array]]
+    _outputs: Any  # compiled: (variables, images) → (features, logits)
     _program: Program
     _unproven: list[str]
 
@@ -99,6 +100,13 @@ class Proven:
             return None
         _, norms = self._program.features(np.full((1, *self.image_shape), 0.5, self.precision))
         return float(self._program.error(norms, np.full(1, self._diagonal / 2 + 1))[0])
+
+    @functools.cached_property
+    def program_sha256(self) -> str:
+        """Of the program of an image as it goes to the compiler: what its layers compute and the constants in them."""
+        image = jax.ShapeDtypeStruct((1, *self.image_shape), self.precision)
+        with self._program.arithmetic():
+            return hashlib.sha256(self._outputs.lower(self._cast, image).as_text().encode()).hexdigest()
 
     @property
     def unproven(self) -> list[str]:
@@ -340,8 +348,3 @@ def check_nobody_listens() -> None:
     """ValueError under `nn.intercept_methods`, which may change what layers compute."""
     if list(nn.module._global_interceptor_stack):
         raise ValueError("a Flax method interceptor is at work (nn.intercept_methods): leave it to prove and certify")
-
-
-def certified_accuracy(certificate: Certificate, radius: float) -> float:
-    """Fraction of inputs that are predicted right with a certified radius strictly above `radius`."""
-    return float(np.mean(certificate.radius > radius))

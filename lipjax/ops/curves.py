@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from lipjax.ops.arithmetic import in_float64
+
 _DOUBTFUL = 1e-5  # hundreds of times the rounding of float32
 
 
@@ -254,7 +256,7 @@ def plain_rays(vertices: np.ndarray) -> dict[str, np.ndarray]:
     Segment a + [low, high] u; from_y, to_y: heights of its ends, ±inf of rays; left_from (B,): the winding number from
     which a point is on the left.  All float64.
     """
-    with jax.enable_x64(True):
+    with in_float64():
         segments, left_from = _segments(
             (False, True, True), jnp.asarray(vertices[..., 0]), jnp.asarray(vertices[..., 1])
         )

@@ -1,9 +1,16 @@
-"""The versions that lipjax was tested with: the extra `tested` of pyproject.toml, which the installed package knows."""
+"""The versions that lipjax was tested with: the extra `tested` of pyproject.toml, which the installed package knows.
 
+And what this program is.
+"""
+
+import functools
+import hashlib
 import logging
+import os
 import platform
 import re
 from importlib import metadata
+from pathlib import Path
 
 from packaging.requirements import Requirement
 
@@ -33,6 +40,17 @@ def warn() -> None:
     """Log that line, if there is one."""
     if line := untested():
         logging.getLogger("lipjax").warning(line)
+
+
+@functools.cache
+def program() -> tuple[str, ...]:
+    """What numbers depend on beside their inputs, to the last bit: the files of lipjax, packages, the flags of XLA."""
+    digest, root = hashlib.sha256(), Path(__file__).parents[1]
+    for name, path in sorted((path.relative_to(root).as_posix(), path) for path in root.rglob("*.py")):
+        if not name.startswith("configs/"):  # which say what to train; in a clone they lie elsewhere
+            digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    packages = [f"{name} {metadata.version(name)}" for name in ("jax", "jaxlib", "numpy", "scipy")]
+    return digest.hexdigest(), *packages, os.environ.get("XLA_FLAGS", "")
 
 
 def _version(name: str) -> str | None:

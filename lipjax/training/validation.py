@@ -4,12 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from lipjax.certificates.certificate import over_bound
+from lipjax.certificates.certificate import certified_accuracy, over_bound
 from lipjax.config import parse_radii
 from lipjax.data import Split
 from lipjax.models import Classifier
 from lipjax.models.program import penultimate_features
-from lipjax.models.proven import certified_accuracy
 from lipjax.training.recipe import TrainState
 
 

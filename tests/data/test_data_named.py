@@ -10,6 +10,7 @@ import io
 import os
 import re
 import runpy
+import shutil
 import socket
 import sys
 import tarfile
@@ -311,6 +312,14 @@ def test_changed_dataset_is_decoded_again(tmp_path, cifar10, monkeypatch):
     forbid_decoding(monkeypatch)
     with pytest.raises(RuntimeError, match="decoded again"):
         named.load_named("cifar10", tmp_path)
+
+
+def test_another_folder_is_decoded_for_itself(tmp_path, cifar10, cache):
+    """One whose files have the same names, sizes and times, as in images of containers, and other labels."""
+    named.load_named("cifar10", tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    named.load_named("cifar10", tmp_path / "other")
+    assert len(list(cache.iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "other arrays"])

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from lipjax.evaluation import split
 from lipjax.evaluation.attack import Attack, CertificateViolated
 from lipjax.evaluation.radius import Radius
 from lipjax.evaluation.split import certify_run
@@ -141,10 +142,18 @@ def test_a_violation_is_remembered_whatever_is_asked_of_the_network(copied, monk
     (path,) = (copied / "certificates").glob("violation_*.npz")
     index = int(path.stem.partition("_")[2])
     for asked in ({"attack": "fast"}, {"num_examples": COUNT}, {"num_examples": COUNT + 1}, {"float_slack": 1e-6}):
-        with pytest.raises(
-            CertificateViolated, match="found before, and remembered while the network .* certified radius"
-        ):
+        with pytest.raises(CertificateViolated, match="found before, and still so: .* certified radius"):
             certify_run(copied, **{"num_examples": COUNT, **asked}, **arguments)
+    with np.load(path) as file:
+        other = dict(file) | {"of": "another network"}
+    for kept in (
+        dict(other),
+        other | {"of": np.load(path)["of"]},
+    ):  # another program, or another's, say an earlier one's
+        np.savez(path, **kept)
+        monkeypatch.setattr(split, "program", lambda: ("another",))
+        with pytest.raises(CertificateViolated, match="found before, and still so"):
+            certify_run(copied, num_examples=COUNT, **arguments)
     if index:
         certify_run(copied, num_examples=index, **arguments)  # it is not among these
         assert path.exists()
@@ -153,8 +162,7 @@ def test_a_violation_is_remembered_whatever_is_asked_of_the_network(copied, monk
         partial.unlink()
     summary = certify_run(copied, num_examples=COUNT, **arguments)  # its radius is smaller than that distance
     assert 0 < summary["certified_accuracy"]["0.1"] <= 1
-    with np.load(path) as file:
-        other = dict(file) | {"of": "another network"}
+    assert path.exists()
     np.savez(path, **other)
     certify_run(copied, num_examples=COUNT, **arguments)
     assert not path.exists()

@@ -1,5 +1,7 @@
 """Layers written plainly: numpy alone computes what they compute in evaluation, and so do the operations of formats."""
 
+import io
+import json
 from pathlib import Path
 
 import jax
@@ -219,3 +221,13 @@ def test_a_layer_that_does_not_say_how_is_named():
 
     with pytest.raises(ValueError, match=r"Half: has no plain form, so no network with it can be exported"):
         Sequential((("half", Half()),)).plain({}, (2, 2, 1))
+
+
+def test_what_is_said_beside_a_network_is_no_part_of_it():
+    file = io.BytesIO()
+    said = {"format": "lipjax plain network 1", "layers": [{"kind": "activation", "name": "relu"}]}
+    beside = {"layers": [{"kind": "affine", "scale": 100, "shift": 0}], "format": "another", "lipschitz_bound": 1.0}
+    np.savez(file, description=json.dumps(said), metadata=json.dumps(beside))
+    file.seek(0)
+    layers, about = interpreter.read(file)
+    assert (layers, about["format"], about["lipschitz_bound"]) == (said["layers"], said["format"], 1.0)

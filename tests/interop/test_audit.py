@@ -10,9 +10,11 @@ import pytest
 
 from lipjax.commands import certify
 from lipjax.data import Dataset
+from lipjax.evaluation.attack import Attack
 from lipjax.evaluation.audit import audit
 from lipjax.evaluation.audit_report import reasons
 from lipjax.interop import read_network
+from lipjax.system.lock import FolderLock, LockedError
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,34 @@ def test_the_formula_of_the_program_gives_its_radii(audited, dataset):
         radius = min((image[top] - image[j]) / np.linalg.norm(rows[top] - rows[j]) for j in range(10) if j != top)
         assert int(row["claimed_prediction"]) == top
         assert abs(float(row["claimed_radius"]) - radius) < 1e-3 * max(radius, 1)
+
+
+def test_an_audit_goes_on_with_the_same_settings_only(tmp_path, dataset, monkeypatch):
+    """A mean that was forgotten is in no array: radii of the network without it are none of the network with it."""
+    np.savez(tmp_path / "net.npz", **potential.cpl_state(np.random.default_rng(0), norm=0.05, denses=1))
+    asked = {"like": "cpl", "dataset": dataset, "radii": "1/255", "batch_size": 8}
+    batch = Attack.batch
+
+    def stopped(self, given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Attack, "batch", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        audit(tmp_path / "net.npz", settings={"mean": 0.0}, attack="fast", **asked)
+    monkeypatch.setattr(Attack, "batch", batch)
+    lines = []
+    audit(tmp_path / "net.npz", say=lines.append, **asked)
+    assert not any("going on" in line for line in lines)
+    audit(tmp_path / "net.npz", output=tmp_path / "fresh", **asked)
+    rows = [(tmp_path / name / "certificates" / "per_image.csv").read_bytes() for name in ("net", "fresh")]
+    assert rows[0] == rows[1]
+
+
+def test_two_audits_do_not_write_to_one_folder(tmp_path, dataset):
+    np.savez(tmp_path / "net.npz", **potential.cpl_state(np.random.default_rng(0), norm=0.05, denses=1))
+    (tmp_path / "net").mkdir()
+    with FolderLock(tmp_path / "net", "auditing.lock", "auditing", print), pytest.raises(LockedError, match="auditing"):
+        audit(tmp_path / "net.npz", "cpl", dataset, radii="1/255")
 
 
 def test_power_iterations_are_those_of_the_program():

@@ -85,5 +85,9 @@ def test_what_is_missing_left_or_misshapen_is_named(case):
             read({**case.state, name: longer}, **case.settings)
     with pytest.raises(ValueError, match="not understood: 'extra.weight'"):
         read({**case.state, "extra.weight": np.zeros(3)}, **case.settings)
+    floats = next(name for name in names if np.asarray(case.state[name]).dtype.kind == "f")
+    if np.dtype(np.longdouble).itemsize > 8:  # which it is not everywhere
+        with pytest.raises(ValueError, match="must be an array of real numbers of 64 bits at most, got float"):
+            read({**case.state, floats: np.asarray(case.state[floats], np.longdouble)}, **case.settings)
     with pytest.raises(ValueError, match="entries that are not finite|must be the array"):
         read({**case.state, names[0]: np.full_like(np.asarray(case.state[names[0]], float), np.nan)}, **case.settings)

@@ -1,5 +1,6 @@
 """Plain descriptions: what they compute, what is proven of it, what is refused; files, and torch's Sequential."""
 
+import json
 import re
 from pathlib import Path
 
@@ -189,6 +190,9 @@ def test_files_that_are_not_whole_are_refused(network, tmp_path):
             lipjax.bound(path)
 
     refused("the array 1/kernel is missing", **{"1/kernel": None})
+    moved = json.loads(str(arrays["description"]))
+    moved["layers"][0]["padding_mode"] = "1/kernel"
+    refused("0/padding_mode names the array 1/kernel, which belongs elsewhere", description=json.dumps(moved))
     refused("the array 9/kernel belongs to no layer", **{"9/kernel": np.zeros(2)})
     refused("'description' must say format", description=np.array("{}"))
     refused("'description' must say format", description=None)
