@@ -65,7 +65,7 @@ def test_lengths():
     ]
     functions = [(name, node) for name, node in functions if not isinstance(node, ast.ClassDef)]
     assert not {f"{name}.{f.name}": n for name, f in functions if (n := f.end_lineno - f.lineno + 1) > 60}
-    assert sum(n for name, n in LINES.items() if package(name) in ("ops", "certificates", "layers", "models")) <= 13050
+    assert sum(n for name, n in LINES.items() if package(name) in ("ops", "certificates", "layers", "models")) <= 13100
     assert sum(LINES.values()) <= 24400
 
 

@@ -126,7 +126,10 @@ def _activation(item: Item) -> Made:
         _only(item, given, "low", "high")
         if given != {"low", "high"}:
             raise item.refused("activation 'n' must have low and high")
-        return layers.NActivation(), {"theta": np.stack([item.channels(k, channels) for k in ("low", "high")], axis=1)}
+        low, high = (item.channels(key, channels) for key in ("low", "high"))
+        if (low > high).any():
+            raise item.refused(f"low must be at most high, got {low.tolist()} and {high.tolist()}")
+        return layers.NActivation(), {"theta": np.stack([low, high], axis=1)}
     if name not in SCALARS:
         raise item.refused(f"name must be one of {(*SCALARS, 'n')}, got {name!r}")
     parameter = SCALARS[name].parameter
@@ -148,8 +151,16 @@ def _max_min(item: Item) -> Made:
     return layers.MaxMin(pairing == "neighbours"), {}
 
 
+def _angles(item: Item, key: str, most: float, *shape: int) -> np.ndarray:
+    """Angles in [0, most], an end that was rounded included: beyond it a layer of ours and others would not agree."""
+    angles = item.array(key, *shape)
+    if not (angles.min(initial=0) >= 0 and angles.max(initial=0) <= most * (1 + 1e-7)):
+        raise item.refused(f"{key} must lie in [0, {most:.4f}], got {angles.min():.4f} to {angles.max():.4f}")
+    return angles
+
+
 def _householder2(item: Item) -> Made:
-    angles = item.array("angles", 3, item.pairs())
+    angles = _angles(item, "angles", 2 * math.pi, 3, item.pairs())
     return layers.Householder2(), {f"angle{i}": angle for i, angle in enumerate(angles)}
 
 
@@ -216,7 +227,7 @@ def _householder(item: Item) -> Made:
 
 
 def _cone(item: Item) -> Made:
-    return layers.ProjectionPool(), {"theta": item.array("angle", item.pairs())}
+    return layers.ProjectionPool(), {"theta": _angles(item, "angle", math.pi, item.pairs())}
 
 
 def _channel_max(item: Item) -> Made:
@@ -225,14 +236,19 @@ def _channel_max(item: Item) -> Made:
 
 
 def _polyline(item: Item) -> Made:
-    """By its vertices, from which all other numbers follow; those are compared."""
+    """By its vertices, from which all other numbers follow, but for rounding; those are compared."""
     count = item.pairs()
     starts = np.stack([item.array(key, count, None) for key in ("ax", "ay")], axis=2).astype(np.float64)
     last = [starts[:, -1, i] + item.array(key, count, None)[:, -1] for i, key in enumerate(("dx", "dy"))]
     vertices = np.concatenate([starts, np.stack(last, axis=1)[:, None]], axis=1)
+    coarse = any(np.asarray(item.get(key)).dtype == np.float32 for key in _SEGMENTS)
+    units, largest = 16 * np.finfo(np.float32 if coarse else np.float64).eps, np.abs(vertices).max()
+    shortest = max(np.linalg.norm(np.diff(vertices, axis=1), axis=2).min(), 1e-6 * largest)
+    of_directions = units + 16 * np.finfo(np.float64).eps * largest / shortest
     for key, value in plain_rays(vertices).items():
         given = np.asarray(item.get(key), np.float64)
-        if given.shape != value.shape or not np.allclose(given, value, rtol=1e-5, atol=1e-5 * np.abs(vertices).max()):
+        off = of_directions if key in ("ux", "uy") else units * largest
+        if given.shape != value.shape or not np.allclose(given, value, rtol=units, atol=off):
             raise item.refused(f"{key} must be as the vertices (ax, ay) and the last of them + (dx, dy) have it")
     return layers.PolylinePool(vertices.shape[1]), {"vertices": vertices}
 
@@ -244,9 +260,14 @@ def _frequency_conv(item: Item) -> Made:
     if height > grid[0] or width > grid[1]:
         raise item.refused(f"grid must be at least the {height}×{width} pixels, got {grid}")
     params = {key: item.array(key, grid[0] * (grid[1] // 2 + 1), channels, None) for key in ("real", "imaginary")}
+    larger = 1.0  # each Fourier matrix, of norm 1, is taken twice; where they are rounded, so much goes to the others
     for key, value in zip(("down", "across"), transforms((height, width), grid), strict=True):
-        if not np.allclose(item.array(key, *value.shape), value, rtol=0, atol=1e-6):
+        off = float(np.linalg.norm(item.array(key, *value.shape).astype(np.float64) - value))
+        if not off <= 1e-6:
             raise item.refused(f"{key} must be the Fourier matrix of {height}×{width} pixels on the grid")
+        larger *= (1 + off) ** 2
+    if larger > 1:
+        params = {key: value.astype(np.float64) * (larger * (1 + 1e-15)) for key, value in params.items()}
     return layers.FrequencyConv(params["real"].shape[2], grid), params
 
 

@@ -224,6 +224,7 @@ FREQUENCIES = {"grid": [4, 4], "real": np.stack([2 * np.eye(2)] * 12), "imaginar
 FREQUENCIES |= dict(zip(("down", "across"), transforms((2, 2), (4, 4)), strict=True))
 WRONG = [2 * matrix for matrix in transforms((6, 6), (8, 8))]
 CONV, DENSE = {"kind": "conv", "kernel": np.ones((3, 3, 2, 4))}, {"kind": "dense", "kernel": np.ones((72, 3))}
+RAYS = plain_rays(np.ones((1, 1, 1)) * [[[1, 1], [0, 0], [1, -1]]])
 REFUSED = {
     "kind must be one of": [{"kind": "attention"}],
     "layer 0: must be a dict with a 'kind', got int": [3],
@@ -259,10 +260,21 @@ REFUSED = {
         {"kind": "sum", "branches": [[], [{**CONV, "bias": np.ones(1)}]]}
     ],
     "the branches of a sum must give one shape": [{"kind": "sum", "branches": [[], [CONV]]}],
+    r"low must be at most high, got \[1.0, 1.0\] and \[-1.0, -1.0\]": [
+        {"kind": "activation", "name": "n", "low": 1.0, "high": -1.0}
+    ],
+    r"angles must lie in \[0, 6.2832\], got 0.0000 to 9.0000": [
+        {"kind": "householder2", "angles": np.array([[9.0], [1.0], [0.0]])}
+    ],
+    r"angles must lie in \[0, 6.2832\], got -2.0000": [
+        {"kind": "householder2", "angles": np.array([[1.0], [-2.0], [0.0]])}
+    ],
+    r"angle must lie in \[0, 3.1416\], got 4.0000 to 4.0000": [{"kind": "cone_distance", "angle": np.array([4.0])}],
+    r"uy must be as the vertices": [{"kind": "polyline_distance", **RAYS, "uy": RAYS["uy"] + 1e-7}],
     r"left_from must be as the vertices": [
         {
             "kind": "polyline_distance",
-            **plain_rays(np.ones((1, 1, 1)) * [[[1, 1], [0, 0], [1, -1]]]),
+            **RAYS,
             "left_from": [9.0],
         }
     ],
@@ -320,6 +332,28 @@ OTHERS = {
     "conv": ({"kernel": np.ones((1, 1, 2, 2))}, (2, 2, 2), 2.0),
     "dense": ({"kernel": np.ones((4, 4))}, (4,), 4.0),
 }
+
+
+@pytest.mark.parametrize("kind", ["frequency_conv", "polyline_distance", "householder2", "cone_distance"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_numbers_that_were_rounded_have_a_bound_of_their_own(kind, dtype):
+    """A Fourier matrix in float32 may have a norm above 1: what the interpreter makes of these numbers is bounded."""
+    about, shape, _ = OTHERS[kind]
+    about = {key: np.asarray(value, dtype) if key != "grid" else value for key, value in about.items()}
+    if kind == "frequency_conv":
+        about |= {key: about[key] * (1 + np.asarray(6e-8, dtype)) for key in ("down", "across")}
+    if kind == "householder2":
+        about["angles"] = np.full((3, 2), np.asarray(2 * np.pi, dtype))
+    if kind == "cone_distance":
+        about["angle"] = np.full(2, np.asarray(np.pi, dtype))
+    bound = lipjax.bound([{"kind": kind, **about}], image_shape=shape).lipschitz
+    if kind == "frequency_conv":
+        about = {key: value.astype(np.float64) if key != "grid" else value for key, value in about.items()}
+        whole = interpreter.run([{"kind": kind, **about}], np.eye(8).reshape(8, *shape)).reshape(8, 8)
+        norm = np.linalg.norm(whole, 2)
+        assert 2 < norm <= bound < norm * (1 + 1e-5)
+    else:
+        assert bound == 1
 
 
 def test_every_kind_is_tried_here():
