@@ -50,6 +50,8 @@ def decoded(path: Path, form: Form) -> np.ndarray:
 def decoded_file(file: Path | IO[bytes], form: Form) -> np.ndarray:
     """`decoded` of a path or an open file; raises whatever Pillow does."""
     with Image.open(file, formats=FORMATS) as opened:
+        if "transparency" in opened.info and opened.mode != "P" and ";" in str(opened.tile[0][3]):
+            raise ValueError("one colour of other than 8 bits is transparent (tRNS), which Pillow does not find")
         picture = _plain(ImageOps.exif_transpose(opened), form.channels)
     if form.size is not None:
         picture = _fitted(picture, form.size[::-1], form.fit)

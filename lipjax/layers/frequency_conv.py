@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lipjax.config import integer
+from lipjax.config import integer, number
 from lipjax.layers import plain
 from lipjax.layers.checks import check_field, check_shapes
 from lipjax.layers.convolution import sides
@@ -41,13 +41,16 @@ class FrequencyConv(Layer):
     Attributes:
       features: output channels.
       points: (g, h), at least as many as pixels, and at least 2.
+      larger: by what the bound is multiplied, for a description whose Fourier matrices are rounded, so of norm above 1.
     """
 
     features: int
     points: tuple[int, int]
+    larger: float = 1.0
 
     def __post_init__(self):
         check_field("FrequencyConv", "features", self.features, integer(1))
+        check_field("FrequencyConv", "larger", self.larger, number(1.0))
         object.__setattr__(self, "points", pair("FrequencyConv", "points", self.points, 2))
         super().__post_init__()
 
@@ -77,7 +80,9 @@ class FrequencyConv(Layer):
         of_one = frequency_rounding(0.0, channels, self.points, sides(shape), 0.0)
         # Matrices of norm at most `bound`, and each of their products is rounded relative to it.
         rounding = enlarged(of_one.relative * bound, of_one.absolute * (1 + bound))
-        if math.prod(shape) <= _UNKNOWNS:
+        if self.larger > 1:
+            bound, why = bound * self.larger * (1 + 1e-15), f"{why}, and what Fourier matrices are larger than 1"
+        elif math.prod(shape) <= _UNKNOWNS:
 
             def run(x):  # in float64, which outside of it would be rounded to float32
                 exact = {"real": jnp.asarray(real), "imaginary": jnp.asarray(imaginary)}

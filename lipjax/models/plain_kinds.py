@@ -241,14 +241,18 @@ def _polyline(item: Item) -> Made:
     starts = np.stack([item.array(key, count, None) for key in ("ax", "ay")], axis=2).astype(np.float64)
     last = [starts[:, -1, i] + item.array(key, count, None)[:, -1] for i, key in enumerate(("dx", "dy"))]
     vertices = np.concatenate([starts, np.stack(last, axis=1)[:, None]], axis=1)
-    coarse = any(np.asarray(item.get(key)).dtype == np.float32 for key in _SEGMENTS)
-    units, largest = 16 * np.finfo(np.float32 if coarse else np.float64).eps, np.abs(vertices).max()
+    largest, eps = np.abs(vertices).max(), float(np.finfo(np.float64).eps)
     shortest = max(np.linalg.norm(np.diff(vertices, axis=1), axis=2).min(), 1e-6 * largest)
-    of_directions = units + 16 * np.finfo(np.float64).eps * largest / shortest
     for key, value in plain_rays(vertices).items():
-        given = np.asarray(item.get(key), np.float64)
-        off = of_directions if key in ("ux", "uy") else units * largest
-        if given.shape != value.shape or not np.allclose(given, value, rtol=units, atol=off):
+        given = np.asarray(item.get(key))
+        dtype = np.dtype(np.float32 if given.dtype == np.float32 else np.float64)
+        if key in _ROUNDED:
+            units = 16 * (2.0**-23 if dtype == np.float32 else eps)
+            off = units + 16 * eps * largest / shortest if key in ("ux", "uy") else units * largest
+            fits = given.shape == value.shape and np.allclose(given.astype(np.float64), value, rtol=units, atol=off)
+        else:  # with these points are compared, however far away
+            fits = np.array_equal(given, value.astype(dtype))
+        if not fits:
             raise item.refused(f"{key} must be as the vertices (ax, ay) and the last of them + (dx, dy) have it")
     return layers.PolylinePool(vertices.shape[1]), {"vertices": vertices}
 
@@ -260,17 +264,16 @@ def _frequency_conv(item: Item) -> Made:
     if height > grid[0] or width > grid[1]:
         raise item.refused(f"grid must be at least the {height}×{width} pixels, got {grid}")
     params = {key: item.array(key, grid[0] * (grid[1] // 2 + 1), channels, None) for key in ("real", "imaginary")}
-    larger = 1.0  # each Fourier matrix, of norm 1, is taken twice; where they are rounded, so much goes to the others
+    larger = 1.0  # each Fourier matrix, of norm 1, is taken twice
     for key, value in zip(("down", "across"), transforms((height, width), grid), strict=True):
         off = float(np.linalg.norm(item.array(key, *value.shape).astype(np.float64) - value))
         if not off <= 1e-6:
             raise item.refused(f"{key} must be the Fourier matrix of {height}×{width} pixels on the grid")
         larger *= (1 + off) ** 2
-    if larger > 1:
-        params = {key: value.astype(np.float64) * (larger * (1 + 1e-15)) for key, value in params.items()}
-    return layers.FrequencyConv(params["real"].shape[2], grid), params
+    return layers.FrequencyConv(params["real"].shape[2], grid, larger), params
 
 
+_ROUNDED = ("dx", "dy", "ux", "uy", "low", "high")
 _SEGMENTS = ("ax", "ay", "dx", "dy", "ux", "uy", "low", "high", "from_y", "to_y", "left_from")
 _WINDOW = ("stride", "padding")
 KINDS: dict[str, Kind] = {

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +208,21 @@ def broken(root, name, content=b"not a picture"):
     fill(root, {"a": 4, "b": 4})
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(("bits", "color", "row"), [(2, 0, b"\x1b"), (16, 0, b"\x9c\x40" * 4), (16, 2, b"\1\2" * 12)])
+def test_a_transparent_colour_that_pillow_does_not_find_is_refused(tmp_path, bits, color, row):
+    """Pillow compares it as it stands with pixels of 8 bits, and would leave the pixels as they are."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", 4, 1, bits, color, 0, 0, 0)
+    key = struct.pack(">H", 1) if color == 0 else b"\1\2" * 3
+    parts = [chunk(b"IHDR", head), chunk(b"tRNS", key), chunk(b"IDAT", zlib.compress(b"\0" + row)), chunk(b"IEND", b"")]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with pytest.raises(DataError, match=r"a\.png: .*one colour of other than 8 bits is transparent"):
+        decoded(tmp_path / "a.png", Form())
 
 
 def png_of(array):

@@ -271,6 +271,9 @@ REFUSED = {
     ],
     r"angle must lie in \[0, 3.1416\], got 4.0000 to 4.0000": [{"kind": "cone_distance", "angle": np.array([4.0])}],
     r"uy must be as the vertices": [{"kind": "polyline_distance", **RAYS, "uy": RAYS["uy"] + 1e-7}],
+    r"from_y must be as the vertices": [
+        {"kind": "polyline_distance", **RAYS, "from_y": np.where(RAYS["from_y"] == 0, -4e-15, RAYS["from_y"])}
+    ],
     r"left_from must be as the vertices": [
         {
             "kind": "polyline_distance",
@@ -351,7 +354,7 @@ def test_numbers_that_were_rounded_have_a_bound_of_their_own(kind, dtype):
         about = {key: value.astype(np.float64) if key != "grid" else value for key, value in about.items()}
         whole = interpreter.run([{"kind": kind, **about}], np.eye(8).reshape(8, *shape)).reshape(8, 8)
         norm = np.linalg.norm(whole, 2)
-        assert 2 < norm <= bound < norm * (1 + 1e-5)
+        assert 2 < norm <= bound < norm * (1 + 1e-4)  # of each frequency, by Cholesky factorisation
     else:
         assert bound == 1
 
