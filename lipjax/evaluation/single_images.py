@@ -48,8 +48,7 @@ def certify_files(
     names, pictures = trained.data.class_names, trained.data.read(paths)
     tell("proving a bound of the Lipschitz constant …")
     proven = trained.prove(precision)
-    height, breadth, channels = pictures.shape[1:]
-    tell(f"radii are of pictures as the network takes them: {height}×{breadth} pixels of {channels} in [0, 1]")
+    tell(f"radii are of pictures as the network takes them: {'×'.join(map(str, pictures.shape[1:]))} numbers in [0, 1]")
     width = max(len(str(path)) for path in paths)
     for start in range(0, len(paths), batch_size):
         part = slice(start, start + batch_size)

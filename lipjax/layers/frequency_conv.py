@@ -41,16 +41,17 @@ class FrequencyConv(Layer):
     Attributes:
       features: output channels.
       points: (g, h), at least as many as pixels, and at least 2.
-      larger: by what the bound is multiplied, for a description whose Fourier matrices are rounded, so of norm above 1.
+      excess: δ >= 0, where the map is described by Fourier matrices that are rounded, so that four products with them
+        enlarge by up to 1 + δ: the difference of both maps, of norm δ max ‖B_ω‖ at most, counts in the bound.
     """
 
     features: int
     points: tuple[int, int]
-    larger: float = 1.0
+    excess: float = 0.0
 
     def __post_init__(self):
         check_field("FrequencyConv", "features", self.features, integer(1))
-        check_field("FrequencyConv", "larger", self.larger, number(1.0))
+        check_field("FrequencyConv", "excess", self.excess, number(0.0))
         object.__setattr__(self, "points", pair("FrequencyConv", "points", self.points, 2))
         super().__post_init__()
 
@@ -80,9 +81,8 @@ class FrequencyConv(Layer):
         of_one = frequency_rounding(0.0, channels, self.points, sides(shape), 0.0)
         # Matrices of norm at most `bound`, and each of their products is rounded relative to it.
         rounding = enlarged(of_one.relative * bound, of_one.absolute * (1 + bound))
-        if self.larger > 1:
-            bound, why = bound * self.larger * (1 + 1e-15), f"{why}, and what Fourier matrices are larger than 1"
-        elif math.prod(shape) <= _UNKNOWNS:
+        beside = self.excess * bound
+        if math.prod(shape) <= _UNKNOWNS:
 
             def run(x):  # in float64, which outside of it would be rounded to float32
                 exact = {"real": jnp.asarray(real), "imaginary": jnp.asarray(imaginary)}
@@ -90,6 +90,8 @@ class FrequencyConv(Layer):
 
             whole = proven_map_norm(run, shape, rounding.relative)
             bound, why = min((bound, why), (whole, "Cholesky factorisation of the Gram matrix of its whole matrix"))
+        if beside:
+            bound, why = (bound + beside) * (1 + 1e-15), f"{why}; and what the Fourier matrices are off"
         kind = f"convolution on a grid of {self.points[0]}×{self.points[1]}, {shape[2]} to {self.features} channels"
         return Proof(kind, bound, why, rounding=rounding)
 

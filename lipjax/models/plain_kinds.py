@@ -264,13 +264,15 @@ def _frequency_conv(item: Item) -> Made:
     if height > grid[0] or width > grid[1]:
         raise item.refused(f"grid must be at least the {height}×{width} pixels, got {grid}")
     params = {key: item.array(key, grid[0] * (grid[1] // 2 + 1), channels, None) for key in ("real", "imaginary")}
-    larger = 1.0  # each Fourier matrix, of norm 1, is taken twice
+    excess = (
+        0.0  # each matrix, of norm 1, is taken twice: (1 + a)² (1 + b)² <= exp(2 a + 2 b) where they are off by a, b
+    )
     for key, value in zip(("down", "across"), transforms((height, width), grid), strict=True):
         off = float(np.linalg.norm(item.array(key, *value.shape).astype(np.float64) - value))
         if not off <= 1e-6:
             raise item.refused(f"{key} must be the Fourier matrix of {height}×{width} pixels on the grid")
-        larger *= (1 + off) ** 2
-    return layers.FrequencyConv(params["real"].shape[2], grid, larger), params
+        excess += 2 * off
+    return layers.FrequencyConv(params["real"].shape[2], grid, math.expm1(excess) * (1 + 1e-9)), params
 
 
 _ROUNDED = ("dx", "dy", "ux", "uy", "low", "high")

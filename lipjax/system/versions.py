@@ -1,7 +1,4 @@
-"""The versions that lipjax was tested with: the extra `tested` of pyproject.toml, which the installed package knows.
-
-And what this program is.
-"""
+"""The versions that lipjax was tested with, the extra `tested` of pyproject.toml; and what this program is."""
 
 import functools
 import hashlib
