@@ -160,7 +160,7 @@ CASES = {
         (5, 3, 2),
         {"features": 3, "size": (3, 5), "kernel_size": 5, "polynomial": taylor(3)},
     ),
-    "FrequencyConv": (FrequencyConv(3, (5, 4)), (3, 4, 2), {"features": 2, "points": (4, 6)}),
+    "FrequencyConv": (FrequencyConv(3, (5, 4)), (3, 4, 2), {"features": 2, "points": (4, 6), "excess": 1e-6}),
     "Sequential": (Sequential(TWO), (2, 2, 2), {"layers": (*TWO, ("c", InputScale(0.5, 0.1)))}),
     "Residual": (Residual(InputScale(0.1, 0.25), 0.3), (2, 2, 2), {"layer": InputScale(0.1, 0.1), "a": 0.9}),
     "Concatenate": (Concatenate(TWO), (2, 2, 2), {"layers": (("a", InputScale(0.1, 0.1)), TWO[1])}),
