@@ -129,8 +129,8 @@ def check_remembered(
 ) -> None:
     """Raise `CertificateViolated` if one of these images is misclassified within its radius where it was before.
 
-    Each point is run again, whatever has changed since, and however many images are asked for; a violation is forgotten
-    only where it is of other variables and none of these.
+    Each point is run again, whatever has changed since; a violation is forgotten only once it was, and where it is of
+    other variables.
 
     Args:
       network: the digest of the variables that are certified, as `Attack` has it.
@@ -150,5 +150,5 @@ def check_remembered(
             inside = radius[index] > pgd.distance(images[index : index + 1], point)[0]
             if inside and pgd.margins_of_program(proven, point, there["label"][None])[0] <= 0:
                 raise CertificateViolated(f"found before, and still so: {there['message']}")
-        if forget and str(there["of"]) != network:
-            path.unlink()
+            if forget and str(there["of"]) != network:
+                path.unlink()

@@ -264,9 +264,7 @@ def _frequency_conv(item: Item) -> Made:
     if height > grid[0] or width > grid[1]:
         raise item.refused(f"grid must be at least the {height}×{width} pixels, got {grid}")
     params = {key: item.array(key, grid[0] * (grid[1] // 2 + 1), channels, None) for key in ("real", "imaginary")}
-    excess = (
-        0.0  # each matrix, of norm 1, is taken twice: (1 + a)² (1 + b)² <= exp(2 a + 2 b) where they are off by a, b
-    )
+    excess = 0.0  # each, of norm 1, is taken twice: (1 + a)² (1 + b)² <= exp(2 a + 2 b) where they are off by a and b
     for key, value in zip(("down", "across"), transforms((height, width), grid), strict=True):
         off = float(np.linalg.norm(item.array(key, *value.shape).astype(np.float64) - value))
         if not off <= 1e-6:
