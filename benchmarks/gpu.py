@@ -59,6 +59,7 @@ TRACE = flags.DEFINE_string(
 STEP = flags.DEFINE_string("step", None, "Compile this step, wait for a line on the standard input, and measure it.")
 
 XLA_FLAGS = "--xla_gpu_enable_triton_gemm=false"
+TESTS_FLAGS = "--xla_gpu_autotune_level=0"  # thousands of small programs, each run once: any kernel will do
 
 TESTS = {
     False: [
@@ -85,17 +86,26 @@ TINY = {
 def tests(seconds: float) -> dict[str, Any]:
     """The last line of pytest, which may take so long, and the names of what failed."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *TESTS[SMOKE.value]]
+    command += ["--tb=short"]
     if importlib.util.find_spec("xdist") and not SMOKE.value:
         command += ["--numprocesses=auto", "--dist=worksteal"]
     # Left unset, the tests take the CPU.
     platforms = ",".join(dict.fromkeys((jax.default_backend().replace("gpu", "cuda"), "cpu")))
-    environment = os.environ | {"JAX_PLATFORMS": platforms}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
-    except subprocess.TimeoutExpired as error:
-        return {"last": f"not done after {error.timeout:.0f} s", "failed": []}
-    lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines()
-    return {"last": lines[-1], "failed": [line for line in lines if line.startswith(("FAILED", "ERROR"))]}
+    environment = os.environ | {"JAX_PLATFORMS": platforms, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {TESTS_FLAGS}"}
+    with tempfile.TemporaryFile("w+") as written:
+        done = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT, text=True, env=environment)
+        try:
+            done.wait(seconds)
+        except subprocess.TimeoutExpired:
+            done.kill()
+            done.wait()
+        written.seek(0)
+        lines = written.read().strip().splitlines()
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    if failed or done.returncode:
+        print(*lines, sep="\n", file=sys.stderr)
+    late = f"not done after {seconds:.0f} s: " if done.returncode < 0 else ""
+    return {"last": late + "".join(lines[-1:]), "failed": failed}
 
 
 def random_network(head: str) -> tuple[Any, Any, np.ndarray]:

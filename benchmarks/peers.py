@@ -2,13 +2,15 @@
 
     pip install 'lipjax[peers]'
     python -m benchmarks.peers --output=benchmarks/results/peers.json [--depth=5 --init_channels=16 --batch_size=64]
+    python -m benchmarks.peers --output=FILE --init_channels=32 --batch_size=128 --in_a_row=12      # on a GPU
     python -m benchmarks.peers --render=benchmarks/results/peers.json
 
 One architecture (paper, Table 2), LLN, max pooling, SGD with momentum, cross entropy, random images; only the
 convolutions differ.  In PyTorch: the authors' layer, written anew from the paper's formulas, with the exact and with
 the fast gradient (Taylor, 6 terms; kernels over the least of four norms, one power step each a step); AOC and adaptive
 SOC of orthogonium; the spectral convolution of deel-torchlip.  1×1 convolutions are matrices there, as everywhere.
-Here: the paper's layer, and the default.  Medians of wall time, with all cores; ratios are of the authors' fast step.
+Here: the paper's layer, and the default.  Medians of wall time, with all cores or, where PyTorch and jax see one, on a
+GPU, both with products in TF32; ratios are of the authors' fast step.
 
 Certification is what each program does to a batch: features and margins in float32 by 15 terms (authors) and by the
 layer itself (others); here in float64, with rounding taken off.
@@ -39,7 +41,8 @@ from lipjax.training.recipe import Recipe
 DEPTH = flags.DEFINE_integer("depth", 5, "n of LipConvnet-n.")
 INIT_CHANNELS = flags.DEFINE_integer("init_channels", 16, "Channels after the first convolution.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a step.")
-STEPS = flags.DEFINE_integer("steps", 7, "Timed steps of each.")
+STEPS = flags.DEFINE_integer("steps", 7, "Timed turns of each.")
+IN_A_ROW = flags.DEFINE_integer("in_a_row", 1, "Steps of a turn; a GPU is waited for at its end.")
 PEERS = flags.DEFINE_list("peers", ["authors exact", "authors fast", "AOC", "adaptive SOC", "torchlip"], "Which.")
 OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 RENDER = flags.DEFINE_string("render", None, "Print the table of this JSON file, and run nothing.")
@@ -49,6 +52,7 @@ OURS = {
     "lipjax, default": {},
 }
 BASE = "authors fast"
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def series(x: torch.Tensor, kernel: torch.Tensor, terms: int) -> torch.Tensor:
@@ -95,7 +99,7 @@ class SkewConv(nn.Module):
         self.width, self.features, self.fast = max(in_channels, features), features, fast
         self.kernel = nn.Parameter(torch.randn(self.width, self.width, kernel_size, kernel_size) / self.width**0.5)
         self.bias = nn.Parameter(torch.zeros(features))
-        self.vectors = [torch.randn(matrix.shape[1]) for matrix in self.matrices(self.kernel)]
+        self.vectors = [torch.randn(matrix.shape[1], device=DEVICE) for matrix in self.matrices(self.kernel)]
 
     @staticmethod
     def matrices(kernel: torch.Tensor) -> list[torch.Tensor]:
@@ -169,14 +173,17 @@ class LipConvnet(nn.Module):
 def peer_runs(peer: str, images: np.ndarray, labels: np.ndarray) -> dict[str, Callable[[], Any]]:
     """A training step and a certification of a batch."""
     torch.manual_seed(0)
-    model, x, y = LipConvnet(peer), torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
+    model, x, y = LipConvnet(peer).to(DEVICE), torch.from_numpy(images).to(DEVICE), torch.from_numpy(labels).to(DEVICE)
+    x = x.permute(0, 3, 1, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 
     def step():
         model.train()
-        optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
-        optimizer.step()
+        for _ in range(IN_A_ROW.value):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        done()
 
     @torch.no_grad()
     def certify():
@@ -185,9 +192,17 @@ def peer_runs(peer: str, images: np.ndarray, labels: np.ndarray) -> dict[str, Ca
         best = logits.argmax(1)
         gaps = (rows[best][:, None] - rows).norm(dim=-1)
         margins = (logits.gather(1, best[:, None]) - logits) / gaps
-        return margins.masked_fill(gaps == 0, float("inf")).min(1).values
+        radii = margins.masked_fill(gaps == 0, float("inf")).min(1).values
+        done()
+        return radii
 
     return {"step": step, "certify": certify}
+
+
+def done() -> None:
+    """Wait for the GPU, if there is one."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def own_runs(changes: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> dict[str, Callable[[], Any]]:
@@ -201,7 +216,7 @@ def own_runs(changes: dict[str, Any], images: np.ndarray, labels: np.ndarray) ->
     polynomials = {"polynomial": ops.taylor(6), "eval_polynomial": ops.taylor(15)} if changes else {}
     model = lipjax.LipConvnet(DEPTH.value, INIT_CHANNELS.value, **polynomials)
     proven = lipjax.prove(model, model.tightened(jax.jit(model.init)(jax.random.key(0), images[:1])))
-    return {"step": timed.step, "certify": lambda: proven.certify(images, labels)}
+    return {"step": lambda: timed.steps_in_a_row(IN_A_ROW.value), "certify": lambda: proven.certify(images, labels)}
 
 
 def measure() -> dict[str, Any]:
@@ -219,8 +234,12 @@ def measure() -> dict[str, Any]:
                 run()
                 if turn:  # the first warms up
                     seconds[name][kind].append(time.perf_counter() - started)
-    medians = {name: {kind: statistics.median(s) for kind, s in kinds.items()} for name, kinds in seconds.items()}
+    count = {"step": IN_A_ROW.value, "certify": 1}
+    medians = {
+        n: {kind: statistics.median(s) / count[kind] for kind, s in kinds.items()} for n, kinds in seconds.items()
+    }
     machine = {"cores": len(os.sched_getaffinity(0)), "torch": torch.__version__, "jax": jax.__version__}
+    machine["device"] = jax.devices()[0].device_kind
     network = {"depth": DEPTH.value, "init_channels": INIT_CHANNELS.value, "batch_size": BATCH_SIZE.value}
     return {**network, "machine": machine, "load": os.getloadavg()[0], "seconds": medians}
 
@@ -228,10 +247,11 @@ def measure() -> dict[str, Any]:
 def render(result: dict[str, Any]) -> str:
     """The table."""
     head = f"LipConvnet-{result['depth']}, {result['init_channels']} channels, {result['batch_size']} images"
+    digits = 2 if result["machine"].get("device", "cpu") == "cpu" else 4
     lines = [f"| {head} | s/step | of the authors' fast | s/certification | of the authors' |", "|---" * 5 + "|"]
     base = result["seconds"][BASE]
     for name, found in result["seconds"].items():
-        cells = [f"{found[kind]:.2f} | {found[kind] / base[kind]:.2f}" for kind in ("step", "certify")]
+        cells = [f"{found[kind]:.{digits}f} | {found[kind] / base[kind]:.2f}" for kind in ("step", "certify")]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -242,6 +262,8 @@ def main(_):
         print(render(json.loads(Path(RENDER.value).read_text(encoding="utf-8"))))
         return
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as its convolutions have it and jax by default
+    torch.backends.cudnn.benchmark = True
     result = measure()
     if OUTPUT.value:
         Path(OUTPUT.value).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -1,14 +1,17 @@
-"""A training step of the small LiResNet and LipNeXt against one of a PyTorch twin of the same network, on a CPU.
+"""A training step of LiResNet and LipNeXt against one of a PyTorch twin of the same network, on a CPU or a GPU.
 
     pip install 'lipjax[peers]'
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/torch_twin.py --output=benchmarks/results/torch_twin.json
+    python benchmarks/torch_twin.py --output=benchmarks/results/torch_twin_gpu.json --in_a_row=12 \
+        --networks=liresnet,lipnext,liresnet_published,lipnext_published
     python benchmarks/torch_twin.py --render=benchmarks/results/torch_twin.json
 
-Networks and losses of configs/{liresnet,lipnext}_cifar10_small.py with LLN and NAdam, without augmentation, on random
-images; the twin is written here from the formulas.  First logits, loss and gradients of both are compared in float64,
-from the same weights; then steps alternate in one process: forward, backward, clipping, NAdam, Lookahead, norms of
-kernels, nearest orthonormal matrices.  Medians of wall and of processor time.  Activations of PyTorch are in the order
-that its convolutions like on a CPU (channels last); it runs eagerly, as such programs are run.
+Networks and losses of configs/{liresnet,lipnext}_cifar10_small.py, or of those of the published sizes in float32, with
+LLN and NAdam, without augmentation, on random images; the twin is written here from the formulas. First logits, loss
+and gradients of both are compared in float64, from the same weights; then steps alternate in one process: forward,
+backward, clipping, NAdam, Lookahead, norms of kernels, nearest orthonormal matrices. Medians of wall and of processor
+time. Activations of PyTorch are in the order that its convolutions like on a CPU (channels last); it runs eagerly, as
+such programs are run. On a GPU, where both see one, products are in TF32 in both.
 """
 
 import json
@@ -25,7 +28,7 @@ import torch.nn.functional as F
 from absl import app, flags
 
 from lipjax.config import default_config
-from lipjax.configs import lipnext_cifar10_small, liresnet_cifar10_small
+from lipjax.configs import lipnext_cifar10, lipnext_cifar10_small, liresnet_cifar10, liresnet_cifar10_small
 from lipjax.models.lipconvnet import CIFAR_MEAN
 from lipjax.ops.general_conv import KRYLOV
 from lipjax.training.losses import Moment
@@ -33,11 +36,16 @@ from lipjax.training.recipe import Metrics, Recipe, epoch_order, initial_state, 
 
 NETWORKS = flags.DEFINE_list("networks", ["liresnet", "lipnext"], "Which.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Images a step.")
-STEPS = flags.DEFINE_integer("steps", 7, "Timed steps of each.")
+STEPS = flags.DEFINE_integer("steps", 7, "Timed turns of each.")
+IN_A_ROW = flags.DEFINE_integer("in_a_row", 1, "Steps of a turn; a GPU is waited for at its end.")
 OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 RENDER = flags.DEFINE_string("render", None, "Print the table of this JSON file, and run nothing.")
 
-CONFIGS = {"liresnet": liresnet_cifar10_small, "lipnext": lipnext_cifar10_small}
+CONFIGS = {
+    **{"liresnet": liresnet_cifar10_small, "lipnext": lipnext_cifar10_small},
+    **{"liresnet_published": liresnet_cifar10, "lipnext_published": lipnext_cifar10},
+}
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TOTAL = 5850  # steps of the run that schedule and ramp are taken from
 COMPARED = 16  # images
 
@@ -56,9 +64,9 @@ class Network:
             name = "/".join(key.key for key in path)
             array = np.array(leaf)
             value = torch.from_numpy(array.transpose(3, 2, 0, 1).copy() if array.ndim == 4 else array)
-            self.values[name] = value.requires_grad_()
+            self.values[name] = value.to(DEVICE).requires_grad_()
         self.images = {name: tree["image"] for name, tree in spectral.items() if "image" in tree}
-        self.images = {name: torch.from_numpy(np.array(image)) for name, image in self.images.items()}
+        self.images = {name: torch.from_numpy(np.array(image)).to(DEVICE) for name, image in self.images.items()}
         self.first, self.second = ([torch.zeros_like(v) for v in self.values.values()] for _ in range(2))
         self.slow = [value.detach().clone() for value in self.values.values()]
         self.tops, self.count = {}, 0
@@ -95,8 +103,7 @@ class Network:
         with torch.no_grad():
             gradients, values = list(gradients), list(self.values.values())
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-            factor = float(torch.clamp(options["clip_norm"] / norm, max=1))
-            torch._foreach_mul_(gradients, factor)
+            torch._foreach_mul_(gradients, torch.clamp(options["clip_norm"] / norm, max=1))
             t = self.count + 1
             torch._foreach_lerp_(self.first, gradients, 0.1)
             torch._foreach_mul_(self.second, 0.999)
@@ -112,7 +119,7 @@ class Network:
                 torch._foreach_copy_(values, self.slow)
             self.projected()
         self.count = t
-        return float(loss)
+        return loss.detach()
 
     def rate(self):
         """A linear warm-up from 0, then a cosine."""
@@ -143,7 +150,7 @@ class LiResNet(Network):
 
     def features(self, x):
         self.identity = torch.zeros_like(self.values["trunk0/kernel"])
-        self.identity[:, :, 1, 1] = torch.eye(len(self.identity))
+        self.identity[:, :, 1, 1] = torch.eye(len(self.identity), device=DEVICE)
         names = ["stem", *(f"trunk{i}" for i in range(self.depth))]
         self.kernels = {name: self.kernel(name) for name in names}
         self.followed()
@@ -160,7 +167,9 @@ class LiResNet(Network):
         for i in range(self.dense + 1):
             matrix = self.values[f"dense{i}/kernel"]
             if i:
-                matrix = torch.eye(len(matrix)) + matrix * (self.values[f"dense{i}/gain"] / self.dense**0.5)
+                matrix = torch.eye(len(matrix), device=DEVICE) + matrix * (
+                    self.values[f"dense{i}/gain"] / self.dense**0.5
+                )
             x = max_min(x @ orthogonal(matrix) + self.values[f"dense{i}/bias"], 1)
         return x
 
@@ -218,19 +227,23 @@ def orthogonal(matrix):
     if matrix.shape[0] < matrix.shape[1]:
         return orthogonal(matrix.T).T
     gram = matrix.T @ matrix
-    factor = torch.linalg.cholesky(gram + 1e-3 * gram.diagonal().mean() * torch.eye(len(gram)))
+    factor = torch.linalg.cholesky(gram + 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), device=DEVICE))
     return torch.linalg.solve_triangular(factor.T, matrix, upper=True, left=False)
 
 
 class LipNeXt(Network):
-    """Patches of 4×4, orthonormal columns to 128 channels, 8 blocks σ((Rᵀ S R (x + p)) M + b), norms of channels."""
+    """Patches, orthonormal columns, blocks σ((Rᵀ S R (x + p)) M + b), norms of channels."""
 
-    depth, patch = 8, 4
+    def __init__(self, recipe, params, spectral):
+        super().__init__(recipe, params, spectral)
+        self.depth = sum(name.endswith("/mixing") for name in self.values)
+        self.patch = math.isqrt(len(self.values["stem/matrix"]) // 3)
+        self.mean = torch.tensor(CIFAR_MEAN, device=DEVICE, dtype=self.values["stem/matrix"].dtype)
 
     def features(self, x):
         n, h, w, c = x.shape
         p = self.patch
-        x = x - torch.tensor(CIFAR_MEAN)
+        x = x - self.mean
         x = x.reshape(n, h // p, p, w // p, p, c).permute(0, 1, 3, 5, 2, 4).reshape(n, h // p, w // p, c * p * p)
         x = x @ Along.apply(self.values["stem/matrix"]) + self.values["stem/bias"]
         for i in range(self.depth):
@@ -274,7 +287,7 @@ def nearest(matrix):
     """The nearest matrix with orthonormal columns or rows, by Newton–Schulz steps, as `ops.polar`."""
     if matrix.shape[0] < matrix.shape[1]:
         return nearest(matrix.T).T
-    one = torch.eye(matrix.shape[1])
+    one = torch.eye(matrix.shape[1], device=DEVICE)
     missing = matrix.T @ matrix - one
     for _ in range(40):
         if float((missing**2).sum()) <= 1e-6 * len(one):
@@ -284,13 +297,15 @@ def nearest(matrix):
     return matrix - matrix @ missing / 2
 
 
-TWINS = {"liresnet": LiResNet, "lipnext": LipNeXt}
+def twin_of(name):
+    return LiResNet if name.startswith("liresnet") else LipNeXt
 
 
 def recipe_of(name):
     config = default_config()
     config.update(CONFIGS[name].get_config())
     config.model.head = "lln"
+    config.model.compute_dtype = "float32"
     options = dict(config.optimizer)  # NAdam of all parameters, by the rate that those have that are not Muon's
     rate = options.pop("adam_learning_rate", options["learning_rate"])
     config.optimizer = {**options, "name": "nadam", "learning_rate": rate}
@@ -308,19 +323,25 @@ def measure(name: str) -> dict:
     state, metrics = initial_state(model, optimizer, 0, recipe.loss), Metrics.zero()
     step = make_train_step(model, optimizer, recipe, 255, total=TOTAL)
     order = epoch_order(0, 1, len(labels), batch)
-    twin = TWINS[name](recipe, state.trained(), state.spectral)
-    batches = np.asarray(order)
+    twin = twin_of(name)(recipe, state.trained(), state.spectral)
+    batches = torch.from_numpy(np.array(order, np.int64)).to(DEVICE)
+    pixels, classes = torch.from_numpy(images).to(DEVICE), torch.from_numpy(labels).to(DEVICE)
 
     def twin_step():
-        chosen = torch.from_numpy(batches[twin.count % len(batches)].astype(np.int64))
-        twin.step(torch.from_numpy(images)[chosen].float() / 255, torch.from_numpy(labels)[chosen])
+        for _ in range(IN_A_ROW.value):
+            chosen = batches[twin.count % len(batches)]
+            twin.step(pixels[chosen].float() / 255, classes[chosen])
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
 
     agreement = compared(name, recipe, model, state, images[:COMPARED], labels[:COMPARED])
     arrays = jax.numpy.asarray(images), jax.numpy.asarray(labels), order
     held = [step.lower(state, metrics, *arrays).compile(), (state, metrics)]
 
     def own_step():
-        held[1] = jax.block_until_ready(held[0](*held[1], *arrays))
+        for _ in range(IN_A_ROW.value):
+            held[1] = held[0](*held[1], *arrays)
+        jax.block_until_ready(held[1])
 
     runs = {"lipjax": own_step, "PyTorch": twin_step}
     times = {kind: [] for kind in runs}
@@ -332,7 +353,7 @@ def measure(name: str) -> dict:
                 times[kind].append((time.perf_counter() - wall, time.process_time() - processor))
     medians = {}
     for kind, rows in times.items():
-        wall, processor = (statistics.median(column) for column in zip(*rows, strict=True))
+        wall, processor = (statistics.median(column) / IN_A_ROW.value for column in zip(*rows, strict=True))
         medians[kind] = {"wall": wall, "processor": processor}
     return {"network": name, "batch_size": batch, "steps": STEPS.value, "agreement": agreement, "seconds": medians}
 
@@ -347,7 +368,7 @@ def compared(name, recipe, model, state, images, labels) -> dict:
     with jax.enable_x64(True):
         state = jax.tree.map(lambda leaf: np.float64(leaf) if np.asarray(leaf).dtype == np.float32 else leaf, state)
         x = np.float64(images) / 255
-        twin = TWINS[name](recipe, state.trained(), state.spectral)
+        twin = twin_of(name)(recipe, state.trained(), state.spectral)
 
         @jax.jit
         def own(trained):
@@ -363,7 +384,9 @@ def compared(name, recipe, model, state, images, labels) -> dict:
             return jax.value_and_grad(loss_function, has_aux=True)(trained)
 
         (loss, logits), gradient = jax.tree.map(np.asarray, own(state.trained()))
-    twin_loss, twin_logits, twin_gradients = twin.gradients(torch.from_numpy(x), torch.from_numpy(labels))
+    twin_loss, twin_logits, twin_gradients = twin.gradients(
+        torch.from_numpy(x).to(DEVICE), torch.from_numpy(labels).to(DEVICE)
+    )
     torch.set_default_dtype(torch.float32)
     own_gradients = {
         "/".join(key.key for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)
@@ -371,10 +394,10 @@ def compared(name, recipe, model, state, images, labels) -> dict:
     squares = {}
     for name, other in zip(twin.values, twin_gradients, strict=True):
         mine = own_gradients[name].transpose(3, 2, 0, 1) if own_gradients[name].ndim == 4 else own_gradients[name]
-        squares[name] = float(((mine - other.numpy()) ** 2).sum()), float((mine**2).sum())
+        squares[name] = float(((mine - other.cpu().numpy()) ** 2).sum()), float((mine**2).sum())
     missed, whole = (sum(column) for column in zip(*squares.values(), strict=True))
     agreement = {
-        "logits": float(np.abs(logits - twin_logits.detach().numpy()).max() / np.abs(logits).max()),
+        "logits": float(np.abs(logits - twin_logits.detach().cpu().numpy()).max() / np.abs(logits).max()),
         "loss": abs(float(loss) - twin_loss.item()) / abs(float(loss)),
         "gradient": (missed / whole) ** 0.5,
         "farthest": max(squares, key=lambda name: squares[name][0]),
@@ -387,9 +410,13 @@ def compared(name, recipe, model, state, images, labels) -> dict:
 def render(result: dict) -> str:
     lines = ["| network, batch | lipjax: s/step | PyTorch | times faster | processor: s/step | PyTorch | times less |"]
     lines.append("|---" * 7 + "|")
+    digits = 2 if result["machine"].get("device", "cpu") == "cpu" else 4
     for row in result["networks"]:
         own, other = row["seconds"]["lipjax"], row["seconds"]["PyTorch"]
-        cells = [f"{own[key]:.2f} | {other[key]:.2f} | {other[key] / own[key]:.2f}" for key in ("wall", "processor")]
+        cells = [
+            f"{own[key]:.{digits}f} | {other[key]:.{digits}f} | {other[key] / own[key]:.2f}"
+            for key in ("wall", "processor")
+        ]
         lines.append(f"| {row['network']}, {row['batch_size']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -400,7 +427,10 @@ def main(_):
         return
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as its convolutions have it and jax by default
+    torch.backends.cudnn.benchmark = True
     machine = {"cores": cores, "torch": torch.__version__, "jax": jax.__version__}
+    machine["device"] = jax.devices()[0].device_kind
     machine["malloc"] = os.environ.get("GLIBC_TUNABLES", "")
     result = {"machine": {**machine, "load_before": os.getloadavg()[0]}, "networks": []}
     for name in NETWORKS.value:
