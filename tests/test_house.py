@@ -69,11 +69,14 @@ def test_lengths():
     assert sum(LINES.values()) <= 24400
 
 
-def test_float64_is_asked_for_in_one_place():
-    """With it comes the precision of products, which jax may have been told to lower."""
-    for module, tree in TREES.items():
-        asked = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
-        assert "jax.enable_x64(True)" not in asked or module == "lipjax.ops.arithmetic", module
+def test_precisions_are_asked_for_in_one_place():
+    """With float64 comes the precision of products, which jax may have been told to lower."""
+    asked = {(module, ast.unparse(node)) for module, tree in TREES.items() for node in ast.walk(tree)}
+    asked = {(module, call) for module, call in asked if call.startswith("jax.enable_x64(")}
+    assert asked == {
+        ("lipjax.ops.arithmetic", "jax.enable_x64(precision == 'float64')"),
+        ("lipjax.system.devices", "jax.enable_x64(False)"),
+    }
 
 
 def test_every_text_file_is_opened_as_utf_8():

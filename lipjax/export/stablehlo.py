@@ -15,6 +15,7 @@ from jax import export
 
 from lipjax.export.deployed import Deployed, radius_of
 from lipjax.layers.layer import own_of
+from lipjax.ops.arithmetic import arithmetic
 
 SUMS_IN_ANY_ORDER = False
 PACKAGES: tuple[str, ...] = ("flatbuffers",)  # which `jax.export` writes by
@@ -56,7 +57,7 @@ def written(network: Deployed) -> bytes:
         logits = head.evaluate(own_of(network.variables, "head"), features)
         return features, logits, *(() if constants is None else radius_of(images, logits, _Jax(dtype), constants))
 
-    with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
+    with arithmetic(dtype):
         (count,) = export.symbolic_shape("batch")
         images = jax.ShapeDtypeStruct((count, *network.proven.image_shape), np.dtype(dtype))
         content = export.export(jax.jit(program), platforms=PLATFORMS)(images).serialize()
@@ -73,7 +74,7 @@ def loaded(content: bytes) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
         program = export.deserialize(bytearray(archive.read(PROGRAM)))
 
     def run(images):
-        with jax.enable_x64(images.dtype == np.float64):
+        with arithmetic(images.dtype.name):
             return tuple(np.asarray(output) for output in program.call(jnp.asarray(images)))
 
     return run

@@ -1,12 +1,17 @@
 """What every layer of layers does alike: it passes on what is asked, to each with its own variables."""
 
-from collections.abc import Iterable
+import contextvars
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import flax.linen as nn
 import jax
+import threadpoolctl
 
-from lipjax.layers.layer import Layer, Proof, Shape, Variables, in_parallel, own_of, plain_proof, with_own
+from lipjax.layers.layer import Layer, Proof, Shape, Variables, own_of, plain_proof, with_own
+from lipjax.ops.arithmetic import arithmetic
 
 Named = tuple[tuple[str, Layer], ...]
 
@@ -46,7 +51,7 @@ class Container(Layer):
     def proofs(self, own: Variables, shape: Shape) -> tuple[tuple[str, Proof], ...]:
         """Those of the layers."""
         layers, shapes = self.children(), self.input_shapes(own, shape)
-        parts = in_parallel(
+        parts = _in_parallel(
             lambda name, layer, shape: plain_proof(layer.proof(own_of(own, name), shape)),
             [(name, layer, shape) for (name, layer), shape in zip(layers, shapes, strict=True)],
         )
@@ -86,7 +91,7 @@ class Container(Layer):
     @nn.nowrap
     def tightened(self, own, shape):
         layers, shapes = self.children(), self.input_shapes(own, shape)
-        tight = in_parallel(
+        tight = _in_parallel(
             lambda name, layer, shape: layer.tightened(own_of(own, name), shape),
             [(name, layer, shape) for (name, layer), shape in zip(layers, shapes, strict=True)],
         )
@@ -156,3 +161,16 @@ def check_layer(owner: str, layer: Any) -> None:
     if not isinstance(layer, Layer):
         kind = type(layer).__name__
         raise TypeError(f"{owner} must be a lipjax Layer, which states its proof; {kind} is none")
+
+
+def _in_parallel(function: Callable[..., Any], arguments: Sequence[tuple]) -> list[Any]:
+    """[function(*a) for a in arguments], one thread each: BLAS's own are slower here, and stall on a busy core."""
+    precision = "float64" if jax.config.read("jax_enable_x64") else "float32"  # of this thread
+
+    def run(argument):
+        with arithmetic(precision):
+            return function(*argument)
+
+    with threadpoolctl.threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        contexts = [contextvars.copy_context() for _ in arguments]  # roundings may be asked for of sums in any order
+        return list(pool.map(lambda context, argument: context.run(run, argument), contexts, arguments))

@@ -1,19 +1,15 @@
 """A layer states its proof; a container proves by the very tuple that it runs (docs/soundness.md)."""
 
-import contextvars
 import dataclasses
 import functools
 import math
-import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import threadpoolctl
 
 from lipjax.layers.rounding import Rounding
 from lipjax.system import printed
@@ -335,16 +331,3 @@ def with_own(variables: Variables, name: str, own: Variables) -> Variables:
         if collection in own:
             replaced[collection][name] = own[collection]
     return replaced
-
-
-def in_parallel(function: Callable[..., Any], arguments: Sequence[tuple]) -> list[Any]:
-    """[function(*a) for a in arguments], one thread each: BLAS's own are slower here, and stall on a busy core."""
-    is_double = jax.config.read("jax_enable_x64")  # of this thread
-
-    def run(argument):
-        with jax.enable_x64(is_double), jax.default_matmul_precision("highest"):
-            return function(*argument)
-
-    with threadpoolctl.threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        contexts = [contextvars.copy_context() for _ in arguments]  # roundings may be asked for of sums in any order
-        return list(pool.map(lambda context, argument: context.run(run, argument), contexts, arguments))

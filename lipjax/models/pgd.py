@@ -12,6 +12,7 @@ import numpy as np
 
 from lipjax.certificates.certificate import checked_labels
 from lipjax.models.program import checked_images
+from lipjax.ops.arithmetic import arithmetic
 from lipjax.system.devices import over_devices
 
 Proven = Any  # `models.Proven`, which has an attack of its own and so stands above
@@ -152,25 +153,17 @@ def distance(images, others) -> np.ndarray:
 
 def margins_of_program(proven: Proven, images, labels) -> np.ndarray:
     """f_l − max_{i ≠ l} f_i, (N,), in the precision in which the network is certified."""
-    dtype = np.dtype(proven.precision)
-    with jax.enable_x64(dtype == np.float64):
-        own = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), proven.variables)
-        margins = _margins(proven, own, jnp.asarray(np.asarray(images), dtype), jnp.asarray(labels))
+    with arithmetic(proven.precision):
+        own = jax.tree.map(lambda leaf: jnp.asarray(leaf, proven.precision), proven.variables)
+        margins = _margins(proven, own, jnp.asarray(np.asarray(images), proven.precision), jnp.asarray(labels))
         return np.asarray(margins, np.float64)
 
 
 def classes_of_program(proven: Proven, images) -> np.ndarray:
     """The classes (N,) that the program which certifies gives to images, be they points of space or images."""
-    dtype = np.dtype(proven.precision)
-    with jax.enable_x64(dtype == np.float64):
-        own = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), proven.variables)
-        return np.asarray(_classes(proven, own, jnp.asarray(np.asarray(images), dtype)))
-
-
-@jax.jit(static_argnums=0)
-def _classes(proven, variables, images):
-    _, logits = proven.apply(variables, images)
-    return jnp.argmax(logits, axis=-1)
+    with arithmetic(proven.precision):
+        points = jnp.asarray(np.asarray(images), proven.precision)
+        return np.argmax(np.asarray(proven.outputs(points, proven.precision)[1]), axis=-1)
 
 
 @jax.jit(static_argnums=0)

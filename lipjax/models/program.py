@@ -14,6 +14,7 @@ from lipjax.layers import Layer, Proof, Sequential
 from lipjax.layers.layer import Variables, own_of
 from lipjax.layers.rounding import COARSEST, ROUNDOFF, largest
 from lipjax.models.network import Classifier
+from lipjax.ops.arithmetic import arithmetic
 from lipjax.system.devices import over_devices, padded_to_devices
 
 BATCH_SIZE = 500
@@ -71,12 +72,8 @@ class Program:
 
     def features(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(features (N, D), norms (N, parts)) of images (N, H, W, C), batch by batch."""
-        with self.arithmetic():
+        with arithmetic(self.precision):
             return in_batches(self._run, self._variables, images.astype(self.precision))
-
-    def arithmetic(self):
-        """The context in which everything of the program runs."""
-        return jax.enable_x64(self.precision == "float64")
 
     def error(self, norms: np.ndarray, reach: np.ndarray) -> np.ndarray:
         """E, (N,), at all points within `reach` (N,) of images with norms (N, parts); inf where it may overflow."""

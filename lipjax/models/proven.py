@@ -22,6 +22,7 @@ from lipjax.layers.layer import Variables, check_unchanged, own_of, remade
 from lipjax.models import pgd
 from lipjax.models.network import Classifier, proof_of
 from lipjax.models.program import Program, cast, checked_images
+from lipjax.ops.arithmetic import arithmetic
 
 
 class Proven:
@@ -105,7 +106,7 @@ class Proven:
     def program_sha256(self) -> str:
         """Of the program of an image as it goes to the compiler: what its layers compute and the constants in them."""
         image = jax.ShapeDtypeStruct((1, *self.image_shape), self.precision)
-        with self._program.arithmetic():
+        with arithmetic(self.precision):
             return hashlib.sha256(self._outputs.lower(self._cast, image).as_text().encode()).hexdigest()
 
     @property
@@ -153,7 +154,7 @@ class Proven:
 
     def _logits(self, features) -> np.ndarray:
         """Of the program, (N, num_classes)."""
-        with self._program.arithmetic(), jax.default_matmul_precision("highest"):
+        with arithmetic(self.precision):
             return np.array(self.head.evaluate(own_of(self._cast, "head"), jnp.asarray(features)))
 
     def _predicted(self, features, labels) -> np.ndarray:
@@ -298,9 +299,8 @@ def certify(model: Classifier, variables: Variables, images, labels=None, *, flo
         labels out of range; a float_slack that is negative or not finite.
     """
     images = checked_images(images)
-    return prove(model, variables, model.image_shape or images.shape[1:]).certify(
-        images, labels, float_slack=float_slack
-    )
+    proven = prove(model, variables, model.image_shape or images.shape[1:])
+    return proven.certify(images, labels, float_slack=float_slack)
 
 
 def _remade(model: Classifier) -> tuple[Layer, Head]:

@@ -1,4 +1,4 @@
-"""The arithmetic of proofs."""
+"""The arithmetic of proofs, and of the programs that they are about."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,7 +7,15 @@ import jax
 
 
 @contextlib.contextmanager
-def in_float64() -> Iterator[None]:
-    """Numbers of jax are float64, and products are: JAX_DEFAULT_MATMUL_PRECISION=F32_F32_F32 makes them float32."""
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+def arithmetic(precision: str) -> Iterator[None]:
+    """Numbers of jax are float64 or float32, as `precision` says, and so are products.
+
+    Else JAX_DEFAULT_MATMUL_PRECISION, or a GPU by itself, may do products of either in less.
+    """
+    with jax.enable_x64(precision == "float64"), jax.default_matmul_precision("highest"):
         yield
+
+
+def in_float64() -> contextlib.AbstractContextManager[None]:
+    """The arithmetic of proofs."""
+    return arithmetic("float64")

@@ -359,6 +359,19 @@ def test_numbers_that_were_rounded_have_a_bound_of_their_own(kind, dtype):
         assert bound == 1
 
 
+def test_all_that_fourier_matrices_are_off_is_counted():
+    """Off along one direction, that of a constant column, by δ: four products with them enlarge it by (1 + δ)⁴."""
+    grid, off = (5, 6), 9e-7
+    down, across = transforms((3, 1), grid)  # of one pixel in a row all coefficients are real
+    column = np.concatenate([np.full(3, 3**-0.5), np.zeros(3)])
+    ones = np.ones((grid[0] * (grid[1] // 2 + 1), 1, 1))
+    layer = {"kind": "frequency_conv", "grid": grid, "real": ones, "imaginary": 0 * ones}
+    layer |= {"down": down + off * np.outer(column, column @ down), "across": (1 + off) * across}
+    gain = np.linalg.norm(interpreter.run([layer], np.full((1, 3, 1, 1), 3**-0.5)))
+    np.testing.assert_allclose(gain, (1 + off) ** 4, rtol=1e-14)
+    assert gain <= lipjax.bound([layer], image_shape=(3, 1, 1)).lipschitz <= gain * (1 + 1e-8)
+
+
 def test_every_kind_is_tried_here():
     assert set(OTHERS) == set(KINDS)
 
