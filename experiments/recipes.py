@@ -167,10 +167,6 @@ BEST_100: dict[str, Changes] = {
     "LiResNet, 4 layers of 32 channels, curvature head, Muon, ε = 108/255, 1.5 U": _MUON_100,
     "LiResNet, 4 layers of 64 channels, curvature head, Muon, ε = 108/255, 10 U": _MUON_100
     | {"model.width": 64, "run.epochs": 20},
-    "BRONet, 4 layers of 64 channels, curvature head, ε = 72/255, 10 epochs": CIFAR100
-    | liresnet(64, 72, 10, "bronet")
-    | _CURVATURE,
-    "LipNeXt, 8 blocks of 128 channels, curvature head, ε = 72/255, 64 epochs": CIFAR100 | lipnext(72, 64) | _CURVATURE,
 }
 
 
