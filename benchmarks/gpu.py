@@ -92,11 +92,13 @@ def tests(seconds: float) -> dict[str, Any]:
     # Left unset, the tests take the CPU.
     platforms = ",".join(dict.fromkeys((jax.default_backend().replace("gpu", "cuda"), "cpu")))
     environment = os.environ | {"JAX_PLATFORMS": platforms, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {TESTS_FLAGS}"}
+    late = ""
     with tempfile.TemporaryFile("w+") as written:
         done = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT, text=True, env=environment)
         try:
             done.wait(seconds)
         except subprocess.TimeoutExpired:
+            late = f"not done after {seconds:.0f} s: "
             done.kill()
             done.wait()
         written.seek(0)
@@ -104,7 +106,6 @@ def tests(seconds: float) -> dict[str, Any]:
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
     if failed or done.returncode:
         print(*lines, sep="\n", file=sys.stderr)
-    late = f"not done after {seconds:.0f} s: " if done.returncode < 0 else ""
     return {"last": late + "".join(lines[-1:]), "failed": failed}
 
 
