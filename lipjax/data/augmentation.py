@@ -19,12 +19,7 @@ ASPECT = 4 / 3
 
 
 def augmented(
-    key: jax.Array,
-    images: jax.Array,
-    options: DataOptions,
-    pixel_max: int,
-    dtype,
-    size: tuple[int, ...] | None = None,
+    key: jax.Array, images: jax.Array, options: DataOptions, pixel_max: int, dtype, size: tuple[int, ...] | None = None
 ) -> jax.Array:
     """Images (N, H, W, C) of a batch, uint8, as pixels in [0, 1] of `dtype`, changed as the options say.
 

@@ -164,10 +164,7 @@ class _Certification:
             (wanted.attack != "none", lambda: Attack(proven, *of_attack)),
             (wanted.precision == "float32", lambda: Float32(proven, trained.prove("float32"), wanted.float_slack)),
             (wanted.precisions, lambda: Precision(proven)),
-            (
-                wanted.paper_protocol,
-                lambda: PaperProtocol(proven, self._estimated_bound()),
-            ),
+            (wanted.paper_protocol, lambda: PaperProtocol(proven, self._estimated_bound())),
         ]
         return [make() for is_wanted, make in makers if is_wanted]
 

@@ -79,13 +79,7 @@ def _renamed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _add_conv(
-    row: Row,
-    arrays: State,
-    name: str,
-    size: tuple[int, int],
-    channels: int,
-    following: str | None,
-    is_bare: bool,
+    row: Row, arrays: State, name: str, size: tuple[int, int], channels: int, following: str | None, is_bare: bool
 ) -> tuple[tuple[int, int], int]:
     """A convolution, after patches or the first channels where it takes others; (size, channels) of what comes out."""
     k, _, taken, features = arrays.sizes(f"{name}.{_KERNEL}", 4)

@@ -7,16 +7,7 @@ import numpy as np
 from lipjax.interop import liresnet
 from lipjax.interop.claim import by_svd
 from lipjax.interop.network import Foreign, Row, State, hwio, orthogonalised_rows
-from lipjax.layers import (
-    BlockReflectorConv,
-    Centring,
-    Flatten,
-    L2Pool,
-    MaxMin,
-    OrthogonalDense,
-    PatchConv,
-    ZeroPad,
-)
+from lipjax.layers import BlockReflectorConv, Centring, Flatten, L2Pool, MaxMin, OrthogonalDense, PatchConv, ZeroPad
 
 SOURCE = "ntuaislab/BRONet at 9b07077, bronet/models and bronet/test.py"
 

@@ -11,11 +11,7 @@ from lipjax.layers.last_layer_normalization import LastLayerNormalization
 from lipjax.models.network import Network
 
 # The mean pixels that programs subtract and keep in no file, by the number of classes: CIFAR-10, CIFAR-100, Tiny.
-MEANS = {
-    10: (0.49139968, 0.48215841, 0.44653091),
-    100: (0.5071, 0.4865, 0.4409),
-    200: (0.485, 0.456, 0.406),
-}
+MEANS = {10: (0.49139968, 0.48215841, 0.44653091), 100: (0.5071, 0.4865, 0.4409), 200: (0.485, 0.456, 0.406)}
 
 
 class Foreign(NamedTuple):

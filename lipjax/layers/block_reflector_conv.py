@@ -115,9 +115,9 @@ class BlockReflectorConv(Layer):
 
     @nn.nowrap
     def _matrices(self, kernel: jax.Array, grid: Grid) -> jax.Array:
-        """Q at each frequency, transposed: it multiplies rows of channels."""
+        """Q at each frequency, transposed, as it multiplies rows of channels: the conjugate, as it is Hermitian."""
         symbol = symbols(jnp.asarray(self._kernel(kernel)), grid)
-        return block_reflections(symbol, self.ridge).swapaxes(-1, -2)
+        return block_reflections(symbol, self.ridge).conj()
 
     @nn.nowrap
     def evaluate(self, own, x):

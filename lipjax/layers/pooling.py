@@ -12,15 +12,7 @@ from lipjax.layers import plain
 from lipjax.layers.checks import check_shapes
 from lipjax.layers.initializers import uniform_angles
 from lipjax.layers.layer import Layer, isometry, norm_at_zero
-from lipjax.layers.rounding import (
-    SINE,
-    SQUARE_ROOT,
-    Rounding,
-    enlarged,
-    gamma,
-    moved,
-    underflow_of_squares,
-)
+from lipjax.layers.rounding import SINE, SQUARE_ROOT, Rounding, enlarged, gamma, moved, underflow_of_squares
 from lipjax.ops import curves
 from lipjax.ops.activations import channel_halves
 from lipjax.ops.arithmetic import in_float64

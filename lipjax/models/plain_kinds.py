@@ -300,10 +300,7 @@ KINDS: dict[str, Kind] = {
     "flatten": Kind(lambda item: (layers.Flatten(item.get("order", "hwc")), {}), (), ("order",)),
     "unflatten": Kind(lambda item: (layers.Unflatten(_plain(item.get("shape"))), {}), ("shape",)),
     "pad": Kind(
-        lambda item: (
-            layers.ZerosAround(_plain(item.get("padding", 0)), _plain(item.get("channels", (0, 0)))),
-            {},
-        ),
+        lambda item: (layers.ZerosAround(_plain(item.get("padding", 0)), _plain(item.get("channels", (0, 0)))), {}),
         (),
         ("padding", "channels"),
     ),

@@ -116,10 +116,7 @@ def householder2(x: jax.Array, theta0: jax.Array, theta1: jax.Array, theta2: jax
         ~is_upper & is_past(theta0 + theta2 + 2 * jnp.pi),
     )
     inside = [~passed & (size > 0) for passed in past]  # at 0 the authors differentiate the last map
-    turned = (
-        first * jnp.cos(theta2) + second * jnp.sin(theta2),
-        second * jnp.cos(theta2) - first * jnp.sin(theta2),
-    )
+    turned = (first * jnp.cos(theta2) + second * jnp.sin(theta2), second * jnp.cos(theta2) - first * jnp.sin(theta2))
     sectors = ((first, second), _reflected(first, second, theta0 + theta1), turned, _reflected(first, second, theta0))
     return jnp.concatenate([jnp.select(inside, values[:3], values[3]) for values in zip(*sectors, strict=True)], -1)
 

@@ -58,19 +58,20 @@ def is_any_order() -> bool:
 
 
 def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """x @ matrix, (…, n), (n, m) → (…, m), summed in blocks."""
-    rows = x.reshape(-1, x.shape[-1])
-    count = blocks(rows.shape[1])
+    """x @ matrix, summed in blocks: (…, n), (n, m) → (…, m), or (…, l, n), (…, n, m) → (…, l, m), one by one."""
+    rows = x.reshape(-1, x.shape[-1]) if matrix.ndim == 2 else x
+    count = blocks(rows.shape[-1])
     if count <= _UNROLLED:
-        parts = [slice(start, start + BLOCK) for start in range(0, rows.shape[1], BLOCK)]
-        total = rows[:, parts[0]] @ matrix[parts[0]]
+        parts = [slice(start, start + BLOCK) for start in range(0, rows.shape[-1], BLOCK)]
+        total = rows[..., parts[0]] @ matrix[..., parts[0], :]
         for part in parts[1:]:
-            total = total + rows[:, part] @ matrix[part]
+            total = total + rows[..., part] @ matrix[..., part, :]
     else:
-        missing = count * BLOCK - rows.shape[1]
-        rows, matrix = jnp.pad(rows, ((0, 0), (0, missing))), jnp.pad(matrix, ((0, missing), (0, 0)))
-        of_rows = rows.reshape(rows.shape[0], count, BLOCK).swapaxes(0, 1)
-        of_matrix = matrix.reshape(count, BLOCK, -1)
-        zero = jnp.zeros((rows.shape[0], matrix.shape[1]), rows.dtype)
+        missing = count * BLOCK - rows.shape[-1]
+        rows = jnp.pad(rows, (*[(0, 0)] * (rows.ndim - 1), (0, missing)))
+        matrix = jnp.pad(matrix, (*[(0, 0)] * (matrix.ndim - 2), (0, missing), (0, 0)))
+        of_rows = jnp.moveaxis(rows.reshape(*rows.shape[:-1], count, BLOCK), -2, 0)
+        of_matrix = jnp.moveaxis(matrix.reshape(*matrix.shape[:-2], count, BLOCK, -1), -3, 0)
+        zero = jnp.zeros((*rows.shape[:-1], matrix.shape[-1]), rows.dtype)
         total, _ = lax.scan(lambda total, block: (total + block[0] @ block[1], None), zero, (of_rows, of_matrix))
     return total.reshape(*x.shape[:-1], -1)

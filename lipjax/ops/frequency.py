@@ -10,6 +10,7 @@ are real, so half the frequencies of the second axis carry everything:
 w_l = 1 where l = 0 or 2 l = h, else 2.  Both are isometries, and the transforms back are their transposes.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -58,57 +59,103 @@ def symbols(kernel, grid: Grid):
 def grid_conv(x: jax.Array, matrices: jax.Array, grid: Grid, product: Product = jnp.matmul) -> jax.Array:
     """The convolution on the grid of images (N, n, m, C), zero-padded to it and cut back: (N, n, m, C').
 
+    Pixels, then frequencies come before images and channels, so that every transform is a product from the left of one
+    piece of memory, and no axis of images is merged with one before it: each device transforms its own.
+
     Args:
       matrices: (frequencies, C, C') complex, as `symbols` orders them; rows of channels are multiplied.
       grid: (g, h), at least (n, m); or (1, 1): one matrix, whose real part multiplies each pixel.
-      product: of a (…, n) with a matrix (n, m).
+      product: of stacks of matrices, one by one.
     """
     if grid == (1, 1):
         return product(x, matrices[0].real)
-    count, height, width, channels = x.shape
-    down, across = (jnp.asarray(matrix, x.dtype) for matrix in transforms((height, width), grid))
+    (count, height, width, channels), features = x.shape, matrices.shape[2]
     points, half = grid[0], grid[1] // 2 + 1
-    z = product(x.swapaxes(2, 3), across).reshape(count, height, channels, 2, half)
-    z = product(z.transpose(0, 2, 4, 3, 1).reshape(count, channels, half, 2 * height), down)
-    z = z.reshape(count, channels, half, 2, points).transpose(4, 2, 3, 0, 1).reshape(points * half, 2 * count, channels)
-    by_real, by_imaginary = (jax.vmap(product)(z, part) for part in (matrices.real, matrices.imag))
-    real = by_real[:, :count] - by_imaginary[:, count:]
-    imaginary = by_imaginary[:, :count] + by_real[:, count:]
-    channels = matrices.shape[2]
-    z = jnp.stack([real, imaginary], axis=1).reshape(points, half, 2, count, channels)
-    z = product(z.transpose(3, 4, 1, 2, 0).reshape(count, channels, half, 2 * points), down.T)
-    z = z.reshape(count, channels, half, 2, height).transpose(0, 4, 1, 3, 2)
-    return product(z.reshape(count, height, channels, 2 * half), across.T).swapaxes(2, 3)
+    down, across = (jnp.asarray(matrix, x.dtype) for matrix in transforms((height, width), grid))
+    z = x.transpose(1, 2, 0, 3).reshape(height, width, count * channels)
+    z = product(_stack(across.T, height), z).reshape(height, 2, half, count * channels)
+    z = z.transpose(2, 1, 0, 3).reshape(half, 2 * height, count * channels)
+    z = product(_stack(down.T, half), z).reshape(half, 2, points, count, channels)
+    matrices = matrices.reshape(points, half, channels, features).swapaxes(0, 1)
+    a, b, c, d = z[:, 0], z[:, 1], matrices.real, matrices.imag
+    z = jnp.stack([product(a, c) - product(b, d), product(a, d) + product(b, c)], axis=1)
+    z = product(_stack(down, half), z.reshape(half, 2 * points, count * features))
+    z = z.reshape(half, 2, height, count * features).transpose(2, 1, 0, 3)
+    z = product(_stack(across, height), z.reshape(height, 2 * half, count * features))
+    return z.reshape(height, width, count, features).transpose(2, 0, 1, 3)
 
 
+def _stack(matrix: jax.Array, count: int) -> jax.Array:
+    return jnp.broadcast_to(matrix, (count, *matrix.shape))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def block_reflections(symbol: jax.Array, ridge: float) -> jax.Array:
-    """I − 2 V (V*V + ε)⁻¹ V* for each V of (…, C, rank) complex, ε = ridge · mean(diag V*V): (…, C, C), Hermitian.
+    """Q = I − 2 P, P = V (V*V + ε)⁻¹ V*, for each V of (…, C, rank) complex, ε = ridge · mean(diag V*V).
 
-    V (V*V + ε)⁻¹ V* is between 0 and I, so this is a contraction, and a reflection for ε = 0 and V of full rank.
+    (…, C, C), Hermitian; a contraction, as P is between 0 and I, and a reflection for ε = 0 and V of full rank.
+
+    Gradient: with S = (V*V + ε)⁻¹ V*, P = V S,
+
+        δP = (I − P) δV S + its adjoint − S*S δε,   δε = 2 ridge Re tr(V* δV) / rank,
+
+    so that no factorisation is differentiated, and of C × C numbers the result alone is kept: I − P = (I + Q) / 2.
     """
+    return _reflections(symbol, ridge)[0]
+
+
+def _reflections(symbol, ridge):
+    """Q = I − 2 P, and (V, Q, L, L⁻¹V*) with LL* = V*V + ε."""
     gram = jnp.matmul(_adjoint(symbol), symbol)
     rank, channels = symbol.shape[-1], symbol.shape[-2]
     mean = jnp.trace(gram, axis1=-2, axis2=-1).real / rank
     epsilon = (ridge * mean + LEAST)[..., None, None] * jnp.eye(rank, dtype=symbol.real.dtype)
-    half = _one_by_one(_half_solution, gram + epsilon, _adjoint(symbol))
-    return jnp.eye(channels, dtype=symbol.dtype) - 2 * jnp.matmul(_adjoint(half), half)
+    factor, half = _one_by_one(_half_solution, gram + epsilon, _adjoint(symbol))
+    result = jnp.eye(channels, dtype=symbol.dtype) - 2 * jnp.matmul(_adjoint(half), half)
+    return result, (symbol, result, factor, half)
 
+
+def _reflections_backward(ridge, kept, cotangent):
+    """Re Σ g δQ = Re tr(G δP), G = −(ḡ + gᵀ); so it is (I + Q) G S* for δV, and −tr(G S*S) for δε."""
+    symbol, result, factor, half = kept
+    solution = _one_by_one(_back_substitution, factor, half)
+    by_solution = jnp.matmul(solution, -(cotangent.conj() + cotangent.swapaxes(-1, -2)))
+    of_epsilon = -jnp.sum(by_solution * solution.conj(), (-2, -1), keepdims=True).real
+    rows = _adjoint(by_solution)
+    of_symbol = rows + jnp.matmul(result, rows) + 2 * ridge / symbol.shape[-1] * of_epsilon * symbol
+    return (of_symbol.conj(),)
+
+
+block_reflections.defvjp(_reflections, _reflections_backward)
 
 LEAST = 1e-30  # added to ε, so that the reflections of a kernel of zeros are I
 
 
+@jax.custom_vjp
 def cayley(symbol: jax.Array) -> jax.Array:
-    """(I − A)(I + A)⁻¹ with A = W − W* for each W of (…, C, C) complex: unitary.
+    """Q = (I − A)(I + A)⁻¹ with A = W − W* for each W of (…, C, C) complex: unitary.
 
     As (I + A)⁻¹ = (I + A*A)⁻¹ (I − A), it is 2 (I + A*A)⁻¹ (I − A) − I, with a Cholesky factorisation.
+
+    Gradient: δQ = −½ (I + Q) δA (I + Q).
     """
     skew = symbol - _adjoint(symbol)
     identity = jnp.eye(symbol.shape[-1], dtype=symbol.dtype)
-    inverse = _one_by_one(_solution, identity + jnp.matmul(_adjoint(skew), skew), identity - skew)
-    return 2 * inverse - identity
+    factored = _one_by_one(_half_solution, identity + jnp.matmul(_adjoint(skew), skew), identity - skew)
+    return 2 * _one_by_one(_back_substitution, *factored) - identity
 
 
-def _one_by_one(function, *matrices: jax.Array) -> jax.Array:
+def _cayley_backward(result, cotangent):
+    """Re Σ g δQ = Re tr(G* δA), G = −½ (I + Q)* ḡ (I + Q)*, and δA = δW − δW*."""
+    around = _adjoint(result + jnp.eye(result.shape[-1], dtype=result.dtype))
+    of_skew = -0.5 * jnp.matmul(jnp.matmul(around, cotangent.conj()), around)
+    return ((of_skew - _adjoint(of_skew)).conj(),)
+
+
+cayley.defvjp(lambda symbol: (cayley(symbol),) * 2, _cayley_backward)
+
+
+def _one_by_one(function, *matrices: jax.Array):
     """function(*matrices) of (frequencies, …) each, on CPUs frequency by frequency.
 
     There a factorisation of a batch waits, within a thread of XLA's pool, for other threads of it: two at once, of two
@@ -121,17 +168,15 @@ def _one_by_one(function, *matrices: jax.Array) -> jax.Array:
     return lax.platform_dependent(*matrices, cpu=on_cpu, default=function)
 
 
-def _half_solution(gram: jax.Array, right: jax.Array) -> jax.Array:
-    """L⁻¹ B, with G = L L* positive definite."""
+def _half_solution(gram: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(L, L⁻¹ B), with G = L L* positive definite."""
     factor = jnp.linalg.cholesky(gram)
-    return lax.linalg.triangular_solve(factor, right, left_side=True, lower=True)
+    return factor, lax.linalg.triangular_solve(factor, right, left_side=True, lower=True)
 
 
-def _solution(gram: jax.Array, right: jax.Array) -> jax.Array:
-    """G⁻¹ B, with G = L L* positive definite."""
-    factor = jnp.linalg.cholesky(gram)
-    half = lax.linalg.triangular_solve(factor, right, left_side=True, lower=True)
-    return lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True, conjugate_a=True)
+def _back_substitution(factor: jax.Array, right: jax.Array) -> jax.Array:
+    """L⁻* B."""
+    return lax.linalg.triangular_solve(factor, right, left_side=True, lower=True, transpose_a=True, conjugate_a=True)
 
 
 def _adjoint(matrix: jax.Array) -> jax.Array:

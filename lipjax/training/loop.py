@@ -336,8 +336,4 @@ def _epoch_record(epoch: int, metrics: Metrics, checkpoints: Checkpoints) -> dic
 
 def _means(epoch: int, metrics: Metrics) -> dict[str, Any]:
     examples = int(metrics.examples)
-    return {
-        "epoch": epoch,
-        "loss": float(metrics.loss) / examples,
-        "accuracy": int(metrics.correct) / examples,
-    }
+    return {"epoch": epoch, "loss": float(metrics.loss) / examples, "accuracy": int(metrics.correct) / examples}

@@ -13,6 +13,8 @@ from lipjax.ops.convolution import blocked_sums, linear_operator
 def test_product_is_the_product(rng, float64, count):
     x, matrix = rng.normal(size=(2, 3, count)), rng.normal(size=(count, 5))
     np.testing.assert_allclose(blocked.product(x, matrix), x @ matrix, rtol=1e-12, atol=1e-12)
+    stack = rng.normal(size=(2, count, 5))
+    np.testing.assert_allclose(blocked.product(x, stack), x @ stack, rtol=1e-12, atol=1e-12)
     assert blocked.blocks(count) == -(-count // blocked.BLOCK)
 
 

@@ -1,6 +1,7 @@
 """Run by test_sharding.py in a process of its own, with eight virtual devices: prints a JSON line of differences."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from conftest import tiny_config
 
 from lipjax.data import load
+from lipjax.ops.frequency import grid_conv
 from lipjax.system import devices
 from lipjax.training.loop import train
 from lipjax.training.recipe import Metrics, Recipe, epoch_order, initial_state, make_train_step, state_sharding
@@ -80,6 +82,17 @@ def same_losses():
     return float(np.abs(eight / one - 1).max())
 
 
+def moved_images():
+    """What eight devices, each with images of its own, tell each other of them in a convolution on a grid."""
+    mesh, shape, grid = devices.mesh_of(), (16, 8, 8, 4), (10, 10)
+    x = jax.device_put(jnp.ones(shape), devices.split_over(mesh))
+    matrices = jax.device_put(jnp.ones((60, 4, 4), jnp.complex64), devices.whole_on_each(mesh))
+    gradient = jax.grad(lambda x, matrices: (grid_conv(x, matrices, grid) ** 2).sum(), argnums=(0, 1))
+    compiled = jax.jit(gradient).lower(x, matrices).compile().as_text()
+    assert "all-reduce" in compiled  # of the gradients of the matrices
+    return sorted(set(re.findall("all-gather|all-to-all|collective-permute|reduce-scatter", compiled)))
+
+
 def main(workdir):
     assert jax.device_count() == 8
     lines = []
@@ -94,7 +107,8 @@ def main(workdir):
         except ValueError as error:
             messages.append(str(error))
     assert not (Path(workdir) / "wrong").exists()
-    print(json.dumps({"training": same_training(), "losses": same_losses(), "refused": messages}))
+    found = {"training": same_training(), "losses": same_losses(), "moved": moved_images(), "refused": messages}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

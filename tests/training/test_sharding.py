@@ -51,6 +51,10 @@ def test_loss_curve_of_an_epoch_in_float32(on_eight):
     assert on_eight[1]["losses"] < 0.01
 
 
+def test_convolutions_on_a_grid_leave_images_where_they_are(on_eight):
+    assert on_eight[1]["moved"] == []
+
+
 def test_what_the_devices_cannot_share_is_named(on_eight):
     assert on_eight[1]["refused"] == [
         "config.run.batch_size=60: must be a multiple of the 8 devices",
