@@ -111,12 +111,14 @@ NETWORKS: dict[str, Changes] = {
     "LiResNet, curvature head, Muon, ε = 108/255, rate 0.01": liresnet(32, 108, 8) | _CURVATURE | muon(1e-2),
     "LiResNet, curvature head, Muon, ε = 90/255, rate 0.005": liresnet(32, 90, 8) | _CURVATURE | muon(5e-3),
     "LipNeXt, 8 blocks of 128 channels": lipnext(72, 7),
-    "BRONet, 4 layers of 32 channels": liresnet(32, 72, 3, "bronet"),
+    "BRONet, 4 layers of 32 channels": liresnet(32, 72, 7, "bronet"),
+    "BRONet, curvature head, Muon, ε = 108/255, rate 0.01": liresnet(32, 108, 7, "bronet") | _CURVATURE | muon(1e-2),
 }
 
 # With 100 classes, each with a curvature head: eight epochs.
 _LIRESNET_100 = CIFAR100 | liresnet(32, 72, 8) | _CURVATURE
 _MUON_100 = _LIRESNET_100 | loss("emma", 108, ramp=0.5) | muon(1e-2)
+_BRONET_100 = CIFAR100 | liresnet(32, 108, 7, "bronet") | _CURVATURE | muon(1e-2)
 NETWORKS_100: dict[str, Changes] = {
     "LiResNet, 4 layers of 32 channels, ε = 72/255": _LIRESNET_100,
     "the same with Muon": _LIRESNET_100 | muon(),
@@ -128,7 +130,8 @@ NETWORKS_100: dict[str, Changes] = {
     "the same with Muon, ε = 90/255, rate 0.04": _LIRESNET_100 | loss("emma", 90, ramp=0.5) | muon(4e-2),
     "the same with ε = 36/255": _LIRESNET_100 | loss("emma", 36, ramp=0.5),
     "the same with ε = 144/255": _LIRESNET_100 | loss("emma", 144, ramp=0.5),
-    "BRONet, 4 layers of 32 channels, ε = 72/255": CIFAR100 | liresnet(32, 72, 3, "bronet") | _CURVATURE,
+    "BRONet, 4 layers of 32 channels, ε = 72/255": CIFAR100 | liresnet(32, 72, 7, "bronet") | _CURVATURE,
+    "BRONet with Muon, ε = 108/255, rate 0.01": _BRONET_100,
     "LipNeXt, 8 blocks of 128 channels, ε = 72/255": CIFAR100 | lipnext(72, 7) | _CURVATURE,
     "LipConvnet-5, 16×16, ε = 36/255": CIFAR100
     | _EMMA
@@ -152,7 +155,9 @@ BEST: dict[str, Changes] = {
     | _CURVATURE
     | muon(1e-2),
     "LipNeXt, 8 blocks of 128 channels, ε = 90/255, 48 epochs": lipnext(90, 48),
-    "BRONet, 4 layers of 64 channels, ε = 90/255, 10 U": liresnet(64, 90, 11, "bronet"),
+    "BRONet, 4 layers of 64 channels, curvature head, Muon, ε = 108/255, 10 U": liresnet(64, 108, 18, "bronet")
+    | _CURVATURE
+    | muon(1e-2),
 }
 
 # CIFAR-100, exact pixels: the paper's recipe with its curvature head, in fewer epochs as they are longer, and ours.
@@ -167,6 +172,9 @@ BEST_100: dict[str, Changes] = {
     "LiResNet, 4 layers of 32 channels, curvature head, Muon, ε = 108/255, 1.5 U": _MUON_100,
     "LiResNet, 4 layers of 64 channels, curvature head, Muon, ε = 108/255, 10 U": _MUON_100
     | {"model.width": 64, "run.epochs": 20},
+    "BRONet, 4 layers of 64 channels, curvature head, Muon, ε = 108/255, 9 U": _BRONET_100
+    | {"model.width": 64, "run.epochs": 17},
+    "LipNeXt, 8 blocks of 128 channels, curvature head, ε = 72/255, 10 U": CIFAR100 | lipnext(72, 64) | _CURVATURE,
 }
 
 
