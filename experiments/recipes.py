@@ -118,7 +118,7 @@ NETWORKS: dict[str, Changes] = {
 # With 100 classes, each with a curvature head: eight epochs.
 _LIRESNET_100 = CIFAR100 | liresnet(32, 72, 8) | _CURVATURE
 _MUON_100 = _LIRESNET_100 | loss("emma", 108, ramp=0.5) | muon(1e-2)
-_BRONET_100 = CIFAR100 | liresnet(32, 108, 7, "bronet") | _CURVATURE | muon(1e-2)
+_BRONET_100 = _MUON_100 | {"model.name": "bronet", "run.epochs": 7}
 NETWORKS_100: dict[str, Changes] = {
     "LiResNet, 4 layers of 32 channels, ε = 72/255": _LIRESNET_100,
     "the same with Muon": _LIRESNET_100 | muon(),

@@ -141,8 +141,8 @@ def cayley(symbol: jax.Array) -> jax.Array:
     """
     skew = symbol - _adjoint(symbol)
     identity = jnp.eye(symbol.shape[-1], dtype=symbol.dtype)
-    factored = _one_by_one(_half_solution, identity + jnp.matmul(_adjoint(skew), skew), identity - skew)
-    return 2 * _one_by_one(_back_substitution, *factored) - identity
+    gram = identity + jnp.matmul(_adjoint(skew), skew)
+    return 2 * _one_by_one(lambda *one: _back_substitution(*_half_solution(*one)), gram, identity - skew) - identity
 
 
 def _cayley_backward(result, cotangent):
